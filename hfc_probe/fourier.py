@@ -1,0 +1,332 @@
+"""Frequency maths on image tensors: pure functions of torch tensors.
+
+Conventions (see Wang et al., CVPR 2020, §3.1): a frequency is a pair of signed integers
+``(i, j)``, cycles per image along the height and along the width; DC is (0, 0). Spectra
+that are shown or returned have DC in the middle, at ``[H // 2, W // 2]``. All transforms run
+in float32 at least, whatever the autocast state, because half precision has neither the
+range nor, on the CPU, the kernels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+
+Units = Literal["cycles", "nyquist"]
+
+
+def frequencies(size: int, *, device: torch.device | None = None) -> Tensor:
+    """Signed integer frequencies of a DFT of ``size`` points, in FFT order (DC first).
+
+    For an even size the Nyquist frequency appears once, as ``-size / 2``.
+
+    >>> frequencies(5).tolist(), frequencies(4).tolist()
+    ([0, 1, 2, -2, -1], [0, 1, -2, -1])
+    """
+    index = torch.arange(size, device=device)
+    return torch.where(index < (size + 1) // 2, index, index - size)
+
+
+def distance(
+    height: int,
+    width: int,
+    *,
+    units: Units = "cycles",
+    centred: bool = True,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Distance of every frequency from DC, ``(height, width)`` float64.
+
+    Args:
+        height, width: image size in pixels.
+        units: ``"cycles"`` gives ``sqrt(i² + j²)`` in cycles per image, also for
+            non-square images; ``"nyquist"`` divides i by H/2 and j by W/2 first, so that
+            1 is the Nyquist frequency of each axis.
+        centred: DC at ``[H // 2, W // 2]``; otherwise FFT order.
+
+    Raises:
+        InputError: for other units.
+
+    Source: Wang et al., CVPR 2020, §3.1.
+
+    >>> float(distance(32, 32)[0, 16])
+    16.0
+    """
+    _check_units(units)
+    i = frequencies(height, device=device).to(torch.float64)
+    j = frequencies(width, device=device).to(torch.float64)
+    if units == "nyquist":
+        i, j = i / (height / 2), j / (width / 2)
+    d = torch.sqrt(i[:, None] ** 2 + j[None, :] ** 2)
+    return torch.fft.fftshift(d) if centred else d
+
+
+def corner(height: int, width: int, *, units: Units = "cycles") -> float:
+    """Largest distance that occurs: from this radius on, LFC is the whole image."""
+    return float(distance(height, width, units=units, centred=False).max())
+
+
+def bands(
+    images: Tensor,
+    radii: Sequence[float],
+    *,
+    closed: bool = True,
+    units: Units = "cycles",
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Low- and high-frequency components for each radius, from one forward transform.
+
+    Args, errors and source as :func:`split`; yields ``(low, high)`` in the order of
+    ``radii``, one radius at a time so that memory does not grow with their number.
+    """
+    _check_images(images)
+    _check_units(units)
+    cutoffs = [check_radius(radius) for radius in radii]
+    return _bands(images, cutoffs, closed, units)
+
+
+def _bands(
+    images: Tensor, cutoffs: list[float], closed: bool, units: Units
+) -> Iterator[tuple[Tensor, Tensor]]:
+    height, width = images.shape[-2:]
+    dtype = torch.promote_types(images.dtype, torch.float32)
+    images = images.to(dtype)
+    d = distance(height, width, units=units, centred=False, device=images.device)
+    d = d[:, : width // 2 + 1]
+    spectrum: Tensor | None = None
+    for cutoff in cutoffs:
+        keep = d <= cutoff if closed else d < cutoff
+        if bool(keep.all()):
+            # Exactly the image, not the image up to the rounding of two transforms.
+            yield images.clone(), torch.zeros_like(images)
+            continue
+        if spectrum is None:
+            spectrum = torch.fft.rfft2(images)
+        low = torch.fft.irfft2(spectrum * keep, s=(height, width))
+        yield low, images - low
+
+
+def split(
+    images: Tensor, radius: float, *, closed: bool = True, units: Units = "cycles"
+) -> tuple[Tensor, Tensor]:
+    """Split images into a low- and a high-frequency component.
+
+    Args:
+        images: real floating tensor ``(..., H, W)`` in pixel space.
+        radius: cut-off, at least 0, in cycles per image (or in Nyquist units). Fractions
+            and infinity are allowed.
+        closed: the low component holds coefficients with ``d <= radius``;
+            ``False`` gives ``d < radius``, as the authors' code does.
+        units: see :func:`distance`.
+
+    Returns:
+        ``(low, high)`` of the shape of ``images``, float32 at least. ``high`` is
+        ``images - low``: signed, without DC, not to be stored as uint8.
+
+    Raises:
+        InputError: integer, complex or less than 2-D images; a radius that is negative
+            or not a number; unknown units.
+
+    Source: Wang et al., CVPR 2020, §3.1, equation for t(z; r).
+
+    >>> x = torch.arange(16.0).reshape(1, 1, 4, 4)
+    >>> low, high = split(x, 0)
+    >>> float(low[0, 0, 2, 3]), float(high.sum())
+    (7.5, 0.0)
+    """
+    return next(bands(images, (radius,), closed=closed, units=units))
+
+
+def basis(
+    i: int,
+    j: int,
+    height: int,
+    width: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Real Fourier basis image ``U_ij``: unit L2 norm, spectrum on ±(i, j) only.
+
+    Args:
+        i, j: cycles per image along the height and the width, ``|i| <= H / 2`` and
+            ``|j| <= W / 2``.
+        height, width: image size in pixels.
+
+    Returns:
+        ``(height, width)``, cosine phase (its value at pixel (0, 0) is its maximum).
+
+    Raises:
+        InputError: a frequency that an image of that size does not have.
+
+    Source: Yin et al., NeurIPS 2019, §2.
+
+    >>> float((basis(3, -2, 8, 8) ** 2).sum())
+    1.0
+    """
+    if 2 * abs(i) > height or 2 * abs(j) > width:
+        raise InputError(
+            f"basis: expected |i| <= {height / 2:g} and |j| <= {width / 2:g} for a "
+            f"{height}×{width} image, got ({i}, {j})"
+        )
+    y = torch.arange(height, device=device)
+    x = torch.arange(width, device=device)
+    # The phase is reduced in integers, so that high frequencies are as exact as low ones.
+    turns = (i * width * y[:, None] + j * height * x[None, :]) % (height * width)
+    wave = torch.cos(turns.to(torch.float64) * (2 * math.pi / (height * width)))
+    norm: Tensor = torch.linalg.vector_norm(wave)
+    return (wave / norm).to(dtype)
+
+
+def half_plane(height: int, width: int) -> list[tuple[int, int]]:
+    """One representative ``(i, j)`` of every pair ±(i, j), self-conjugate ones included.
+
+    >>> len(half_plane(32, 32)), len(half_plane(3, 3))
+    (514, 5)
+    """
+    rows, columns = frequencies(height).tolist(), frequencies(width).tolist()
+    chosen = []
+    for i in rows:
+        for j in columns:
+            mirror = (-i % height, -j % width)
+            if (i % height, j % width) <= mirror:
+                chosen.append((int(i), int(j)))
+    return chosen
+
+
+def recombine(amplitude_of: Tensor, phase_of: Tensor, *, over_channels: bool = False) -> Tensor:
+    """Image with the amplitude spectrum of one image and the phase spectrum of another.
+
+    Args:
+        amplitude_of, phase_of: real floating tensors ``(..., C, H, W)`` of one shape.
+        over_channels: transform the channel axis as well, as the authors' code does.
+
+    Returns:
+        Tensor of the same shape, float32 at least, not clipped.
+
+    Raises:
+        InputError: shapes that differ, integer images.
+
+    Source: Chen et al., ICCV 2021, §3.
+    """
+    _check_images(amplitude_of)
+    _check_images(phase_of)
+    if amplitude_of.shape != phase_of.shape:
+        raise InputError(
+            f"recombine: expected two tensors of one shape, got {tuple(amplitude_of.shape)} "
+            f"and {tuple(phase_of.shape)}; resize or broadcast them first"
+        )
+    if over_channels and amplitude_of.dim() < 3:
+        raise InputError(
+            f"recombine: over_channels needs a channel axis, (..., C, H, W), got "
+            f"{tuple(amplitude_of.shape)}"
+        )
+    axes = (-3, -2, -1) if over_channels else (-2, -1)
+    dtype = torch.promote_types(
+        torch.promote_types(amplitude_of.dtype, phase_of.dtype), torch.float32
+    )
+    amplitude = torch.fft.fftn(amplitude_of.to(dtype), dim=axes).abs()
+    phase = torch.fft.fftn(phase_of.to(dtype), dim=axes).angle()
+    image: Tensor = torch.fft.ifftn(torch.polar(amplitude, phase), dim=axes)
+    return image.real
+
+
+def radial_profile(spectrum: Tensor) -> Tensor:
+    """Mean of a centred spectrum over rings one cycle wide.
+
+    Args:
+        spectrum: ``(..., H, W)`` with DC at ``[H // 2, W // 2]``. NaN cells are left out.
+
+    Returns:
+        ``(..., R)``; entry k is the mean over ``k - 1/2 <= d < k + 1/2`` cycles per
+        image, R reaches the corner. A ring without cells (or with NaN only) is NaN.
+
+    Raises:
+        InputError: fewer than two dimensions.
+
+    >>> radial_profile(torch.ones(5, 5)).tolist()
+    [1.0, 1.0, 1.0, 1.0]
+    """
+    if spectrum.dim() < 2:
+        raise InputError(f"radial_profile: expected (..., H, W), got shape {tuple(spectrum.shape)}")
+    height, width = spectrum.shape[-2:]
+    ring = torch.floor(distance(height, width, device=spectrum.device) + 0.5).long().flatten()
+    size = int(ring.max()) + 1
+    values = spectrum.to(torch.promote_types(spectrum.dtype, torch.float32)).flatten(-2)
+    known = ~values.isnan()
+    total = values.new_zeros(*values.shape[:-1], size)
+    count = torch.zeros_like(total)
+    total.index_add_(-1, ring, torch.where(known, values, 0.0))
+    count.index_add_(-1, ring, known.to(values.dtype))
+    return total / count
+
+
+def svd_split(images: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Split each channel into its leading singular components and the rest.
+
+    Args:
+        images: real floating ``(..., H, W)``.
+        rank: number of leading components kept, 0 to ``min(H, W)``.
+
+    Returns:
+        ``(leading, trailing)``; their sum is the image.
+
+    Raises:
+        InputError: a rank outside that range.
+
+    Source: Wang et al., CVPR 2020, §8.
+    """
+    _check_images(images)
+    largest = min(images.shape[-2:])
+    if isinstance(rank, bool) or int(rank) != rank or not 0 <= rank <= largest:
+        raise InputError(
+            f"svd_split: expected a whole rank from 0 to {largest} for images of "
+            f"{tuple(images.shape[-2:])} pixels, got {rank!r}"
+        )
+    images = images.to(torch.promote_types(images.dtype, torch.float32))
+    rank = int(rank)
+    with torch.autocast(images.device.type, enabled=False):
+        u, s, vh = torch.linalg.svd(images, full_matrices=False)
+        leading = (u[..., :rank] * s[..., None, :rank]) @ vh[..., :rank, :]
+    return leading, images - leading
+
+
+def check_radius(radius: float) -> float:
+    """The radius as a float.
+
+    Raises:
+        InputError: negative, NaN, or not a number.
+    """
+    try:
+        value = float(radius)
+    except (TypeError, ValueError):
+        value = math.nan
+    if isinstance(radius, (bool, str)) or not value >= 0:
+        raise InputError(
+            f"radius: expected a number of at least 0 (cycles per image), got {radius!r}"
+        )
+    return value
+
+
+def _check_units(units: str) -> None:
+    if units not in ("cycles", "nyquist"):
+        raise InputError(f'units: expected "cycles" or "nyquist", got {units!r}')
+
+
+def _check_images(images: Tensor) -> None:
+    if not isinstance(images, Tensor):
+        raise InputError(f"images: expected a torch.Tensor, got {type(images).__name__}")
+    if images.dim() < 2 or 0 in images.shape[-2:]:
+        raise InputError(
+            f"images: expected shape (..., H, W) with H, W >= 1, got {tuple(images.shape)}"
+        )
+    if not images.is_floating_point():
+        raise InputError(
+            f"images: expected a real floating-point tensor in pixel space, got {images.dtype}; "
+            "for 8-bit images use images.float() / 255"
+        )

@@ -1,0 +1,431 @@
+"""What every measurement and every result have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import re
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..isolation import device_of, first_tensor, isolated
+from ..samples import PixelSpace, Samples, find_normalization
+from ..version import __version__
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Predict = Callable[[nn.Module, Tensor], Tensor]
+Item = TypeVar("Item")
+
+# Pixels of one batch where the caller names no size: 256 images of 32×32, 16 of 224×224.
+_BATCH_PIXELS = 256 * 3 * 32 * 32
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model in isolation with the samples it is looked at through.
+
+    Measurements get one; it is valid while they run.
+
+    Attributes:
+        model: the unwrapped model, in evaluation mode.
+        samples: images in pixel space and targets.
+        pixels: how the model wants them normalised.
+        device: where the model is.
+        batch_size: images per forward pass.
+    """
+
+    model: nn.Module
+    samples: Samples
+    pixels: PixelSpace
+    device: torch.device
+    batch_size: int
+    predict: Predict | None = None
+    show_progress: bool = False
+
+    def logits(self, images: Tensor, what: str = "original") -> Tensor:
+        """Logits ``(N, K)`` in float32 for images in pixel space, not clipped.
+
+        Raises:
+            InputError: an output that is no ``(N, K)`` tensor, or NaN among the logits.
+        """
+        dtype = getattr(first_tensor(self.model), "dtype", images.dtype)
+        inputs = self.pixels.normalize(images)
+        inputs = inputs.to(dtype) if dtype.is_floating_point else inputs
+        if self.predict is not None:
+            output: Any = self.predict(self.model, inputs)
+        else:
+            output = _first_output(self.model(inputs))
+        if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != len(images):
+            shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise InputError(
+                f"model: expected logits of shape ({len(images)}, classes), got {shape}; pass "
+                "predict=lambda model, images: … that returns them"
+            )
+        if output.shape[1] < 2:
+            raise InputError(
+                "model: expected at least two logits, got one; for a single logit pass "
+                "predict=lambda model, x: torch.cat([-(z := model(x)), z], 1)"
+            )
+        output = output.to(torch.float32)
+        bad = int(output.isnan().any(1).sum())
+        if bad:
+            raise InputError(
+                f"model: expected finite logits, got NaN for {bad} of {len(images)} {what} "
+                "images; look for diverged training or a wrong normalisation"
+            )
+        return output
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images in pixel space and targets, batch by batch, on the model's device."""
+        for start in range(0, len(self.samples), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            images = self.samples.pixels(part).to(self.device, non_blocking=True)
+            yield images, self.samples.targets[part].to(self.device, non_blocking=True)
+
+    def check_targets(self, classes: int) -> None:
+        """Raise :class:`InputError` for targets that the model has no logit for."""
+        largest = int(self.samples.targets.max())
+        if largest >= classes:
+            raise InputError(
+                f"labels: expected class indices from 0 to {classes - 1}, the model's "
+                f"{classes} logits, got {largest}"
+            )
+        self.samples.warn_if_few_classes(classes)
+
+    @contextmanager
+    def progress(self, total: int, unit: str) -> Iterator[Callable[[int], Any]]:
+        """A progress bar; yields a function that advances it."""
+        if not self.show_progress:
+            yield lambda n: None
+            return
+        from tqdm.auto import tqdm
+
+        with tqdm(total=total, unit=unit, leave=False, dynamic_ncols=True) as bar:
+            yield bar.update
+
+
+def rank(logits: Tensor, targets: Tensor) -> Tensor:
+    """Place of the target among the logits, 0 for the largest; ties go to the lower class.
+
+    >>> rank(torch.tensor([[0.1, 0.7, 0.2], [0.5, 0.5, 0.5]]), torch.tensor([2, 1])).tolist()
+    [1, 1]
+    """
+    own = logits.gather(1, targets[:, None])
+    ahead = torch.arange(logits.shape[1], device=logits.device) < targets[:, None]
+    return ((logits > own) | ((logits == own) & ahead)).sum(1)
+
+
+def _first_output(output: Any) -> Any:
+    if isinstance(output, Tensor):
+        return output
+    if hasattr(output, "logits"):
+        return output.logits
+    if isinstance(output, Mapping) and "logits" in output:
+        return output["logits"]
+    if isinstance(output, (tuple, list)) and output:
+        return output[0]
+    return output
+
+
+@dataclass(frozen=True)
+class Measurement(ABC):
+    """Settings of one measurement; :meth:`measure` runs it.
+
+    Write your own as a frozen dataclass with a :meth:`compute`; override :attr:`needs_data`
+    if it looks at weights alone, :meth:`forwards` to tell the budget what it costs.
+    """
+
+    needs_data: ClassVar[bool] = True
+
+    @property
+    def name(self) -> str:
+        """The class name in snake case: the measurement's name in logs and files.
+
+        >>> from hfc_probe import FrequencyAccuracy
+        >>> FrequencyAccuracy().name
+        'frequency_accuracy'
+        """
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower()
+
+    def measure(
+        self,
+        model: nn.Module,
+        data: Any = None,
+        *,
+        pixels: PixelSpace | None = None,
+        predict: Predict | None = None,
+        limit: int | None = None,
+        batch_size: int | None = None,
+        progress: bool = False,
+    ) -> Result:
+        """Measure a model; it is left exactly as it was (see :mod:`hfc_probe.isolation`).
+
+        Args:
+            model: any ``nn.Module``, in any mode, on any device, wrapped or not.
+            data: an iterable of batches as the model eats them, or :class:`Samples`.
+            pixels: the model's normalisation. With a loader, None means: as found in its
+                transforms, else none.
+            predict: ``predict(model, images) -> logits`` where the model returns neither a
+                tensor, nor a tuple that starts with one, nor something with ``.logits``.
+            limit: at most so many samples (a seeded random choice).
+            batch_size: images per forward pass.
+            progress: show a progress bar on standard error.
+
+        Raises:
+            InputError: data, labels or a model that cannot be measured, in one sentence.
+        """
+        samples = None
+        if data is not None:
+            if pixels is None:
+                pixels = find_normalization(data)
+            samples = Samples.collect(data, pixels=pixels, limit=limit)
+        elif self.needs_data:
+            raise InputError(
+                f"{type(self).__name__}: expected data (a loader or Samples), got none"
+            )
+        with subject_of(
+            model,
+            samples,
+            pixels=pixels,
+            predict=predict,
+            batch_size=batch_size,
+            progress=progress,
+        ) as subject:
+            return self.compute(subject)
+
+    def validate(self, model: nn.Module, image_shape: tuple[int, int, int] | None) -> None:
+        """Raise :class:`InputError` for what :meth:`compute` is sure to refuse.
+
+        Called when a probe is attached, so that a mistake stops the program before training
+        and not in the middle of it.
+        """
+        return
+
+    @property
+    def variant(self) -> str:
+        """Tells apart two measurements of one class in one probe; they must differ in it."""
+        return ""
+
+    @abstractmethod
+    def compute(self, subject: Subject) -> Result:
+        """The measurement itself, on a model in isolation."""
+
+    def forwards(self, samples: int, image_shape: tuple[int, int, int]) -> int:
+        """How many single-image forward passes it takes: what the budget reckons with."""
+        return samples
+
+
+def default_batch_size(image_shape: tuple[int, int, int]) -> int:
+    """Images per forward pass where the caller names no number.
+
+    >>> default_batch_size((3, 32, 32)), default_batch_size((3, 224, 224))
+    (256, 16)
+    """
+    return max(16, min(256, _BATCH_PIXELS // math.prod(image_shape)))
+
+
+_NO_SAMPLES = Samples(torch.zeros(1, 1, 1, 1), torch.zeros(1, dtype=torch.long))
+
+
+@contextmanager
+def subject_of(
+    model: nn.Module,
+    samples: Samples | None,
+    *,
+    pixels: PixelSpace | None = None,
+    predict: Predict | None = None,
+    batch_size: int | None = None,
+    progress: bool = False,
+) -> Iterator[Subject]:
+    """A model in isolation with its samples; arguments and errors as for ``measure``."""
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"model: expected a torch.nn.Module, got {type(model).__name__}; wrap a function "
+            "in a Module whose forward calls it"
+        )
+    pixels = pixels or PixelSpace()
+    if samples is not None:
+        pixels.check(samples.image_shape[0])
+    if batch_size is not None and (batch_size != int(batch_size) or batch_size < 1):
+        raise InputError(f"batch_size: expected a whole number above 0, got {batch_size!r}")
+    samples = samples or _NO_SAMPLES
+    with isolated(model) as inner:
+        yield Subject(
+            model=inner,
+            samples=samples,
+            pixels=pixels,
+            device=device_of(inner),
+            batch_size=batch_size or default_batch_size(samples.image_shape),
+            predict=predict,
+            show_progress=progress,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Result(ABC):
+    """What a measurement found: numbers, arrays, a figure, words.
+
+    Attributes:
+        settings: the measurement's settings, by name.
+        samples: number of images looked at.
+    """
+
+    settings: Mapping[str, Any]
+    samples: int
+
+    @abstractmethod
+    def scalars(self) -> dict[str, float]:
+        """TensorBoard tags and their values."""
+
+    @abstractmethod
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Every array by name; the class's docstring gives shapes and units."""
+
+    @abstractmethod
+    def figure(self) -> Figure:
+        """A matplotlib figure, not attached to pyplot."""
+
+    @abstractmethod
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Column heads and rows of the table that ``print`` shows."""
+
+    @abstractmethod
+    def sentence(self) -> str:
+        """What the numbers say, in one sentence with its figures."""
+
+    def histograms(self) -> dict[str, NDArray[Any]]:
+        """TensorBoard tags and the values whose distribution they show."""
+        return {}
+
+    def images(self) -> dict[str, Any]:
+        """TensorBoard tags and pictures: figures, or uint8 arrays ``(H, W)`` or ``(H, W, 3)``."""
+        return {}
+
+    def axes(self) -> dict[str, dict[str, Any]]:
+        """For arrays that belong in the event file: their axes and units, by array name."""
+        return {}
+
+    @property
+    def group(self) -> str:
+        """First part of its tensors' tags in the event file; the measurement's name."""
+        return self.name
+
+    @property
+    def name(self) -> str:
+        """The measurement's name, as in :attr:`Measurement.name`."""
+        return (
+            re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__)
+            .lower()
+            .removesuffix("_result")
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain Python values, ready for JSON; NaN becomes None."""
+        return {
+            "hfc_probe": __version__,
+            "measurement": self.name,
+            "settings": plain(dict(self.settings)),
+            "samples": self.samples,
+            "summary": self.sentence(),
+            "scalars": plain(self.scalars()),
+            "arrays": plain(self.arrays()),
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write :meth:`to_dict` as JSON; a file is either whole or not there.
+
+        Raises:
+            InputError: a path that cannot be written.
+        """
+        text = json.dumps(self.to_dict(), indent=1, allow_nan=False, ensure_ascii=False)
+        return write_atomically(Path(path), text.encode())
+
+    def log(self, writer: Any, step: int) -> None:
+        """Write into TensorBoard; see :func:`hfc_probe.tensorboard.log`."""
+        from ..tensorboard import log
+
+        log(self, writer, step)
+
+    def __str__(self) -> str:
+        from tabulate import tabulate
+
+        heads, rows = self.table()
+        align = ["left"] + ["right"] * (len(heads) - 1)
+        body = tabulate(rows, heads, tablefmt="simple", colalign=align, disable_numparse=True)
+        return f"{self._title()}\n{body}\n{self.sentence()}"
+
+    def _repr_html_(self) -> str:
+        import base64
+        import html
+        import io
+
+        from tabulate import tabulate
+
+        heads, rows = self.table()
+        body = tabulate(rows, heads, tablefmt="html", disable_numparse=True)
+        buffer = io.BytesIO()
+        self.figure().savefig(buffer, format="png", dpi=100)
+        picture = base64.b64encode(buffer.getvalue()).decode()
+        return (
+            f"<h4>{html.escape(self._title())}</h4>{body}<p>{html.escape(self.sentence())}</p>"
+            f'<img alt="{html.escape(self.name)}" src="data:image/png;base64,{picture}">'
+        )
+
+    def _title(self) -> str:
+        return self.name.replace("_", " ").capitalize()
+
+
+def settings_of(measurement: Measurement) -> dict[str, Any]:
+    """A measurement's settings by name."""
+    return {f.name: getattr(measurement, f.name) for f in dataclasses.fields(measurement)}
+
+
+def plain(value: Any) -> Any:
+    """Arrays to lists, NumPy numbers to Python's, NaN and infinity to None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def write_atomically(path: Path, content: bytes) -> Path:
+    """Write a file through a temporary one beside it, making its directory."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise InputError(
+            f"output: expected a place that can be written, got {path} ({error.strerror}); "
+            "choose another"
+        ) from error
+    return path

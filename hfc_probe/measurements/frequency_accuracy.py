@@ -1,0 +1,273 @@
+"""Accuracy on low- and high-frequency components, per radius (Wang et al., CVPR 2020)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .. import fourier
+from ..errors import InputError
+from ..proportions import percent, proportion_arrays
+from .base import Measurement, Result, Subject, rank, settings_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Background = Literal["zero", "mean"]
+
+
+@dataclass(frozen=True)
+class FrequencyAccuracy(Measurement):
+    """Accuracy on the original images, on LFC(r) and on HFC(r).
+
+    Args:
+        radii: cut-offs, increasing; None: the paper's 4, 8, 12, 16 at 32 pixels, scaled with
+            the smaller image side (in Nyquist units: 0.25, 0.5, 0.75, 1).
+        hfc_background: ``"zero"`` feeds the signed HFC as it is (the paper); ``"mean"`` adds
+            the per-channel mean of the samples, so that the model sees zero-mean HFC after
+            its own normalisation. The numbers differ a lot.
+        closed: LFC holds ``d <= r``; False: ``d < r``, the authors' code.
+        units: of the radii, see :func:`hfc_probe.fourier.distance`.
+        topk: a prediction counts as right when the target is among the k largest logits;
+            the first k is the one that scalars and figures show.
+
+    Raises:
+        InputError: radii negative, not numbers or not increasing; unknown background or
+            units; k below 1.
+
+    Source: Wang et al., CVPR 2020, §3 and Figure 5.
+    """
+
+    radii: tuple[float, ...] | None = None
+    hfc_background: Background = "zero"
+    closed: bool = True
+    units: fourier.Units = "cycles"
+    topk: tuple[int, ...] = (1,)
+
+    def __post_init__(self) -> None:
+        if self.radii is not None:
+            radii = self.radii if isinstance(self.radii, (tuple, list)) else (self.radii,)
+            numbers = tuple(fourier.check_radius(r) for r in radii)
+            if not numbers or list(numbers) != sorted(set(numbers)):
+                raise InputError(
+                    f"radii: expected increasing numbers without repetition, got {radii!r}"
+                )
+            object.__setattr__(self, "radii", tuple(int(r) if r % 1 == 0 else r for r in numbers))
+        if self.hfc_background not in ("zero", "mean"):
+            raise InputError(
+                f'hfc_background: expected "zero" or "mean", got {self.hfc_background!r}'
+            )
+        if self.units not in ("cycles", "nyquist"):
+            raise InputError(f'units: expected "cycles" or "nyquist", got {self.units!r}')
+        topk = self.topk if isinstance(self.topk, (tuple, list)) else (self.topk,)
+        if not topk or any(isinstance(k, bool) or k != int(k) or k < 1 for k in topk):
+            raise InputError(f"topk: expected whole numbers of at least 1, got {self.topk!r}")
+        object.__setattr__(self, "topk", tuple(int(k) for k in topk))
+
+    def radii_for(self, height: int, width: int) -> tuple[float, ...]:
+        """The radii used for images of that size.
+
+        >>> FrequencyAccuracy().radii_for(32, 32), FrequencyAccuracy().radii_for(224, 256)
+        ((4, 8, 12, 16), (28, 56, 84, 112))
+        """
+        if self.radii is not None:
+            return self.radii
+        quarters = (0.25, 0.5, 0.75, 1.0)
+        if self.units == "nyquist":
+            return quarters
+        half = min(height, width) / 2
+        return tuple(sorted({max(1, int(q * half + 0.5)) for q in quarters}))
+
+    def forwards(self, samples: int, image_shape: tuple[int, int, int]) -> int:
+        return samples * (1 + 2 * len(self.radii_for(*image_shape[1:])))
+
+    def compute(self, subject: Subject) -> FrequencyAccuracyResult:
+        samples = subject.samples
+        radii = self.radii_for(*samples.image_shape[1:])
+        background = samples.mean.to(subject.device, torch.float32).view(1, -1, 1, 1)
+        tally: _Tally | None = None
+        with subject.progress(len(samples), "image") as advance:
+            for images, targets in subject.batches():
+                clean = subject.logits(images)
+                if tally is None:
+                    subject.check_targets(clean.shape[1])
+                    tally = _Tally(len(radii), clean.shape[1], self.topk, subject.device)
+                tally.add("original", 0, clean, clean, targets)
+                tally.classes += torch.bincount(targets, minlength=clean.shape[1])
+                pairs = fourier.bands(images, radii, closed=self.closed, units=self.units)
+                for k, (low, high) in enumerate(pairs):
+                    if self.hfc_background == "mean":
+                        high = high + background.to(high.dtype)
+                    tally.add("lfc", k, subject.logits(low, f"LFC({radii[k]:g})"), clean, targets)
+                    tally.add("hfc", k, subject.logits(high, f"HFC({radii[k]:g})"), clean, targets)
+                advance(len(images))
+        if tally is None:
+            raise InputError("FrequencyAccuracy: expected samples, got none")
+        return FrequencyAccuracyResult(
+            settings=settings_of(self) | {"radii": radii},
+            samples=len(samples),
+            radii=np.asarray(radii, dtype=np.float64),
+            topk=self.topk,
+            counts={name: counter.cpu().numpy() for name, counter in tally.counts.items()},
+            agreement={name: counter.cpu().numpy() for name, counter in tally.agreement.items()},
+            class_counts=tally.classes.cpu().numpy(),
+        )
+
+
+class _Tally:
+    """Counts on the model's device, so that nothing waits for it batch by batch."""
+
+    def __init__(
+        self, radii: int, classes: int, topk: tuple[int, ...], device: torch.device
+    ) -> None:
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.long, device=device)
+
+        self.ks = torch.tensor(topk, device=device)
+        sizes = {"original": 1, "lfc": radii, "hfc": radii}
+        self.counts = {name: zeros(n, len(topk), classes) for name, n in sizes.items()}
+        self.agreement = {name: zeros(n) for name, n in sizes.items() if name != "original"}
+        self.classes = zeros(classes)
+
+    def add(self, name: str, row: int, logits: Tensor, clean: Tensor, targets: Tensor) -> None:
+        right = (rank(logits, targets)[:, None] < self.ks).long()  # (N, k)
+        self.counts[name][row].index_add_(1, targets, right.T)
+        if name in self.agreement:
+            self.agreement[name][row] += (logits.argmax(1) == clean.argmax(1)).sum()
+
+
+@dataclass(frozen=True, eq=False)
+class FrequencyAccuracyResult(Result):
+    """Counts of right predictions; everything else follows from them.
+
+    ``arrays()``, R radii and K classes, proportions in [0, 1]:
+
+    - ``radii`` (R,), in the settings' units;
+    - ``original``, ``lfc`` (R,), ``hfc`` (R,) with ``_lower``, ``_upper`` (95 % Wilson),
+      ``_correct``, ``_count``; for further k the same under ``original_top5`` and so on;
+    - ``lfc_agreement``, ``hfc_agreement`` (R,), with the same variants: the share of
+      predictions equal to the clean one;
+    - ``original_class`` (K,), ``lfc_class``, ``hfc_class`` (R, K) and variants.
+    """
+
+    radii: NDArray[np.float64]
+    topk: tuple[int, ...]
+    counts: dict[str, NDArray[np.int64]]
+    agreement: dict[str, NDArray[np.int64]]
+    class_counts: NDArray[np.int64]
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        out: dict[str, NDArray[Any]] = {"radii": self.radii}
+        for index, k in enumerate(self.topk):
+            suffix = "" if index == 0 else f"_top{k}"
+            for name, counts in self.counts.items():
+                right = counts[:, index].sum(1)
+                right = right[0] if name == "original" else right
+                out |= proportion_arrays(name + suffix, right, self.samples)
+        for name, same in self.agreement.items():
+            out |= proportion_arrays(f"{name}_agreement", same, self.samples)
+        for name, counts in self.counts.items():
+            right = counts[0, 0] if name == "original" else counts[:, 0]
+            out |= proportion_arrays(f"{name}_class", right, self.class_counts)
+        return out
+
+    def scalars(self) -> dict[str, float]:
+        arrays = self.arrays()
+        out = {"hfc_accuracy/original": float(arrays["original"])}
+        for index, k in enumerate(self.topk):
+            top = "" if index == 0 else f"_top{k}"
+            if top:
+                out[f"hfc_accuracy/original{top}"] = float(arrays[f"original{top}"])
+            for radius, low, high in zip(
+                self.radius_tags(), arrays[f"lfc{top}"], arrays[f"hfc{top}"], strict=True
+            ):
+                out[f"hfc_lfc{top}/{radius}"] = float(low)
+                out[f"hfc_hfc{top}/{radius}"] = float(high)
+        gap = arrays["lfc"] - arrays["hfc"]
+        for radius, value in zip(self.radius_tags(), gap, strict=True):
+            out[f"hfc_gap/{radius}"] = float(value)
+        out["hfc_gap/area"] = self.area()
+        return out
+
+    def area(self) -> float:
+        """Mean of LFC − HFC over the radii measured (trapezoid rule), in [−1, 1]."""
+        arrays = self.arrays()
+        gap = arrays["lfc"] - arrays["hfc"]
+        if len(gap) == 1:
+            return float(gap[0])
+        steps = np.diff(self.radii)
+        return float(((gap[1:] + gap[:-1]) / 2 * steps).sum() / steps.sum())
+
+    def radius_tags(self) -> list[str]:
+        """``r08`` and the like: padded so that they sort, two digits at least."""
+        whole = max(2, len(str(int(self.radii[np.isfinite(self.radii)].max(initial=0)))))
+        return [radius_tag(float(radius), whole) for radius in self.radii]
+
+    @property
+    def background(self) -> str:
+        return str(self.settings["hfc_background"])
+
+    def figure(self) -> Figure:
+        from ..plots import accuracy_figure
+
+        return accuracy_figure(self)
+
+    def axes(self) -> dict[str, dict[str, Any]]:
+        axis = {"name": "radius", "unit": self.settings["units"], "values": self.radii.tolist()}
+        one = {"unit": "accuracy", "axes": [axis], "hfc_background": self.background}
+        names = ("lfc", "hfc")
+        variants = ("", "_lower", "_upper", "_correct", "_count")
+        out = {f"{name}{variant}": one for name in names for variant in variants}
+        out |= {f"original{variant}": {"unit": "accuracy", "axes": []} for variant in variants}
+        return out
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        arrays = self.arrays()
+
+        def cell(name: str, row: int | None = None) -> str:
+            low, value, high = (
+                float(arrays[name + part] if row is None else arrays[name + part][row])
+                for part in ("_lower", "", "_upper")
+            )
+            return percent(value, low, high)
+
+        unit = "cycles/image" if self.settings["units"] == "cycles" else "× Nyquist"
+        top = "" if self.topk[0] == 1 else f", top {self.topk[0]}"
+        heads = [
+            f"radius ({unit})",
+            f"LFC accuracy{top}",
+            f"HFC accuracy{top} (background {self.background})",
+        ]
+        rows = [["original image", cell("original"), ""]]
+        for k, radius in enumerate(self.radii):
+            rows.append([f"{radius:g}", cell("lfc", k), cell("hfc", k)])
+        return heads, rows
+
+    def _title(self) -> str:
+        sign = "≤" if self.settings["closed"] else "<"
+        return (
+            f"Frequency accuracy, {self.samples} images, LFC holds d {sign} r, "
+            "95 % Wilson intervals"
+        )
+
+    def sentence(self) -> str:
+        from ..summary import accuracy_sentence
+
+        return accuracy_sentence(self)
+
+
+def radius_tag(radius: float, digits: int = 2) -> str:
+    """A radius as the last part of a tag.
+
+    >>> radius_tag(8), radius_tag(28, 3), radius_tag(0.25)
+    ('r08', 'r028', 'r00.25')
+    """
+    if not np.isfinite(radius):
+        return "rinf"
+    whole, dot, fraction = f"{radius:g}".partition(".")
+    return f"r{whole.zfill(digits)}{dot}{fraction}"

@@ -1,0 +1,501 @@
+"""The probe: attached to a training run, it measures on schedule and logs, and leaves no trace."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import traceback
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import tensorboard
+from .errors import InputError
+from .measurements import FourierHeatmap, FrequencyAccuracy, KernelSpectra, Measurement, Result
+from .measurements.base import Predict, subject_of
+from .samples import PixelSpace, Samples, find_normalization
+from .schedule import Budget, Every
+
+logger = logging.getLogger("hfc_probe")
+
+_FAILURES = 3
+Measurements = Mapping[Measurement, Every] | Iterable[Measurement | tuple[Measurement, Every]]
+
+
+def attach(
+    model: nn.Module,
+    data: Any,
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    log_dir: str | os.PathLike[str] | None = None,
+    writer: Any = None,
+    measurements: Measurements | None = None,
+    pixels: PixelSpace | None = None,
+    limit: int | None = 1000,
+    budget: float = 0.05,
+    strict: bool = False,
+    predict: Predict | None = None,
+) -> Probe:
+    """Attach a probe to a model in training. The training run stays the same, bit for bit.
+
+    Args:
+        model: any vision classifier, wrapped (DDP, ``torch.compile``) or not.
+        data: validation data: an iterable of batches as the model eats them (see
+            :meth:`Samples.collect`), read once, now; or :class:`Samples`. None if no
+            measurement needs data.
+        optimizer: if given, steps are counted by themselves; otherwise call
+            :meth:`Probe.step`, or :meth:`Probe.end_epoch` alone.
+        log_dir: TensorBoard directory for a writer of the probe's own.
+        writer: your writer: any object with ``add_scalar``, and what else it has of
+            ``add_histogram``, ``add_image``, ``add_figure``, ``add_text``.
+        measurements: what to measure: measurements, pairs with :class:`Every`, or a mapping to
+            it. None: :func:`default_measurements`.
+        pixels: how the loader's images are normalised; None: as found in its transforms.
+        limit: number of samples looked at, a seeded random choice; None for all.
+        budget: share of the training's wall time that all measurements together may take
+            (:class:`hfc_probe.schedule.Budget`); 1 for no limit.
+        strict: raise what a measurement raises, instead of reporting it and training on.
+        predict: ``predict(model, images) -> logits`` for models of another form.
+
+    Returns:
+        The probe; close it after training, or use it as a context manager.
+
+    Raises:
+        InputError: anything of this that cannot work, before the training starts.
+
+    >>> layers = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> samples = Samples(torch.rand(8, 1, 16, 16), torch.arange(8) % 4)
+    >>> with attach(layers, samples, measurements=[KernelSpectra()]) as probe:
+    ...     list(probe.measure())
+    ['kernel_spectra']
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"attach: expected a torch.nn.Module, got {type(model).__name__}")
+    if writer is not None and log_dir is not None:
+        raise InputError("attach: expected log_dir= or writer=, got both; keep one")
+    if writer is not None and not hasattr(writer, "add_scalar"):
+        raise InputError(
+            f"writer: expected an object with add_scalar, got {type(writer).__name__}; a logger's "
+            "TensorBoard writer is often its .experiment"
+        )
+    chosen = _scheduled(measurements) if measurements is not None else None
+    samples = None
+    needs_data = chosen is None or any(m.needs_data for m, _ in chosen)
+    if needs_data and _leads():
+        if data is None:
+            raise InputError("attach: expected data (a validation loader or Samples), got none")
+        pixels = find_normalization(data) if pixels is None else pixels
+        samples = Samples.collect(data, pixels=pixels, limit=limit)
+        (pixels or PixelSpace()).check(samples.image_shape[0])
+    shape = samples.image_shape if samples is not None else None
+    if chosen is None:
+        chosen = list(default_measurements(model, shape).items())
+    for measurement, _ in chosen:
+        measurement.validate(model, shape)
+    return Probe(
+        model=model,
+        samples=samples,
+        entries=_entries(chosen),
+        pixels=pixels,
+        predict=predict,
+        budget=Budget(budget),
+        strict=strict,
+        optimizer=optimizer,
+        writer=_open_writer(log_dir) if log_dir is not None and _leads() else writer,
+        owns_writer=log_dir is not None,
+    )
+
+
+def default_measurements(
+    model: nn.Module, image_shape: tuple[int, int, int] | None
+) -> dict[Measurement, Every]:
+    """What a probe measures unless told otherwise.
+
+    Accuracy by frequency every epoch; the first layer's kernels every 100 steps and every
+    epoch, where the model has such a layer; the Fourier heatmap of 128 images (its centre of
+    63×63 frequencies for larger images) every 5 epochs. The budget may space them out.
+    """
+    chosen: dict[Measurement, Every] = {FrequencyAccuracy(): Every(epochs=1)}
+    spectra = KernelSpectra()
+    try:
+        spectra.validate(model, image_shape)
+        chosen[spectra] = Every(steps=100, epochs=1)
+    except InputError as error:
+        logger.info("hfc_probe: no kernel spectra for this model; %s", error)
+    if image_shape is not None and min(image_shape[1:]) >= 2:
+        _, height, width = image_shape
+        crop = None if max(height, width) <= 64 else (min(63, height), min(63, width))
+        chosen[FourierHeatmap(norm=None, samples=128, crop=crop)] = Every(epochs=5)
+    return chosen
+
+
+@dataclass
+class _Entry:
+    """One measurement with its schedule and its history."""
+
+    key: str
+    measurement: Measurement
+    every: Every
+    due: int = 0
+    runs: int = 0
+    failures: int = 0
+    waiting: bool = False
+    last_position: tuple[int, int] | None = None
+    forwards: int | None = None
+
+    @property
+    def off(self) -> bool:
+        return self.failures >= _FAILURES
+
+
+class Probe:
+    """Measures a model on schedule while it trains; made by :func:`attach`.
+
+    Attributes:
+        results: the latest result of every measurement, by name.
+        steps, epochs: how many have ended. What is logged carries the step count, or the
+            epoch count where no steps are counted.
+        samples: the fixed images looked at; None where no measurement needs any.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        samples: Samples | None,
+        entries: list[_Entry],
+        pixels: PixelSpace | None,
+        predict: Predict | None,
+        budget: Budget,
+        strict: bool,
+        optimizer: torch.optim.Optimizer | None,
+        writer: Any,
+        owns_writer: bool,
+    ) -> None:
+        self.results: dict[str, Result] = {}
+        self.steps = 0
+        self.epochs = 0
+        self.samples = samples
+        self._model = model
+        self._entries = entries
+        self._pixels = pixels
+        self._predict = predict
+        self._budget = budget
+        self._strict = strict
+        self._writer = writer
+        self._owns_writer = owns_writer
+        self._writer_failures = 0
+        self._layout_logged = False
+        self._seconds_per_forward: float | None = None
+        self._closed = False
+        self._warned: set[str] = set()
+        self._started = time.perf_counter()
+        self._elapsed_before = 0.0
+        self._hook = _count_steps(optimizer, self._end_step) if optimizer is not None else None
+
+    def step(self) -> None:
+        """One optimizer step has ended. Not needed where the probe was given the optimizer."""
+        if self._hook is not None:
+            self._warn_once(
+                "step", "probe.step() is ignored: this probe counts its optimizer's steps itself"
+            )
+            return
+        self._end_step()
+
+    def end_epoch(self) -> None:
+        """One epoch has ended: measure what is due."""
+        if self._is_closed("end_epoch"):
+            return
+        self.epochs += 1
+        self._run_due(epoch=self.epochs)
+
+    def measure(self) -> dict[str, Result]:
+        """Measure everything now, whatever the schedule and the budget; the results by name."""
+        if not self._is_closed("measure"):
+            for entry in self._entries:
+                entry.due += 1
+                self._run(entry)
+        return self.results
+
+    def close(self) -> None:
+        """Detach from the optimizer, say how often each measurement ran, close the own writer."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+        self._report_schedule()
+        if self._owns_writer and self._writer is not None:
+            try:
+                self._writer.close()
+            except OSError as error:
+                self._warn_once("close", f"the event file could not be closed: {error}")
+
+    def __enter__(self) -> Probe:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counts, schedule and budget as plain values, to be kept in a training checkpoint."""
+        return {
+            "version": 1,
+            "steps": self.steps,
+            "epochs": self.epochs,
+            "elapsed": self._elapsed(),
+            "spent": self._budget.spent,
+            "seconds": dict(self._budget.seconds),
+            "measurements": {
+                e.key: {"due": e.due, "runs": e.runs, "failures": e.failures, "waiting": e.waiting}
+                for e in self._entries
+            },
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was taken; measurements that are new start afresh.
+
+        Raises:
+            InputError: not such a state.
+        """
+        if not isinstance(state, Mapping) or state.get("version") != 1 or "steps" not in state:
+            raise InputError(
+                "load_state_dict: expected what Probe.state_dict() returned (version 1), got "
+                f"{type(state).__name__} with "
+                f"{', '.join(map(str, state)) if isinstance(state, Mapping) else 'no keys'}"
+            )
+        self.steps, self.epochs = int(state["steps"]), int(state["epochs"])
+        self._elapsed_before = float(state["elapsed"])
+        self._started = time.perf_counter()
+        self._budget.spent = float(state["spent"])
+        self._budget.seconds = dict(state["seconds"])
+        for entry in self._entries:
+            for name, value in state["measurements"].get(entry.key, {}).items():
+                setattr(entry, name, value)
+
+    def _end_step(self) -> None:
+        if self._is_closed("step"):
+            return
+        self.steps += 1
+        self._run_due(step=self.steps)
+
+    def _run_due(self, *, step: int | None = None, epoch: int | None = None) -> None:
+        position = (self.steps, self.epochs)
+        for entry in self._entries:
+            if entry.every.due(step=step, epoch=epoch) and not entry.off:
+                last = entry.last_position
+                if step is None and last is not None and last[0] == position[0] > 0:
+                    continue  # measured after this very step already
+                entry.due += 1
+                entry.waiting = True
+            # What did not fit the budget is tried again after every epoch, and after every
+            # step too where it is scheduled by steps.
+            again = epoch is not None or entry.every.steps is not None
+            if entry.waiting and again and not entry.off and self._fits(entry):
+                self._run(entry)
+
+    def _fits(self, entry: _Entry) -> bool:
+        if not _leads():
+            return True
+        estimate = self._budget.seconds.get(entry.key)
+        if estimate is None:
+            if entry.forwards is None:
+                entry.forwards = 0
+                if self.samples is not None and entry.measurement.needs_data:
+                    count, shape = len(self.samples), self.samples.image_shape
+                    entry.forwards = entry.measurement.forwards(count, shape)
+            estimate = entry.forwards * self._forward_seconds() if entry.forwards else 0.0
+        return self._budget.fits(entry.key, estimate, self._elapsed())
+
+    def _forward_seconds(self) -> float:
+        """Seconds per image of a forward pass, from a trial of one batch."""
+        if self._seconds_per_forward is None:
+            start = time.perf_counter()
+            count = 1
+            try:
+                with subject_of(
+                    self._model, self.samples, pixels=self._pixels, predict=self._predict
+                ) as subject:
+                    images, _ = next(subject.batches())
+                    subject.logits(images)  # the first pass warms up
+                    begin, count = time.perf_counter(), len(images)
+                    subject.logits(images).sum().item()
+                self._seconds_per_forward = (time.perf_counter() - begin) / count
+            except Exception:
+                self._seconds_per_forward = 0.0  # let the measurement run and report it
+            self._budget.spent += time.perf_counter() - start
+        return self._seconds_per_forward
+
+    def _run(self, entry: _Entry) -> None:
+        entry.waiting = False
+        entry.last_position = (self.steps, self.epochs)
+        if entry.off or not _leads():
+            return
+        start = time.perf_counter()
+        try:
+            result = entry.measurement.measure(
+                self._model, self.samples, pixels=self._pixels, predict=self._predict
+            )
+        except Exception:
+            self._budget.charge(entry.key, time.perf_counter() - start)
+            entry.failures += 1
+            if self._strict:
+                raise
+            self._report_failure(entry)
+            return
+        entry.runs += 1
+        entry.failures = 0
+        self.results[entry.key] = result
+        self._log(entry, result, start)
+
+    def _log(self, entry: _Entry, result: Result, start: float) -> None:
+        """Write a result; what that takes belongs to the measurement's cost."""
+        step = self.steps or self.epochs
+        if self._writer is not None and self._writer_failures < _FAILURES:
+            try:
+                if not self._layout_logged and self._owns_writer:
+                    tensorboard.log_layout(self._writer, result.scalars())
+                    self._layout_logged = "hfc_accuracy/original" in result.scalars()
+                result.log(self._writer, step)
+                if entry.measurement.needs_data:
+                    self._log_text(step)
+                self._budget.charge(entry.key, time.perf_counter() - start)
+                self._log_cost(entry, step)
+                return
+            except Exception:
+                if self._strict:
+                    raise
+                self._writer_failures += 1
+                self._warn_once(
+                    "writer",
+                    "results could not be logged; training goes on and they stay in "
+                    f"probe.results\n{traceback.format_exc()}",
+                )
+        self._budget.charge(entry.key, time.perf_counter() - start)
+
+    def _log_cost(self, entry: _Entry, step: int) -> None:
+        share = self._budget.spent / max(self._elapsed(), 1e-9)
+        self._writer.add_scalar(
+            f"hfc_cost/seconds/{entry.key}", self._budget.seconds[entry.key], step
+        )
+        self._writer.add_scalar("hfc_cost/share", share, step)
+        tensorboard.flush(self._writer)
+
+    def _log_text(self, step: int) -> None:
+        if hasattr(self._writer, "add_text"):
+            lines = [f"- {result.sentence()}" for result in self.results.values()]
+            self._writer.add_text("hfc_report/summary", "\n".join(lines), step)
+
+    def _report_failure(self, entry: _Entry) -> None:
+        self._warn_once(
+            f"failed {entry.key}",
+            f"{entry.key} failed at step {self.steps}, epoch {self.epochs}; training goes on\n"
+            f"{traceback.format_exc()}",
+        )
+        if entry.off:
+            self._warn_once(
+                f"off {entry.key}", f"{entry.key} is switched off after {_FAILURES} failures"
+            )
+
+    def _report_schedule(self) -> None:
+        if not _leads():
+            return
+        for entry in self._entries:
+            line = (
+                f"{entry.key} ran {entry.runs} of the {entry.due} times it was due "
+                f"({entry.every}, budget {100 * self._budget.share:g} %)"
+            )
+            if entry.due and not entry.runs and not entry.failures:
+                self._warn_once(
+                    f"never {entry.key}",
+                    f"{line}; raise budget= or call probe.measure() to see it",
+                )
+            else:
+                logger.info("hfc_probe: %s", line)
+
+    def _elapsed(self) -> float:
+        return self._elapsed_before + time.perf_counter() - self._started
+
+    def _is_closed(self, call: str) -> bool:
+        if self._closed:
+            self._warn_once("closed", f"probe.{call}() is ignored: the probe is closed")
+        return self._closed
+
+    def _warn_once(self, key: str, message: str) -> None:
+        if key not in self._warned:
+            self._warned.add(key)
+            logger.warning("hfc_probe: %s", message)
+
+
+def _scheduled(measurements: Measurements) -> list[tuple[Measurement, Every]]:
+    """Measurements with their schedules; every epoch where none is given."""
+    items = measurements.items() if isinstance(measurements, Mapping) else measurements
+    chosen: list[tuple[Measurement, Every]] = []
+    for item in items:
+        measurement, every = item if isinstance(item, tuple) else (item, Every(epochs=1))
+        if not isinstance(measurement, Measurement) or not isinstance(every, Every):
+            raise InputError(
+                "measurements: expected measurements such as FrequencyAccuracy(), each alone or "
+                f"with Every(...), got {item!r}"
+            )
+        chosen.append((measurement, every))
+    return chosen
+
+
+def _entries(chosen: list[tuple[Measurement, Every]]) -> list[_Entry]:
+    """Entries under distinct names; the cheap ones (weights only) come first."""
+    entries: dict[str, _Entry] = {}
+    for measurement, every in sorted(chosen, key=lambda pair: pair[0].needs_data):
+        key = measurement.name
+        if key in entries and measurement.variant:
+            key = f"{key}_{measurement.variant}"
+        if key in entries:
+            raise InputError(
+                f"measurements: expected each once, got {measurement.name} twice, which would "
+                "write to the same tags; give the second a probe and a log_dir of its own"
+            )
+        entries[key] = _Entry(key, measurement, every)
+    return list(entries.values())
+
+
+def _count_steps(optimizer: Any, callback: Any) -> Any:
+    """Call back after each step of an optimizer (of the one inside, where it is wrapped)."""
+    inner = getattr(optimizer, "optimizer", None)
+    optimizer = inner if isinstance(inner, torch.optim.Optimizer) else optimizer
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise InputError(
+            f"optimizer: expected a torch.optim.Optimizer, got {type(optimizer).__name__}; leave "
+            "it out and call probe.step() after each step"
+        )
+    return optimizer.register_step_post_hook(lambda *_: callback())
+
+
+def _open_writer(log_dir: str | os.PathLike[str]) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    try:
+        return SummaryWriter(os.fspath(log_dir), filename_suffix=".hfc")
+    except OSError as error:
+        raise InputError(
+            f"log_dir: expected a directory that can be written, got {os.fspath(log_dir)} "
+            f"({error.strerror})"
+        ) from error
+
+
+def _leads() -> bool:
+    """Whether this process measures and logs: the only one, or rank 0."""
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return True
+    return bool(distributed.get_rank() == 0)

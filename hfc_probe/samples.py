@@ -1,0 +1,501 @@
+"""The fixed images that a probe looks at, in pixel space."""
+
+from __future__ import annotations
+
+import logging
+import random
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+)
+from torch.utils.data.distributed import DistributedSampler
+
+from .errors import InputError
+from .isolation import protected_rng
+
+Drawn = Literal["all", "random", "first"]
+
+logger = logging.getLogger("hfc_probe")
+
+_IMAGE_KEYS = ("pixel_values", "images", "image", "inputs", "input", "img", "x", "data")
+_TARGET_KEYS = ("labels", "label", "targets", "target", "y", "class", "fine_label")
+# Where datasets and transforms keep other datasets and transforms.
+_HOLDERS = ("dataset", "datasets", "transform", "transforms", "_transform")
+# Rounding of a normalisation and its inverse; overshoot of a bicubic resize on floats.
+_ROUNDING, _OVERSHOOT = 1e-3, 0.1
+
+
+@dataclass(frozen=True)
+class PixelSpace:
+    """How a model wants pixels normalised: ``(x − mean) / std`` per channel.
+
+    Args:
+        mean, std: one number per channel (or a single one for all), for values in [0, 1].
+
+    Raises:
+        InputError: numbers missing or not finite, or a std that is not positive.
+
+    >>> PixelSpace((0.5,), (0.25,)).normalize(torch.ones(1, 1, 1, 1)).item()
+    2.0
+    """
+
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            try:
+                numbers = tuple(float(v) for v in (value if _is_sequence(value) else (value,)))
+            except (TypeError, ValueError):
+                numbers = ()
+            if not numbers or not all(abs(v) < float("inf") for v in numbers):
+                raise InputError(
+                    f"PixelSpace: expected {name} as finite numbers, one per channel, got {value!r}"
+                )
+            object.__setattr__(self, name, numbers)
+        if min(self.std) <= 0:
+            raise InputError(f"PixelSpace: expected std above 0, got {self.std}")
+        if len(self.mean) != len(self.std) and 1 not in (len(self.mean), len(self.std)):
+            raise InputError(
+                "PixelSpace: expected as many means as stds, got "
+                f"{len(self.mean)} and {len(self.std)}"
+            )
+
+    @classmethod
+    def imagenet(cls) -> PixelSpace:
+        """The ImageNet statistics that torchvision's models are trained with."""
+        return cls((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+    @classmethod
+    def cifar10(cls) -> PixelSpace:
+        """Per-channel mean and standard deviation of the CIFAR-10 training set."""
+        return cls((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Pixel space ``(N, C, H, W)`` in [0, 1] to what the model eats."""
+        mean, std = self._statistics(images)
+        return (images - mean) / std
+
+    def unnormalize(self, images: Tensor) -> Tensor:
+        """What the model eats back to pixel space."""
+        mean, std = self._statistics(images)
+        return images * std + mean
+
+    @property
+    def is_identity(self) -> bool:
+        return set(self.mean) == {0.0} and set(self.std) == {1.0}
+
+    def check(self, channels: int) -> None:
+        """Raise :class:`InputError` unless it fits images of that many channels."""
+        count = max(len(self.mean), len(self.std))
+        if count not in (1, channels):
+            raise InputError(
+                f"PixelSpace: expected statistics for {channels} channels, got {count}; pass "
+                f"pixels=PixelSpace(mean, std) with {channels} numbers each"
+            )
+
+    def _statistics(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        self.check(images.shape[1])
+        mean = torch.tensor(self.mean, dtype=images.dtype, device=images.device)
+        std = torch.tensor(self.std, dtype=images.dtype, device=images.device)
+        return mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Images in pixel space with their class indices, held in memory.
+
+    Args:
+        images: ``(N, C, H, W)``, float in [0, 1], or uint8 (a quarter of the memory; read as
+            ``value / 255``). NumPy arrays are taken too.
+        targets: ``(N,)`` class indices from 0.
+        drawn: how they were chosen; ``"random"`` and ``"all"`` are beyond suspicion,
+            ``"first"`` is checked for covering few of the classes.
+
+    Raises:
+        InputError: wrong shapes or lengths, no images, values outside [0, 1] or not finite,
+            negative or fractional targets.
+    """
+
+    images: Tensor
+    targets: Tensor
+    drawn: Drawn = "all"
+
+    def __post_init__(self) -> None:
+        images = torch.as_tensor(self.images)
+        targets = torch.as_tensor(self.targets)
+        if images.dim() != 4 or 0 in images.shape[1:]:
+            raise InputError(
+                f"Samples: expected images of shape (N, C, H, W), got {tuple(images.shape)}"
+            )
+        if images.shape[0] == 0:
+            raise InputError("Samples: expected at least one image, got none; is the data empty?")
+        if images.dtype != torch.uint8:
+            if not images.is_floating_point():
+                raise InputError(
+                    f"Samples: expected float images in [0, 1] or uint8, got {images.dtype}"
+                )
+            _check_range(images)
+        if targets.shape != (images.shape[0],):
+            raise InputError(
+                f"Samples: expected {images.shape[0]} class indices of shape "
+                f"({images.shape[0]},), got shape {tuple(targets.shape)}; soft or one-hot labels "
+                "need .argmax(1) first"
+            )
+        if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
+            raise InputError(f"Samples: expected whole class indices, got {targets.dtype}")
+        if int(targets.min()) < 0:
+            raise InputError(
+                f"Samples: expected class indices of at least 0, got {int(targets.min())}"
+            )
+        object.__setattr__(self, "images", images.detach().cpu())
+        object.__setattr__(self, "targets", targets.detach().cpu().long())
+
+    def __len__(self) -> int:
+        return int(self.images.shape[0])
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        channels, height, width = self.images.shape[1:]
+        return int(channels), int(height), int(width)
+
+    def pixels(self, index: slice | Tensor = slice(None)) -> Tensor:
+        """Images as float32 in [0, 1] (float64 stays float64)."""
+        images = self.images[index]
+        if images.dtype == torch.uint8:
+            return images.to(torch.float32) / 255
+        return images.to(torch.promote_types(images.dtype, torch.float32))
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """Mean of each channel over all images, ``(C,)`` float64."""
+        total = torch.zeros(self.image_shape[0], dtype=torch.float64)
+        for start in range(0, len(self), 256):
+            part = self.pixels(slice(start, start + 256)).to(torch.float64)
+            total += part.sum((0, 2, 3))
+        _, height, width = self.image_shape
+        return total / (len(self) * height * width)
+
+    def subset(self, limit: int | None, *, seed: int = 0) -> Samples:
+        """A seeded random subset of at most ``limit`` samples, in their order; all for None."""
+        limit = check_limit(limit)
+        if limit is None or limit >= len(self):
+            return self
+        index = torch.tensor(sorted(random.Random(seed).sample(range(len(self)), limit)))
+        drawn: Drawn = "first" if self.drawn == "first" else "random"
+        return Samples(self.images[index], self.targets[index], drawn)
+
+    def warn_if_few_classes(self, classes: int) -> None:
+        """Warn where the first samples of a set (it may be sorted) cover few of its classes."""
+        if self.drawn != "first":
+            return
+        found = int(self.targets.unique().numel())
+        expected = classes * (1 - (1 - 1 / classes) ** len(self))
+        if found < expected / 2:
+            warnings.warn(
+                f"hfc_probe looks at the first {len(self)} samples, and they cover {found} of "
+                f"{classes} classes (the data may be sorted by class); pass a DataLoader over a "
+                "map-style dataset, or Samples(images, targets) chosen at random",
+                stacklevel=2,
+            )
+
+    @classmethod
+    def collect(
+        cls,
+        data: Any,
+        *,
+        pixels: PixelSpace | None = None,
+        limit: int | None = 1000,
+        seed: int = 0,
+    ) -> Samples:
+        """Read a loader once and keep its images, back in pixel space.
+
+        A ``DataLoader`` over a map-style dataset gives a seeded random choice of ``limit``
+        samples through its own dataset, collate function and workers; anything else gives its
+        first ``limit``. Random states are restored, and the loader itself is not iterated
+        where the dataset can be indexed. Images that were 8-bit are kept as uint8.
+
+        Args:
+            data: an iterable of batches: tuples or lists that start with (images, targets),
+                or mappings with keys such as ``images``/``pixel_values`` and
+                ``labels``/``targets``. Not an iterator, which could be read only once.
+            pixels: the normalisation of the loader's images, undone here. None: a
+                ``Normalize`` found in the dataset's transforms, else none.
+            limit: at most so many samples; None for all.
+            seed: of the choice.
+
+        Raises:
+            InputError: no samples, batches of another form, images of several sizes, values
+                outside [0, 1] that no normalisation explains.
+        """
+        if isinstance(data, Samples):
+            return data.subset(limit, seed=seed)
+        limit = check_limit(limit)
+        pixels = find_normalization(data) if pixels is None else pixels
+        with protected_rng(), torch.no_grad():
+            batches, drawn = _choose(data, limit, seed)
+            images, targets = _gather(batches, limit, pixels)
+        return cls(images, targets, drawn)
+
+
+def check_limit(limit: int | None) -> int | None:
+    """The limit, if it is None or a whole number above 0; otherwise an :class:`InputError`."""
+    if limit is not None and (isinstance(limit, bool) or limit != int(limit) or limit < 1):
+        raise InputError(f"limit: expected a whole number of samples above 0, got {limit!r}")
+    return limit
+
+
+def find_normalization(data: Any) -> PixelSpace | None:
+    """The ``Normalize`` among the transforms of a loader's dataset, if there is one.
+
+    Looks through ``Subset`` and the like (``.dataset``, ``.datasets``), and through
+    composed transforms. What it found is logged.
+    """
+    if isinstance(data, (Tensor, Samples, list, tuple)):
+        return None
+    found = _find_normalize(data, 0, set())
+    if found is not None:
+        logger.info(
+            "hfc_probe: normalisation found in the data's transforms: mean %s, std %s",
+            found.mean,
+            found.std,
+        )
+    return found
+
+
+def _find_normalize(item: Any, depth: int, seen: set[int]) -> PixelSpace | None:
+    if item is None or depth > 8 or id(item) in seen or isinstance(item, (Tensor, str)):
+        return None
+    seen.add(id(item))
+    if type(item).__name__ == "Normalize" and hasattr(item, "mean") and hasattr(item, "std"):
+        return PixelSpace(_numbers(item.mean), _numbers(item.std))
+    children = [getattr(item, name, None) for name in _HOLDERS]
+    if isinstance(item, (list, tuple, torch.nn.Sequential)):
+        children += list(item)[:-17:-1]  # the last transform first: normalisation comes last
+    for child in children:
+        found = _find_normalize(child, depth + 1, seen)
+        if found is not None:
+            return found
+    return None
+
+
+def _choose(data: Any, limit: int | None, seed: int) -> tuple[Iterable[Any], Drawn]:
+    """Batches to read, and how they were chosen."""
+    if isinstance(data, DataLoader):
+        indices = _indices(data)
+        if indices is not None:
+            drawn: Drawn = "all"
+            if limit is not None and limit < len(indices):
+                picked = sorted(random.Random(seed).sample(range(len(indices)), limit))
+                indices, drawn = [indices[k] for k in picked], "random"
+            if not indices:
+                raise InputError("data: expected samples, got an empty dataset")
+            return _reader(data, indices, seed), drawn
+        return _restored(data), "first"
+    if isinstance(data, Iterator):
+        raise InputError(
+            f"data: expected a loader that can be read again, got {type(data).__name__}, an "
+            "iterator that the probe would use up; pass the loader itself or Samples"
+        )
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+        return _choose(DataLoader(data, batch_size=64), limit, seed)
+    if isinstance(data, (Tensor, str, Mapping)) or not isinstance(data, Iterable):
+        raise InputError(
+            f"data: expected an iterable of batches or Samples(images, targets), got "
+            f"{type(data).__name__}"
+        )
+    return data, "first"
+
+
+def _indices(loader: DataLoader[Any]) -> Sequence[int] | None:
+    """Dataset indices that a loader draws from; None where only iterating it can tell."""
+    dataset = loader.dataset
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
+        return None
+    if loader.batch_size is None or not hasattr(dataset, "__len__"):
+        return None  # the dataset makes its own batches
+    sampler = loader.sampler
+    if isinstance(sampler, (SequentialSampler, RandomSampler, DistributedSampler)):
+        return range(len(dataset))
+    chosen = getattr(sampler, "indices", None)  # SubsetRandomSampler: a split by sampler
+    return [int(k) for k in chosen] if chosen is not None else None
+
+
+def _reader(loader: DataLoader[Any], indices: Sequence[int], seed: int) -> DataLoader[Any]:
+    """A loader over some indices that shares nothing with the given one but its settings."""
+    workers = min(loader.num_workers, len(indices))
+    return DataLoader(
+        loader.dataset,
+        batch_size=loader.batch_size,
+        sampler=indices,
+        collate_fn=loader.collate_fn,
+        num_workers=workers,
+        timeout=loader.timeout if workers else 0,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context if workers else None,
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def _restored(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Batches of the user's own loader, whose generators are put back afterwards."""
+    owners = (loader, loader.sampler, loader.batch_sampler)
+    generators = {id(g): g for g in (getattr(o, "generator", None) for o in owners) if g}
+    states = [(g, g.get_state()) for g in generators.values()]
+    try:
+        yield from loader
+    finally:
+        for generator, state in states:
+            generator.set_state(state)
+
+
+def _gather(
+    batches: Iterable[Any], limit: int | None, pixels: PixelSpace | None
+) -> tuple[Tensor, Tensor]:
+    image_parts: list[Tensor] = []
+    target_parts: list[Tensor] = []
+    count = 0
+    iterator = iter(batches)
+    try:
+        while limit is None or count < limit:
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                break
+            images, targets = _unpack(batch)
+            if limit is not None:
+                images, targets = images[: limit - count], targets[: limit - count]
+            if image_parts and images.shape[1:] != image_parts[0].shape[1:]:
+                raise InputError(
+                    "data: expected images of one size, got "
+                    f"{tuple(image_parts[0].shape[1:])} and {tuple(images.shape[1:])}; crop or "
+                    "resize them in the transform"
+                )
+            count += images.shape[0]
+            image_parts.append(to_pixels(images, pixels))
+            target_parts.append(targets)
+    finally:
+        close = getattr(iterator, "close", None)  # a generator's `finally` runs now, not later
+        if close is not None:
+            close()
+    if not count:
+        raise InputError("data: expected at least one batch, got none; is the loader empty?")
+    if any(part.dtype != torch.uint8 for part in image_parts):
+        image_parts = [_as_float(part) for part in image_parts]
+    return torch.cat(image_parts), torch.cat(target_parts)
+
+
+def to_pixels(images: Tensor, pixels: PixelSpace | None) -> Tensor:
+    """A loader's images in pixel space, as uint8 where they were 8-bit.
+
+    Raises:
+        InputError: values outside [0, 1], or normalised images that already lie in it.
+    """
+    if images.dtype == torch.uint8:
+        if pixels is None or pixels.is_identity:
+            return images
+        raise InputError(
+            "data: expected normalised float images since pixels= was given (or a Normalize "
+            "found), got uint8; pass Samples(images, targets), which is already pixel space"
+        )
+    if not images.is_floating_point():
+        raise InputError(f"data: expected float or uint8 images, got {images.dtype}")
+    images = images.to(torch.promote_types(images.dtype, torch.float32))
+    if pixels is not None and not pixels.is_identity:
+        if bool((images >= 0).all()) and bool((images <= 1).all()) and bool(images.any()):
+            raise InputError(
+                f"data: expected images normalised with mean {pixels.mean}, got values that lie "
+                "in [0, 1] already; normalise in the loader, or pass Samples(images, targets), "
+                "which is in pixel space"
+            )
+        images = pixels.unnormalize(images)
+    known = pixels is not None and not pixels.is_identity
+    _check_range(images, slack=_OVERSHOOT, normalised=known)
+    images = images.clamp(0, 1)
+    scaled = images * 255
+    whole = scaled.round()
+    if bool((scaled - whole).abs().max() < 255 * _ROUNDING / 10):
+        return whole.to(torch.uint8)
+    return images
+
+
+def _as_float(images: Tensor) -> Tensor:
+    return images.to(torch.float32) / 255 if images.dtype == torch.uint8 else images
+
+
+def _check_range(images: Tensor, *, slack: float = _ROUNDING, normalised: bool = False) -> None:
+    low, high = float(images.min()), float(images.max())
+    if not (abs(low) < float("inf") and abs(high) < float("inf")):  # also NaN
+        raise InputError("images: expected finite values in [0, 1], got NaN or infinity")
+    if low >= -slack and high <= 1 + slack:
+        return
+    if normalised:
+        advice = "the pixels= given does not undo this loader's normalisation"
+    elif low >= 0:
+        advice = "divide 8-bit values by 255"
+    elif low >= -1 - _ROUNDING and high <= 1 + _ROUNDING:
+        advice = "this looks like mean 0.5, std 0.5: pass pixels=PixelSpace((0.5,), (0.5,))"
+    elif low >= -3 and high <= 3 and images.shape[1] == 3:
+        advice = (
+            "this looks like ImageNet or CIFAR normalisation: pass "
+            "pixels=PixelSpace.imagenet() or PixelSpace.cifar10()"
+        )
+    else:
+        advice = "pass pixels=PixelSpace(mean, std) with the loader's normalisation"
+    raise InputError(f"images: expected values in [0, 1], got {low:.3g} to {high:.3g}; {advice}")
+
+
+def _unpack(batch: Any) -> tuple[Tensor, Tensor]:
+    """Images and targets of one batch."""
+    if isinstance(batch, Mapping):
+        image_key = next((k for k in _IMAGE_KEYS if k in batch), None)
+        target_key = next((k for k in _TARGET_KEYS if k in batch), None)
+        if image_key is None or target_key is None:
+            raise InputError(
+                f"data: expected a batch with one of the keys {', '.join(_IMAGE_KEYS[:3])}, … and "
+                f"one of {', '.join(_TARGET_KEYS[:3])}, …, got {', '.join(map(str, batch))}"
+            )
+        images, targets = batch[image_key], batch[target_key]
+    elif isinstance(batch, (tuple, list)) and len(batch) >= 2:
+        images, targets = batch[0], batch[1]
+    else:
+        raise InputError(
+            "data: expected batches as (images, targets) or a mapping, got "
+            f"{type(batch).__name__}"
+            f"{f' of length {len(batch)}' if isinstance(batch, (tuple, list)) else ''}"
+        )
+    if not isinstance(images, Tensor) or images.dim() != 4:
+        what = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise InputError(f"data: expected batches of images (N, C, H, W), got {what}")
+    targets = torch.as_tensor(targets)
+    if targets.dim() == 2 and targets.shape[1] == 1:
+        targets = targets[:, 0]
+    if targets.shape != images.shape[:1]:
+        raise InputError(
+            f"data: expected {images.shape[0]} class indices with {images.shape[0]} images, got "
+            f"targets of shape {tuple(targets.shape)}; soft or one-hot labels need .argmax(1)"
+        )
+    return images.detach().cpu(), targets.detach().cpu()
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    if isinstance(value, Tensor):
+        value = value.flatten().tolist()
+    return tuple(float(v) for v in (value if _is_sequence(value) else (value,)))
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) or hasattr(value, "__iter__")

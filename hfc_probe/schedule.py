@@ -1,0 +1,79 @@
+"""When a measurement is due, and whether it fits the budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .errors import InputError
+
+
+@dataclass(frozen=True)
+class Every:
+    """A measurement is due every so many optimizer steps, epochs, or either of the two.
+
+    Raises:
+        InputError: neither given, or a number that is not a whole one of at least 1.
+
+    >>> [step for step in range(1, 11) if Every(steps=4).due(step=step)]
+    [4, 8]
+    """
+
+    steps: int | None = None
+    epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps is None and self.epochs is None:
+            raise InputError("Every: expected steps= or epochs=, as in Every(epochs=1), got none")
+        for value in (self.steps, self.epochs):
+            if value is not None and (
+                isinstance(value, (bool, str)) or value != int(value) or value < 1
+            ):
+                raise InputError(f"Every: expected a whole number of at least 1, got {value!r}")
+
+    def due(self, *, step: int | None = None, epoch: int | None = None) -> bool:
+        """Whether this step, or the epoch that ends now, is one of them (counted from 1)."""
+        by_step = self.steps is not None and step is not None and step % self.steps == 0
+        by_epoch = self.epochs is not None and epoch is not None and epoch % self.epochs == 0
+        return by_step or by_epoch
+
+    def __str__(self) -> str:
+        parts = [
+            f"every {unit}" if count == 1 else f"every {count} {unit}s"
+            for count, unit in ((self.steps, "step"), (self.epochs, "epoch"))
+            if count is not None
+        ]
+        return " and ".join(parts)
+
+
+@dataclass
+class Budget:
+    """Share of wall time that measurements may take, all together.
+
+    A measurement runs where the time spent so far and its own estimate fit the share of
+    the time elapsed. The first run of a measurement is let through earlier, so that there is
+    something to see: when nothing is overdrawn and it is estimated to take no longer than
+    training has taken so far. Whatever the estimates, the overdraft is one measurement.
+    """
+
+    share: float
+    spent: float = 0.0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.share, (bool, str)) or not 0 < self.share <= 1:
+            raise InputError(
+                f"budget: expected a share of the training time above 0 and at most 1, "
+                f"got {self.share!r}"
+            )
+
+    def fits(self, name: str, estimate: float, elapsed: float) -> bool:
+        """Whether a measurement that should take ``estimate`` seconds may run now."""
+        allowance = self.share * elapsed
+        if self.share == 1 or self.spent + estimate <= allowance:
+            return True
+        return name not in self.seconds and self.spent <= allowance and estimate <= elapsed
+
+    def charge(self, name: str, seconds: float) -> None:
+        """Book what a run took; the latest one is the next estimate."""
+        self.spent += seconds
+        self.seconds[name] = seconds

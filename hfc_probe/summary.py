@@ -1,0 +1,62 @@
+"""Results in words. Nothing is called more or less than another where intervals overlap."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .proportions import percent
+
+if TYPE_CHECKING:
+    from .measurements.frequency_accuracy import FrequencyAccuracyResult
+
+
+def accuracy_sentence(result: FrequencyAccuracyResult) -> str:
+    """What a model relies on, from its LFC and HFC accuracy.
+
+    The radii at which LFC and HFC accuracy are told apart by their 95 % intervals bracket
+    the frequencies that the model cannot do without: HFC ahead up to radius a and LFC ahead
+    from radius b on means that what it needs lies between a and b.
+    """
+    arrays = result.arrays()
+    unit = "cycles/image" if result.settings["units"] == "cycles" else "of Nyquist"
+    sides = _ahead(arrays)
+    clean = percent(float(arrays["original"]))
+    low_ahead = [k for k, side in enumerate(sides) if side > 0]
+    high_ahead = [k for k, side in enumerate(sides) if side < 0]
+    radii = result.radii
+
+    def at(k: int) -> str:
+        low, high = (percent(float(arrays[name][k])) for name in ("lfc", "hfc"))
+        return f"at r = {radii[k]:g} {unit} LFC keeps {low} and HFC {high} of {clean}"
+
+    note = f" (HFC on {'zero' if result.background == 'zero' else 'mean'} background)"
+    if not low_ahead and not high_ahead:
+        middle = len(radii) // 2
+        return (
+            "No radius separates low from high frequencies for this model: "
+            f"{at(middle)}, and their intervals overlap at every radius{note}."
+        )
+    if low_ahead and not high_ahead:
+        k = low_ahead[0]
+        return f"This model relies on low frequencies, d ≤ {radii[k]:g} {unit}: {at(k)}{note}."
+    if high_ahead and not low_ahead:
+        k = high_ahead[-1]
+        return f"This model relies on high frequencies, d > {radii[k]:g} {unit}: {at(k)}{note}."
+    below, above = max(high_ahead), min(low_ahead)
+    if below < above:
+        return (
+            f"This model relies most on frequencies between {radii[below]:g} and "
+            f"{radii[above]:g} {unit}: {at(below)}, {at(above)}{note}."
+        )
+    k = int(np.argmax(np.abs(arrays["lfc"] - arrays["hfc"])))
+    return f"This model relies on low and high frequencies in turn; {at(k)}{note}."
+
+
+def _ahead(arrays: dict[str, NDArray[Any]]) -> list[int]:
+    """Per radius: 1 where LFC accuracy is above HFC's, −1 where below, 0 where undecided."""
+    low = arrays["lfc_lower"] > arrays["hfc_upper"]
+    high = arrays["hfc_lower"] > arrays["lfc_upper"]
+    return [int(a) - int(b) for a, b in zip(low, high, strict=True)]

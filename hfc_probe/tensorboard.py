@@ -1,0 +1,122 @@
+"""A result into an event file, by the tags of the design and as tensors for the dashboard."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .version import __version__
+
+if TYPE_CHECKING:
+    from .measurements.base import Result
+
+PLUGIN = "hfc"
+CONTENT_VERSION = 1
+_SERIES = 5  # a custom-scalars chart with more is unreadable
+
+
+def log(result: Result, writer: Any, step: int) -> None:
+    """Write a result's scalars, histograms, pictures and tensors.
+
+    Args:
+        result: any result.
+        writer: an object with ``add_scalar``; ``add_histogram``, ``add_figure``,
+            ``add_image`` are used where it has them, and tensors are written where it is
+            torch's own ``SummaryWriter``.
+        step: of the training.
+    """
+    for tag, value in result.scalars().items():
+        writer.add_scalar(tag, value, step)
+    if hasattr(writer, "add_histogram"):
+        for tag, values in result.histograms().items():
+            writer.add_histogram(tag, values, step)
+    if hasattr(writer, "add_image") or hasattr(writer, "add_figure"):
+        for tag, picture in result.images().items():
+            _log_picture(writer, tag, picture, step)
+    _log_tensors(result, writer, step)
+    flush(writer)
+
+
+def flush(writer: Any) -> None:
+    """Bring what was logged to the disk, where the writer knows how."""
+    if hasattr(writer, "flush"):
+        writer.flush()
+
+
+def log_layout(writer: Any, scalars: dict[str, float]) -> None:
+    """The custom-scalars layout: LFC and HFC by radius, and one against the other."""
+    if not hasattr(writer, "add_custom_scalars"):
+        return
+    low = _spread([tag for tag in scalars if tag.startswith("hfc_lfc/")])
+    high = _spread([tag for tag in scalars if tag.startswith("hfc_hfc/")])
+    if not low or not high:
+        return
+    pair = sorted({0, len(low) // 2})
+    against = ["hfc_accuracy/original", *(tags[k] for k in pair for tags in (low, high))]
+    charts = {
+        "LFC by radius": ["Multiline", low],
+        "HFC by radius": ["Multiline", high],
+        "LFC against HFC": ["Multiline", against],
+    }
+    writer.add_custom_scalars({"hfc_probe": charts})
+
+
+def _spread(tags: list[str]) -> list[str]:
+    """At most five of the tags, evenly spaced, the first and the last among them."""
+    if len(tags) <= _SERIES:
+        return tags
+    return [tags[round(k * (len(tags) - 1) / (_SERIES - 1))] for k in range(_SERIES)]
+
+
+def _log_picture(writer: Any, tag: str, picture: Any, step: int) -> None:
+    if not isinstance(picture, np.ndarray):
+        if hasattr(writer, "add_figure"):
+            writer.add_figure(tag, picture, step)
+            return
+        picture.canvas.draw()
+        picture = np.asarray(picture.canvas.buffer_rgba())[..., :3]
+    if hasattr(writer, "add_image"):
+        layout = "HW" if picture.ndim == 2 else "HWC"
+        writer.add_image(tag, picture, step, dataformats=layout)
+
+
+def _log_tensors(result: Result, writer: Any, step: int) -> None:
+    """Arrays as tensor summaries of plugin ``hfc``, tag ``<group>/<array>``."""
+    file_writer = _file_writer(writer)
+    if file_writer is None:
+        return
+    from tensorboard.compat.proto.summary_pb2 import (
+        DATA_CLASS_TENSOR,
+        Summary,
+        SummaryMetadata,
+    )
+    from tensorboard.util.tensor_util import make_tensor_proto
+
+    arrays = result.arrays()
+    values = []
+    for name, axes in result.axes().items():
+        content = {
+            "version": CONTENT_VERSION,
+            "hfc_probe": __version__,
+            "measurement": result.name,
+            "array": name,
+            **axes,
+        }
+        metadata = SummaryMetadata(
+            plugin_data=SummaryMetadata.PluginData(
+                plugin_name=PLUGIN, content=json.dumps(content).encode()
+            ),
+            data_class=DATA_CLASS_TENSOR,
+        )
+        tensor = make_tensor_proto(np.asarray(arrays[name], dtype=np.float32))
+        tag = f"{result.group}/{name}"
+        values.append(Summary.Value(tag=tag, metadata=metadata, tensor=tensor))
+    file_writer.add_summary(Summary(value=values), step)
+
+
+def _file_writer(writer: Any) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return writer._get_file_writer() if isinstance(writer, SummaryWriter) else None

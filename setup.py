@@ -1,0 +1,67 @@
+"""Packages of both trees, what they need, and where they plug in."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+# Each folder under plugins/ is one importable package that knows a host.
+plugins = find_packages("plugins")
+
+extras = {
+    "timm": ["timm>=1.0"],
+    "test": [
+        "hypothesis>=6.100",
+        "mypy>=1.15",
+        "pytest>=8",
+        "ruff>=0.9",
+        "scipy>=1.11",
+        "timm>=1.0",
+        "types-tabulate",
+        "types-tqdm",
+    ],
+}
+extras["all"] = sorted({need for name, needs in extras.items() if name != "test" for need in needs})
+
+version: dict[str, str] = {}
+exec((ROOT / "hfc_probe" / "version.py").read_text(encoding="utf-8"), version)
+
+setup(
+    name="hfc_probe",
+    version=version["__version__"],
+    description="See which image frequencies a vision model lives on, while it trains",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    license_files=["LICENSE"],
+    python_requires=">=3.10,<3.14",
+    packages=find_packages(include=["hfc_probe", "hfc_probe.*"]) + plugins,
+    package_dir={name: "plugins/" + name.replace(".", "/") for name in plugins},
+    package_data={"hfc_probe": ["py.typed"]},
+    install_requires=[
+        "captum>=0.7",
+        "click>=8.1",
+        "matplotlib>=3.8",
+        "numpy>=1.26",
+        "safetensors>=0.4",
+        "tabulate>=0.9",
+        "tensorboard>=2.21,<3",
+        "torch>=2.2",
+        "torchvision>=0.17",
+        "tqdm>=4.66",
+    ],
+    extras_require=extras,
+    entry_points={"console_scripts": ["hfc-probe = hfc_probe.cli:main"]},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+)

@@ -81,14 +81,14 @@ class Subject:
                 "model: expected at least two logits, got one; for a single logit pass "
                 "predict=lambda model, x: torch.cat([-(z := model(x)), z], 1)"
             )
-        output = output.to(torch.float32)
-        bad = int(output.isnan().any(1).sum())
+        logits: Tensor = output.to(torch.float32)
+        bad = int(logits.isnan().any(1).sum())
         if bad:
             raise InputError(
                 f"model: expected finite logits, got NaN for {bad} of {len(images)} {what} "
                 "images; look for diverged training or a wrong normalisation"
             )
-        return output
+        return logits
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Images in pixel space and targets, batch by batch, on the model's device."""

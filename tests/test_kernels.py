@@ -85,7 +85,7 @@ def test_the_number_of_channels_tells_where_it_is_known():
     ],
 )
 def test_no_such_layer_is_an_error_that_lists_what_was_looked_at(model):
-    with pytest.raises(InputError, match="looked at .*layer="):
+    with pytest.raises(InputError, match=r"looked at .*layer="):
         kernels.first_layer(model)
 
 

@@ -94,7 +94,7 @@ def _log_tensors(result: Result, writer: Any, step: int) -> None:
     )
     from tensorboard.util.tensor_util import make_tensor_proto
 
-    arrays = result.arrays()
+    arrays = result.tensors()
     values = []
     for name, axes in result.axes().items():
         content = {

@@ -112,7 +112,7 @@ def test_every_array_behind_a_picture_is_a_tensor_of_our_plugin(tmp_path):
             assert described["version"] == 1
             assert (described["measurement"], described["array"]) == (result.name, name)
             array = make_ndarray(events.Tensors(tag)[0].tensor_proto)
-            np.testing.assert_allclose(array, result.arrays()[name], rtol=1e-6)
+            np.testing.assert_allclose(array, result.tensors()[name], rtol=1e-6)
             assert len(described["axes"]) == array.ndim
             for axis, size in zip(described["axes"], array.shape, strict=True):
                 assert len(axis.get("values", range(size))) == size

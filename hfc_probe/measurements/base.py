@@ -320,6 +320,11 @@ class Result(ABC):
         """For arrays that belong in the event file: their axes and units, by array name."""
         return {}
 
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """What the event file keeps of :meth:`arrays`: those that :meth:`axes` describes."""
+        arrays = self.arrays()
+        return {name: arrays[name] for name in self.axes()}
+
     @property
     def group(self) -> str:
         """First part of its tensors' tags in the event file; the measurement's name."""

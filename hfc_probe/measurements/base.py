@@ -357,7 +357,7 @@ class Result(ABC):
         Raises:
             InputError: a path that cannot be written.
         """
-        text = json.dumps(self.to_dict(), indent=1, allow_nan=False, ensure_ascii=False)
+        text = json.dumps(self.to_dict(), allow_nan=False, ensure_ascii=False)
         return write_atomically(Path(path), text.encode())
 
     def log(self, writer: Any, step: int) -> None:

@@ -400,9 +400,8 @@ class Probe:
         tensorboard.flush(self._writer)
 
     def _log_text(self, step: int) -> None:
-        if hasattr(self._writer, "add_text"):
-            lines = [f"- {result.sentence()}" for result in self.results.values()]
-            self._writer.add_text("hfc_report/summary", "\n".join(lines), step)
+        lines = [f"- {result.sentence()}" for result in self.results.values()]
+        tensorboard.log_text(self._writer, "hfc_report/summary", "\n".join(lines), step)
 
     def _report_failure(self, entry: _Entry) -> None:
         self._warn_once(

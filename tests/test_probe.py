@@ -93,7 +93,7 @@ def test_event_files_hold_what_the_results_say(tmp_path):
     assert "hfc_0/smoothness" in tags["histograms"]
     assert 0 < events.Scalars("hfc_cost/share")[-1].value < 1
     assert events.Scalars("hfc_cost/seconds/frequency_accuracy")[-1].value > 0
-    text = events.Tensors("hfc_report/summary/text_summary")[-1].tensor_proto.string_val[0].decode()
+    text = events.Tensors("hfc_report/summary")[-1].tensor_proto.string_val[0].decode()
     assert results["frequency_accuracy"].sentence() in text
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import logging
 import os
 import time
 import traceback
+import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -198,6 +201,9 @@ class Probe:
         self._started = time.perf_counter()
         self._elapsed_before = 0.0
         self._hook = _count_steps(optimizer, self._end_step) if optimizer is not None else None
+        # A script that never calls close() still learns how often each measurement ran.
+        self._at_exit = functools.partial(_close, weakref.ref(self))
+        atexit.register(self._at_exit)
 
     def step(self) -> None:
         """One optimizer step has ended. Not needed where the probe was given the optimizer."""
@@ -228,6 +234,7 @@ class Probe:
         if self._closed:
             return
         self._closed = True
+        atexit.unregister(self._at_exit)
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
@@ -317,7 +324,15 @@ class Probe:
                     count, shape = len(self.samples), self.samples.image_shape
                     entry.forwards = entry.measurement.forwards(count, shape)
             estimate = entry.forwards * self._forward_seconds() if entry.forwards else 0.0
-        return self._budget.fits(entry.key, estimate, self._elapsed())
+        fits = self._budget.fits(entry.key, estimate, self._elapsed())
+        if not fits and not entry.runs:
+            self._warn_once(
+                f"late {entry.key}",
+                f"{entry.key} should take about {estimate:.0f} s and is put off until that fits "
+                f"the budget of {100 * self._budget.share:g} % of the training time; raise budget= "
+                "to see it earlier",
+            )
+        return fits
 
     def _forward_seconds(self) -> float:
         """Seconds per image of a forward pass, from a trial of one batch."""
@@ -442,6 +457,13 @@ class Probe:
         if key not in self._warned:
             self._warned.add(key)
             logger.warning("hfc_probe: %s", message)
+
+
+def _close(probe: weakref.ref[Probe]) -> None:
+    """Close a probe that is still there when the program ends."""
+    held = probe()
+    if held is not None:
+        held.close()
 
 
 def _scheduled(measurements: Measurements) -> list[tuple[Measurement, Every]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -282,6 +284,28 @@ def test_what_never_fits_is_said_at_the_end(caplog):
     assert not probe.results
     assert "expensive ran 0 of the 1 times it was due" in caplog.text
     assert "raise budget= or call probe.measure()" in caplog.text
+    assert "is put off until that fits the budget of 5 %" in caplog.text
+
+
+def test_a_script_that_never_closes_its_probe_is_told_too():
+    script = """
+import torch, hfc_probe
+from torch import nn
+
+class Expensive(hfc_probe.FrequencyAccuracy):
+    def forwards(self, samples, image_shape):
+        return 10**12
+
+model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+samples = hfc_probe.Samples(torch.rand(8, 3, 12, 12), torch.arange(8) % 4)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+hfc_probe.attach(model, samples, optimizer=optimizer, measurements=[Expensive()]).end_epoch()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert "expensive ran 0 of the 1 times it was due" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_state_goes_on_after_a_checkpoint(tmp_path):

@@ -158,6 +158,16 @@ def test_a_writer_that_knows_scalars_only_gets_scalars():
         assert writer.scalars[tag] == (value, 1)
 
 
+def test_several_writers_get_the_same():
+    writers = [Recorder(), Recorder()]
+    with hfc_probe.attach(
+        network(), loader(), writer=writers, measurements=[FrequencyAccuracy(radii=(2,))]
+    ) as probe:
+        probe.measure()
+    assert writers[0].scalars == writers[1].scalars
+    assert "hfc_cost/share" in writers[0].scalars
+
+
 class Pictures(Recorder):
     def __init__(self):
         super().__init__()

@@ -10,7 +10,10 @@ ROOT = Path(__file__).parent
 plugins = find_packages("plugins")
 
 extras = {
+    "ignite": ["pytorch-ignite>=0.5"],
+    "lightning": ["lightning>=2.4"],
     "timm": ["timm>=1.0"],
+    "transformers": ["accelerate>=1.0", "transformers>=4.45"],
     "test": [
         "hypothesis>=6.100",
         "mypy>=1.15",

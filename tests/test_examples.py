@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from .conftest import ROOT
@@ -14,17 +15,48 @@ def test_classification_loop(cifar_path, tmp_path):
         np.savez(
             tmp_path / "few.npz", images=archive["images"][:600], labels=archive["labels"][:600]
         )
+    options = ["--data", f"npz:{tmp_path / 'few.npz'}", "--epochs", "2"]
+    done = run("classification_loop.py", *options, "--log-dir", str(tmp_path / "log"))
+    assert "epoch 2" in done.stdout
+    events = EventAccumulator(str(tmp_path / "log")).Reload()
+    tags = events.Tags()["scalars"]
+    assert {"hfc_lfc/r04", "hfc_hfc/r16", "hfc_0/smoothness_mean", "hfc_cost/share"} <= set(tags)
+    # 480 training images in batches of 128: four steps an epoch
+    assert events.Scalars("hfc_accuracy/original")[0].step == 4
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["after prepare", "before prepare"])
+def test_accelerate_loop(tmp_path, first):
+    pytest.importorskip("accelerate", reason="accelerate is not installed")
+    log = tmp_path / "log"
+    options = ["--epochs", "1", "--images", "256", "--log-dir", str(log)]
+    done = run("accelerate_loop.py", *options, *(["--attach-first"] if first else []))
+    assert "2 optimizer steps" in done.stdout  # four batches, gradients over two
+    events = EventAccumulator(str(log)).Reload()
+    assert events.Scalars("hfc_accuracy/original")[0].step == 2
+
+
+def test_timm_loop(tmp_path):
+    pytest.importorskip("timm", reason="timm is not installed")
+    log = tmp_path / "log"
+    run(
+        "timm_loop.py",
+        "--model",
+        "test_resnet",
+        "--epochs",
+        "1",
+        "--images",
+        "128",
+        "--log-dir",
+        str(log),
+    )
+    events = EventAccumulator(str(log)).Reload()
+    assert events.Scalars("hfc_accuracy/original")[0].step == 2
+
+
+def run(name, *options):
     done = subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "examples" / "classification_loop.py"),
-            "--data",
-            f"npz:{tmp_path / 'few.npz'}",
-            "--epochs",
-            "2",
-            "--log-dir",
-            str(tmp_path / "log"),
-        ],
+        [sys.executable, str(ROOT / "examples" / name), *options],
         capture_output=True,
         text=True,
         check=False,
@@ -32,12 +64,7 @@ def test_classification_loop(cifar_path, tmp_path):
         env=_environment(),
     )
     assert done.returncode == 0, done.stderr
-    assert "epoch 2" in done.stdout
-    events = EventAccumulator(str(tmp_path / "log")).Reload()
-    tags = events.Tags()["scalars"]
-    assert {"hfc_lfc/r04", "hfc_hfc/r16", "hfc_0/smoothness_mean", "hfc_cost/share"} <= set(tags)
-    # 480 training images in batches of 128: four steps an epoch
-    assert events.Scalars("hfc_accuracy/original")[0].step == 4
+    return done
 
 
 def test_the_added_lines_are_at_most_four():

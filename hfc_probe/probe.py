@@ -79,6 +79,14 @@ def attach(
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"attach: expected a torch.nn.Module, got {type(model).__name__}")
+    if any(hasattr(parameter, "device_mesh") for parameter in model.parameters()) or any(
+        type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()
+    ):
+        raise InputError(
+            "attach: expected a model that each process holds whole, got one sharded over several "
+            "(FSDP), where measuring on one would wait for the others for ever; gather a full copy "
+            "and measure that"
+        )
     if writer is not None and log_dir is not None:
         raise InputError("attach: expected log_dir= or writer=, got both; keep one")
     writers = list(writer) if isinstance(writer, (list, tuple)) else [writer]

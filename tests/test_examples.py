@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from .conftest import ROOT
@@ -34,6 +35,31 @@ def test_accelerate_loop(tmp_path, first):
     assert "2 optimizer steps" in done.stdout  # four batches, gradients over two
     events = EventAccumulator(str(log)).Reload()
     assert events.Scalars("hfc_accuracy/original")[0].step == 2
+
+
+def test_ddp_training_ends_the_same_with_and_without_the_probe(tmp_path):
+    weights = []
+    for name, options in (("plain", ["--no-probe"]), ("probed", [])):
+        saved = tmp_path / f"{name}.pth"
+        command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+        script = [str(ROOT / "examples" / "ddp_training.py"), "--epochs", "2", "--images", "256"]
+        files = ["--save", str(saved), "--log-dir", str(tmp_path / name)]
+        done = subprocess.run(
+            [sys.executable, *command, *script, *files, *options],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=ROOT,
+            env=_environment(),
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        weights.append(torch.load(saved, weights_only=True))
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    assert len(list((tmp_path / "probed").iterdir())) == 1  # one event file: rank 0's
+    events = EventAccumulator(str(tmp_path / "probed")).Reload()
+    assert events.Scalars("hfc_accuracy/original")[0].step == 4
+    assert not (tmp_path / "plain").exists()
 
 
 def test_timm_loop(tmp_path):

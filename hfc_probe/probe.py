@@ -335,10 +335,10 @@ class Probe:
                     entry.forwards = entry.measurement.forwards(count, shape)
             estimate = entry.forwards * self._forward_seconds() if entry.forwards else 0.0
         fits = self._budget.fits(entry.key, estimate, self._elapsed())
-        if not fits and not entry.runs:
+        if not fits and not entry.runs and not entry.failures:
             self._warn_once(
                 f"late {entry.key}",
-                f"{entry.key} should take about {estimate:.0f} s and is put off until that fits "
+                f"{entry.key} should take about {estimate:.1f} s and is put off until that fits "
                 f"the budget of {100 * self._budget.share:g} % of the training time; raise budget= "
                 "to see it earlier",
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import math
 import os
 import re
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Predict = Callable[[nn.Module, Tensor], Tensor]
-Item = TypeVar("Item")
+logger = logging.getLogger("hfc_probe")
 
 # Pixels of one batch where the caller names no size: 256 images of 32×32, 16 of 224×224.
 _BATCH_PIXELS = 256 * 3 * 32 * 32
@@ -183,7 +184,7 @@ class Measurement(ABC):
             predict: ``predict(model, images) -> logits`` where the model returns neither a
                 tensor, nor a tuple that starts with one, nor something with ``.logits``.
             limit: at most so many samples (a seeded random choice).
-            batch_size: images per forward pass.
+            batch_size: images per forward pass; halved and tried again where memory runs out.
             progress: show a progress bar on standard error.
 
         Raises:
@@ -198,15 +199,26 @@ class Measurement(ABC):
             raise InputError(
                 f"{type(self).__name__}: expected data (a loader or Samples), got none"
             )
-        with subject_of(
-            model,
-            samples,
-            pixels=pixels,
-            predict=predict,
-            batch_size=batch_size,
-            progress=progress,
-        ) as subject:
-            return self.compute(subject)
+        while True:
+            with subject_of(
+                model,
+                samples,
+                pixels=pixels,
+                predict=predict,
+                batch_size=batch_size,
+                progress=progress,
+            ) as subject:
+                batch_size = subject.batch_size
+                try:
+                    return self.compute(subject)
+                except (torch.OutOfMemoryError, MemoryError):
+                    if batch_size == 1:
+                        raise
+            # Outside the handler, so that its traceback no longer holds the tensors.
+            batch_size //= 2
+            logger.info("hfc_probe: out of memory, trying again with batches of %d", batch_size)
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()
 
     def validate(self, model: nn.Module, image_shape: tuple[int, int, int] | None) -> None:
         """Raise :class:`InputError` for what :meth:`compute` is sure to refuse.

@@ -7,7 +7,7 @@
 
 from .audit import DetectionAudit
 from .coco import (
-    BrokenImage,
+    BrokenImageError,
     CocoImages,
     DetectionDataset,
     Detections,
@@ -19,7 +19,7 @@ from .coco import (
 from .result import Changes, DetectionAuditResult
 
 __all__ = [
-    "BrokenImage",
+    "BrokenImageError",
     "Changes",
     "CocoImages",
     "DetectionAudit",

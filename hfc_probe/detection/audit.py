@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from .. import fourier
 from ..errors import InputError
-from ..isolation import device_of, first_tensor, isolated, protected_rng
+from ..isolation import device_of, first_tensor, isolated, protected_rng, unwrap
 from ..samples import check_limit
 from . import evaluation
 from .coco import (
-    BrokenImage,
+    BrokenImageError,
     DetectionDataset,
     Detections,
     GroundTruth,
@@ -172,8 +172,8 @@ class DetectionAudit:
         if isinstance(batch_size, bool) or batch_size != int(batch_size) or batch_size < 1:
             raise InputError(f"batch_size: expected a whole number above 0, got {batch_size!r}")
         module = detector if isinstance(detector, nn.Module) else model
-        inner = module.module if hasattr(module, "module") else detector
-        mean = self.pixel_mean or pixel_mean_of(inner)
+        inside = unwrap(detector) if isinstance(detector, nn.Module) else detector
+        mean = self.pixel_mean or pixel_mean_of(inside)
         background = background_of(self.hfc_background, mean)
         used = dataclasses.replace(
             self, pixel_mean=None if background is None else tuple(background.tolist())
@@ -197,7 +197,7 @@ class DetectionAudit:
                         run, dataset, plan.left(store.finished), where, used, background, shown
                     ):
                         for image_id, content in found.items():
-                            if isinstance(content, BrokenImage):
+                            if isinstance(content, BrokenImageError):
                                 if not skip_broken:
                                     raise content
                                 broken[image_id] = str(content)
@@ -343,7 +343,7 @@ def _pass(
     audit: DetectionAudit,
     background: Tensor | None,
     progress: bool,
-) -> Iterator[dict[ImageId, dict[str, Detections] | BrokenImage]]:
+) -> Iterator[dict[ImageId, dict[str, Detections] | BrokenImageError]]:
     """Run batches; the next one is read while the detector works on this one."""
     from tqdm.auto import tqdm
 
@@ -364,22 +364,24 @@ def _pass(
             bar.update(len(batch))
 
 
-def _read(dataset: DetectionDataset, batch: list[ImageId]) -> list[Tensor | BrokenImage]:
-    images: list[Tensor | BrokenImage] = []
+def _read(dataset: DetectionDataset, batch: list[ImageId]) -> list[Tensor | BrokenImageError]:
+    images: list[Tensor | BrokenImageError] = []
     for image_id in batch:
         try:
             image = dataset.load(image_id)
-        except BrokenImage as error:
+        except BrokenImageError as error:
             images.append(error)
             continue
         if not isinstance(image, Tensor) or image.dim() != 3 or not image.is_floating_point():
-            got = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image)
+            got = (
+                f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image)
+            )
             raise InputError(f"dataset: expected load() to give float (C, H, W) images, got {got}")
         low, high = float(image.min()), float(image.max())
         if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
             raise InputError(
-                f"dataset: expected images in [0, 1], got [{low:g}, {high:g}] for image {image_id}; "
-                "give images before normalisation, 8-bit ones divided by 255"
+                f"dataset: expected images in [0, 1], got [{low:g}, {high:g}] for image "
+                f"{image_id}; give images before normalisation, 8-bit ones divided by 255"
             )
         images.append(image)
     return images
@@ -388,15 +390,15 @@ def _read(dataset: DetectionDataset, batch: list[ImageId]) -> list[Tensor | Brok
 def _detect(
     run: Detector,
     batch: list[ImageId],
-    images: list[Tensor | BrokenImage],
+    images: list[Tensor | BrokenImageError],
     device: torch.device,
     audit: DetectionAudit,
     background: Tensor | None,
-) -> dict[ImageId, dict[str, Detections] | BrokenImage]:
-    found: dict[ImageId, dict[str, Detections] | BrokenImage] = {}
+) -> dict[ImageId, dict[str, Detections] | BrokenImageError]:
+    found: dict[ImageId, dict[str, Detections] | BrokenImageError] = {}
     readable: list[tuple[ImageId, Tensor]] = []
     for image_id, image in zip(batch, images, strict=True):
-        if isinstance(image, BrokenImage):
+        if isinstance(image, BrokenImageError):
             found[image_id] = image
         else:
             readable.append((image_id, image.to(device, non_blocking=True)))

@@ -22,7 +22,7 @@ ImageId = int | str
 _NAMED = 5
 
 
-class BrokenImage(InputError):
+class BrokenImageError(InputError):
     """An image file that cannot be used; with ``skip_broken`` the audit goes on without it."""
 
 
@@ -154,7 +154,7 @@ class DetectionDataset(Protocol):
         """The annotations."""
 
     def load(self, image_id: ImageId) -> Tensor:
-        """The image as float ``(C, H, W)`` in pixel space; raises :class:`BrokenImage`."""
+        """The image as float ``(C, H, W)`` in pixel space; raises :class:`BrokenImageError`."""
 
 
 class CocoImages:
@@ -176,8 +176,9 @@ class CocoImages:
         self.folder = Path(images)
         if not self.folder.is_dir():
             raise InputError(f"images: expected a folder of images, got {self.folder}")
-        known = isinstance(annotations, GroundTruth)
-        self.truth = annotations if known else GroundTruth.read(annotations)  # type: ignore[arg-type,assignment]
+        self.truth: GroundTruth = (
+            annotations if isinstance(annotations, GroundTruth) else GroundTruth.read(annotations)
+        )
         names = [image.get("file_name") for image in self.truth.images.values()]
         if not all(isinstance(name, str) for name in names):
             raise InputError("annotations: expected a file_name for every image, got some without")
@@ -192,7 +193,7 @@ class CocoImages:
         with the annotated size.
 
         Raises:
-            BrokenImage: the file is missing, truncated, no image, or of another size than
+            BrokenImageError: the file is missing, truncated, no image, or of another size than
                 annotated.
         """
         from PIL import Image, ImageOps, UnidentifiedImageError
@@ -206,16 +207,16 @@ class CocoImages:
                 if picture.size != wanted:
                     picture = ImageOps.exif_transpose(file).convert("RGB")
         except FileNotFoundError as error:
-            raise BrokenImage(f"images: expected {path.name} (id {image_id}), no such file") from (
-                error
-            )
+            raise BrokenImageError(
+                f"images: expected {path.name} (id {image_id}), no such file"
+            ) from (error)
         except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-            raise BrokenImage(
+            raise BrokenImageError(
                 f"images: expected an image in {path.name} (id {image_id}), got a file that "
                 f"cannot be read as one ({error})"
             ) from error
         if picture.size != wanted:
-            raise BrokenImage(
+            raise BrokenImageError(
                 f"images: expected {wanted[0]}×{wanted[1]} pixels in {path.name} (id {image_id}), "
                 f"as annotated, got {picture.size[0]}×{picture.size[1]}"
             )
@@ -302,14 +303,16 @@ def from_results(
     if isinstance(results, (str, os.PathLike)):
         path = Path(results)
         try:
-            results = json.loads(path.read_bytes())
+            entries: Any = json.loads(path.read_bytes())
         except (OSError, ValueError) as error:
             raise InputError(
                 f"results: expected a COCO results file, got {path} ({error})"
             ) from error
+    else:
+        entries = results
     rows: dict[ImageId, list[tuple[list[float], float, int]]] = {}
     try:
-        for r in results:
+        for r in entries:
             x, y, width, height = (float(v) for v in r["bbox"])
             row = ([x, y, width, height], float(r["score"]), int(r["category_id"]))
             rows.setdefault(r["image_id"], []).append(row)

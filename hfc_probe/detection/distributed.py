@@ -12,7 +12,7 @@ _PATIENCE = timedelta(days=1)
 
 
 def rank_and_world() -> tuple[int, int]:
-    """This process's rank and the number of processes; (0, 1) where it is alone."""
+    """Rank of this process and the number of processes; (0, 1) where it is alone."""
     distributed = torch.distributed
     if not (distributed.is_available() and distributed.is_initialized()):
         return 0, 1

@@ -87,7 +87,11 @@ def evaluate(
     run = _coco_eval(truth, image_ids, detections, max_dets)
     categories = sorted(truth.categories)
     precision = run.eval["precision"][..., 0]  # (T, R, K, A); −1 where there is no object
-    metrics = [_mean(precision[..., 0]), _mean(precision[:1, ..., 0]), _mean(precision[5:6, ..., 0])]
+    metrics = [
+        _mean(precision[..., 0]),
+        _mean(precision[:1, ..., 0]),
+        _mean(precision[5:6, ..., 0]),
+    ]
     metrics += [_mean(precision[..., area]) for area in (1, 2, 3)]
     per_class = [_mean(precision[:, :, k, 0]) for k in range(len(categories))]
 
@@ -119,9 +123,7 @@ def evaluate(
         if match[k] >= 0:
             match[k] -= starts[annotation["image_id"]]
             score[k] = detections[annotation["image_id"]].scores[match[k]]
-    return Evaluation(
-        np.array(metrics), np.array(per_class), images, match, score, tuple(by_class)
-    )
+    return Evaluation(np.array(metrics), np.array(per_class), images, match, score, tuple(by_class))
 
 
 def _coco_eval(

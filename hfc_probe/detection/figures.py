@@ -77,7 +77,9 @@ def _curves(axes: Axes, result: DetectionAuditResult, metric: str) -> None:
     known = np.isfinite(original)
     if known:
         axes.axhline(original, color=CLEAN, lw=1.2, ls=":", label="original")
-    axes.set_title(f"{_SIZES[metric]}\n" + (f"original {original:.1f} %" if known else "no objects"))
+    axes.set_title(
+        f"{_SIZES[metric]}\n" + (f"original {original:.1f} %" if known else "no objects")
+    )
     axes.set_xlabel(f"radius r ({result.unit})")
     axes.set_xticks(radii)
 
@@ -210,7 +212,7 @@ def _example(
     mine = [k for k, o in enumerate(result.objects) if o["image_id"] == image_id]
     categories = sorted({result.objects[k]["category_id"] for k in mine})
     mine.sort(key=lambda k: -result.objects[k]["area"])
-    outline = [effects.withStroke(linewidth=3.2, foreground="black", alpha=0.55)]
+    outline: list[Any] = [effects.withStroke(linewidth=3.2, foreground="black", alpha=0.55)]
     for rank, k in enumerate(mine):
         target = result.objects[k]
         match = int(result.match[variant][k])

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Direction = Literal["gain", "drop"]
+_DIRECTIONS: tuple[Direction, ...] = ("gain", "drop")
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +179,7 @@ class DetectionAuditResult(Result):
             for name, values in self.metrics.items()
         }
         for name in self.variants[1:]:
-            for direction in ("gain", "drop"):
+            for direction in _DIRECTIONS:
                 changes = self.changes(name, direction)
                 for what in ("images", "objects"):
                     count, anything = getattr(changes, what), getattr(changes, f"{what}_any")
@@ -274,7 +275,7 @@ class DetectionAuditResult(Result):
             "hfc_detection/by_image": self.scatter_figure(),
         }
         if self.dataset is not None:
-            for direction in ("gain", "drop"):
+            for direction in _DIRECTIONS:
                 figure = self.examples_figure(direction)
                 if figure is not None:
                     out[f"hfc_detection/examples_{direction}"] = figure
@@ -292,7 +293,7 @@ class DetectionAuditResult(Result):
                 low, high = self.intervals[name][0]
                 delta = self.metrics[name][0] - self.metrics[ORIGINAL][0]
                 change = _interval(delta, low, high)
-                gains, drops = (self._counted(name, d) for d in ("gain", "drop"))
+                gains, drops = (self._counted(name, d) for d in _DIRECTIONS)
             rows.append([self.label(name), values[0], change, *values[1:], gains, drops])
         return heads, rows
 
@@ -343,10 +344,10 @@ class DetectionAuditResult(Result):
             "by_image": self.scatter_figure(),
         }
         if self.dataset is not None:
-            for direction, name in (("gain", "gains"), ("drop", "drops")):
-                figure = self.examples_figure(direction)
-                if figure is not None:
-                    pictures[name] = figure
+            for direction in _DIRECTIONS:
+                examples = self.examples_figure(direction)
+                if examples is not None:
+                    pictures[f"{direction}s"] = examples
         for name, figure in pictures.items():
             files.append(write_atomically(out / f"{name}.png", png(figure)))
         files.append(write_atomically(out / "images.csv", self.images_csv().encode()))
@@ -433,7 +434,8 @@ def _notes(
                 f"({reach:.4g}): LFC is the original and HFC holds nothing"
             )
     for name, found in predictions.items():
-        labels = np.concatenate([found[i].labels for i in image_ids if i in found] or [np.zeros(0)])
+        here = [found[i].labels for i in image_ids if i in found]
+        labels = np.concatenate(here) if here else np.zeros(0, dtype=np.int64)
         unknown = ~np.isin(labels, list(truth.categories))
         if unknown.any():
             ids = sorted({int(k) for k in labels[unknown]})

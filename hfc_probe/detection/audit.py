@@ -229,8 +229,8 @@ class DetectionAudit:
             together.close()
         if isinstance(outcome, InputError):
             raise outcome
-        result: DetectionAuditResult = dataclasses.replace(outcome, dataset=dataset)
-        return result
+        result: DetectionAuditResult = outcome
+        return result.reading(dataset)
 
     def evaluate(
         self,

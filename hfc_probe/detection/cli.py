@@ -227,7 +227,10 @@ def _plugin(name: str) -> Any:
 
     for entry in entry_points(group=GROUP):
         if entry.name == name:
-            return entry.load()
+            try:
+                return entry.load()
+            except ImportError as error:
+                raise InputError(f"--{name}-config: {error}") from error
     raise InputError(
         f"--{name}-config: expected the plugin for {name}, found none installed; pip install "
         f"hfc_probe[{name}]"

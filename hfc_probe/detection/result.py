@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -132,6 +133,10 @@ class DetectionAuditResult(Result):
             skipped=skipped,
             notes=_notes(settings, truth, image_ids, predictions, skipped),
         )
+
+    def reading(self, dataset: DetectionDataset | None) -> DetectionAuditResult:
+        """The same result with a data set that pictures are read from."""
+        return dataclasses.replace(self, dataset=dataset)
 
     @property
     def radii(self) -> tuple[float, ...]:
@@ -265,7 +270,7 @@ class DetectionAuditResult(Result):
         if self.dataset is None:
             raise InputError(
                 "examples_figure: expected a data set to read the images from, got none; use "
-                "dataclasses.replace(result, dataset=CocoImages(…))"
+                "result.reading(CocoImages(…))"
             )
         return examples_figure(self, self.dataset, variant, [int(k) for k in chosen[:top]])
 

@@ -315,7 +315,7 @@ class DetectionAuditResult(Result):
         def at(name: str) -> str:
             delta = self.metrics[name][0] - self.metrics[ORIGINAL][0]
             return (
-                f"{_points(self.metrics[name][0])} on {self.label(name)} "
+                f"{_points(self.metrics[name][0])} % on {self.label(name)} "
                 f"({_interval(delta, *self.intervals[name][0])})"
             )
 
@@ -324,7 +324,7 @@ class DetectionAuditResult(Result):
         low, high = self.variants[1 + middle], self.variants[1 + count + middle]
         better = self.changes(low)
         text = (
-            f"AP is {_points(self.metrics[ORIGINAL][0])} on the original images, {at(low)} and "
+            f"AP is {_points(self.metrics[ORIGINAL][0])} % on the original images, {at(low)} and "
             f"{at(high)}; {len(better.images_any)} of {self.samples} images have a higher AP on "
             f"the LFC, {len(better.images)} of them by more than {self.settings['margin']:g} from "
             f"an original AP of at least {self.settings['floor']:g}."

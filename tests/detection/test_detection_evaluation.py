@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 import pytest
-from .known_answer import PlantedShapes
 
 from hfc_probe import InputError
 from hfc_probe.detection import (
@@ -17,6 +16,8 @@ from hfc_probe.detection import (
     from_results,
     to_results,
 )
+
+from .known_answer import PlantedShapes
 
 
 def noisy(truth, seed, noise=0.05, extra=4):
@@ -43,7 +44,7 @@ def noisy(truth, seed, noise=0.05, extra=4):
 
 
 def cocoeval(content, results, image_ids=None):
-    """pycocotools as anybody would call it."""
+    """Pycocotools as anybody would call it."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -193,9 +194,7 @@ def test_resampling_equals_pycocotools_on_a_data_set_with_copies(coco_content):
                     for a in truth.annotations
                     if a["image_id"] == image_id
                 ]
-                results += [
-                    {**r, "image_id": new} for r in to_results({image_id: found[image_id]})
-                ]
+                results += [{**r, "image_id": new} for r in to_results({image_id: found[image_id]})]
         stats = cocoeval(content, results).stats
         np.testing.assert_allclose(row, stats[:3], rtol=0, atol=1e-12)
 

@@ -92,20 +92,19 @@ def _bars(axes: Axes, result: DetectionAuditResult) -> None:
         places = np.arange(len(columns)) + 0.27 * (k - 1)
         axes.bar(places, np.nan_to_num(values), 0.25, color=colour, label=result.label(name))
         for m, (x, value) in enumerate(zip(places, values, strict=True)):
-            shift = 2
+            above = value
             if m == 0 and name != ORIGINAL and np.isfinite(result.intervals[name][0]).all():
                 base = 100 * result.metrics[ORIGINAL][0]
-                low, high = base + 100 * result.intervals[name][0]
-                axes.plot([x, x], [low, high], color="black", lw=1.4)
-                shift = max(2, 0) if high <= value else 2
-                value_at = max(value, high)
-            else:
-                value_at = value
+                low, high = (max(0.0, base + 100 * bound) for bound in result.intervals[name][0])
+                (line,) = axes.plot([x, x], [low, high], color="black", lw=1.4)
+                if name == result.variants[1]:
+                    line.set_label("95 % interval of the change")
+                above = max(value, high)
             text = f"{value:.1f}" if np.isfinite(value) else "–"
             axes.annotate(
                 text,
-                (x, np.nan_to_num(value_at)),
-                xytext=(0, shift),
+                (x, np.nan_to_num(above)),
+                xytext=(0, 2),
                 textcoords="offset points",
                 ha="center",
                 fontsize=9,
@@ -125,11 +124,11 @@ def scatter_figure(result: DetectionAuditResult, variant: str) -> Figure:
     kinds = np.zeros(len(base), dtype=int)
     kinds[gains.images], kinds[drops.images] = 1, 2
     with _styled():
-        figure = _new_figure(5.6, 5.6)
+        figure = _new_figure(5.6, 6.2)
         axes = figure.subplots()
         axes.plot([0, 100], [0, 100], color=CLEAN, lw=1)
         for kind, colour, marker, label in (
-            (0, CLEAN, ".", "within the margin, or below the floor"),
+            (0, CLEAN, ".", "neither"),
             (1, LFC, "^", "better"),
             (2, HFC, "v", "worse"),
         ):
@@ -160,7 +159,7 @@ def scatter_figure(result: DetectionAuditResult, variant: str) -> Figure:
             f"floor {floor:g} %)",
             fontsize=10,
         )
-        axes.legend(frameon=False, fontsize=9, loc="upper left")
+        figure.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=2)
     return figure
 
 
@@ -193,7 +192,9 @@ def examples_figure(
             ):
                 _example(axes, result, position, name, pixels)
         figure.supxlabel(
-            "solid: found (IoU ≥ 0.5), with class and score; dashed: missed", fontsize=10
+            "solid: found (IoU ≥ 0.5), with class and score; dashed: missed; false above: "
+            "detections that match nothing\nand score at least as high as the last one that does",
+            fontsize=8.5,
         )
     return figure
 
@@ -245,14 +246,15 @@ def _example(
             )
     hits = int((result.match[variant][mine] >= 0).sum())
     ap = 100 * result.images_ap[variant][position]
-    title = f"{result.label(variant)}: AP {ap:.1f} %, {hits} of {len(mine)} found"
+    change = ""
     if variant != ORIGINAL:
-        change = ap - 100 * result.images_ap[ORIGINAL][position]
-        title = f"{result.label(variant)}: AP {ap:.1f} % ({change:+.1f}), {hits} of {len(mine)}"
-        title += " found"
-    else:
-        title = f"image {image_id}, {title}"
-    axes.set_title(title, fontsize=9.5)
+        change = f" ({ap - 100 * result.images_ap[ORIGINAL][position]:+.1f})".replace("-", "−")
+    title = f"{result.label(variant)}: AP {ap:.1f} %{change}, {hits} of {len(mine)} found"
+    scores = result.score[variant][mine]
+    if hits and found is not None:  # what stands above the last hit is what lowers AP
+        false = int((found.scores >= np.nanmin(scores)).sum()) - hits
+        title += f", {max(false, 0)} false above"
+    axes.set_title(f"image {image_id}, {title}" if variant == ORIGINAL else title, fontsize=9)
 
 
 __all__ = ["examples_figure", "radius_figure", "scatter_figure"]

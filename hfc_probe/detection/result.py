@@ -152,6 +152,11 @@ class DetectionAuditResult(Result):
         return variant_names(self.radii)
 
     @property
+    def main_variant(self) -> str:
+        """The LFC that sentences and examples speak of: of the middle radius."""
+        return self.variants[1 + len(self.radii) // 2]
+
+    @property
     def unit(self) -> str:
         return "cycles/image" if self.settings["units"] == "cycles" else "× Nyquist"
 
@@ -244,10 +249,10 @@ class DetectionAuditResult(Result):
         return radius_figure(self)
 
     def scatter_figure(self, variant: str | None = None) -> Figure:
-        """AP of each image alone, original against a variant (the first LFC)."""
+        """AP of each image alone, original against a variant (None: :attr:`main_variant`)."""
         from .figures import scatter_figure
 
-        return scatter_figure(self, self._check_variant(variant or self.variants[1]))
+        return scatter_figure(self, self._check_variant(variant or self.main_variant))
 
     def examples_figure(
         self, direction: Direction = "gain", *, variant: str | None = None, top: int = 3
@@ -262,7 +267,7 @@ class DetectionAuditResult(Result):
         """
         from .figures import examples_figure
 
-        variant = self._check_variant(variant or self.variants[1])
+        variant = self._check_variant(variant or self.main_variant)
         changes = self.changes(variant, direction)
         chosen = changes.images if len(changes.images) else changes.images_any
         if not len(chosen):
@@ -474,7 +479,9 @@ def _interval(delta: float, low: float, high: float) -> str:
     if not np.isfinite(delta):
         return "–"
     text = f"{100 * delta:+.1f}"
-    return f"{text} [{100 * low:+.1f}, {100 * high:+.1f}]" if np.isfinite(low) else text
+    if np.isfinite(low):
+        text += f" [{100 * low:+.1f}, {100 * high:+.1f}]"
+    return text.replace("-", "−")
 
 
 def _cell(value: float) -> str:

@@ -216,3 +216,18 @@ def test_the_plugin_is_found_by_its_entry_point_and_not_imported(tmp_path):
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert run.stdout.split() == ["hfc_probe_detectron2.command:audit", "False"]
+
+
+def test_the_example_of_a_detector_of_your_own(coco, tmp_path):
+    from tests.conftest import load_example
+
+    example = load_example("audit_your_detector")
+    example.main(
+        str(coco / "val2017"),
+        str(coco / "instances_val2017.json"),
+        str(tmp_path / "out"),
+        limit=2,
+    )
+    content = json.loads((tmp_path / "out" / "detection_audit.json").read_text())
+    assert content["samples"] == 2
+    assert "hfc_detection/AP/lfc_r032" in content["scalars"]

@@ -256,3 +256,30 @@ def test_the_hook_in_default_trainer(config, ten, tmp_path, processes, monkeypat
     images = events.Tags()["images"]
     assert "hfc_backbone.bottom_up.stem.conv1/kernels" in images
     assert "hfc_detection/by_image" in images
+
+
+@pytest.mark.parametrize("name", ["detectron2_retinanet_audit", "detectron2_train_with_hook"])
+def test_the_examples(config, ten, coco_images, retinanet, tmp_path, monkeypatch, name):
+    import detectron2
+
+    places = [str(ROOT), str(ROOT / "plugins"), str(Path(detectron2.__file__).parents[1])]
+    monkeypatch.setenv("PYTHONPATH", ":".join(places))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    (tmp_path / "config.yaml").write_text(config.dump())
+    torch.save({"model": retinanet.state_dict()}, tmp_path / "weights.pth")
+    out = tmp_path / "out"
+    command = [
+        *(sys.executable, ROOT / "examples" / f"{name}.py"),
+        *("--config-file", tmp_path / "config.yaml", "--num-gpus", 1),
+        *("--images", coco_images, "--annotations", ten[1], "--limit", 2),
+        *("MODEL.WEIGHTS", tmp_path / "weights.pth", "OUTPUT_DIR", out, "SOLVER.MAX_ITER", 1),
+    ]
+    command = [str(part) for part in command]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    assert run.returncode == 0, run.stderr[-4000:]
+    if "audit" in name:
+        assert "Detection audit, 2 images" in run.stdout
+        assert (out / "detection_audit.png").is_file()
+    else:
+        lines = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
+        assert "hfc_detection/AP/lfc_r128" in lines[-1]

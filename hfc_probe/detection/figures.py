@@ -124,7 +124,7 @@ def scatter_figure(result: DetectionAuditResult, variant: str) -> Figure:
     kinds = np.zeros(len(base), dtype=int)
     kinds[gains.images], kinds[drops.images] = 1, 2
     with _styled():
-        figure = _new_figure(5.6, 6.2)
+        figure = _new_figure(5.6, 6.3)
         axes = figure.subplots()
         axes.plot([0, 100], [0, 100], color=CLEAN, lw=1)
         for kind, colour, marker, label in (
@@ -159,7 +159,7 @@ def scatter_figure(result: DetectionAuditResult, variant: str) -> Figure:
             f"floor {floor:g} %)",
             fontsize=10,
         )
-        figure.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=2)
+        figure.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=3)
     return figure
 
 

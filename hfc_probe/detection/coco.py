@@ -102,6 +102,8 @@ def _checked(content: Any, name: str) -> GroundTruth:
     if not images or not categories:
         what = "images" if not images else "categories"
         raise InputError(f"annotations: expected at least one entry of {what} in {name}, got none")
+    if len({isinstance(image_id, str) for image_id in images}) > 1:
+        raise InputError(f"annotations: expected image ids of one kind in {name}, got both")
     for what, count, unique in (
         ("image", len(content["images"]), len(images)),
         ("category", len(content["categories"]), len(categories)),

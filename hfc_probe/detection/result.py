@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from .. import fourier
 from ..errors import InputError
 from ..measurements.base import Result, plain, write_atomically
+from ..proportions import percent, proportion_arrays, wilson
 from .coco import DetectionDataset, Detections, GroundTruth, ImageId, some, to_results
 from .evaluation import (
     METRICS,
@@ -67,6 +68,9 @@ class DetectionAuditResult(Result):
     - ``original`` (6,), ``lfc`` (R, 6), ``hfc`` (R, 6);
     - ``lfc_difference``, ``hfc_difference`` (R, 3): AP, AP50, AP75 minus the original's, with
       ``_lower`` and ``_upper``, the 95 % bootstrap interval over images;
+    - ``lfc_gain``, ``lfc_drop``, ``lfc_gain_any``, ``lfc_drop_any`` and the same for ``hfc``
+      (R,): share of images that a variant gets better or worse, see :class:`Changes`, with
+      ``_lower``, ``_upper`` (95 % Wilson), ``_correct``, ``_count``;
     - ``class_ids`` (K,), ``original_class`` (K,), ``lfc_class``, ``hfc_class`` (R, K);
     - ``image_ids`` (I,), ``original_image`` (I,), ``lfc_image``, ``hfc_image`` (R, I): AP of
       each image alone;
@@ -221,6 +225,11 @@ class DetectionAuditResult(Result):
             bounds = np.stack([self.intervals[n] for n in names])
             out[f"{part}_difference_lower"] = bounds[..., 0]
             out[f"{part}_difference_upper"] = bounds[..., 1]
+            for direction in _DIRECTIONS:
+                changes = [self.changes(n, direction) for n in names]
+                for suffix in ("", "_any"):
+                    counts = [len(getattr(c, f"images{suffix}")) for c in changes]
+                    out |= proportion_arrays(f"{part}_{direction}{suffix}", counts, self.samples)
         return out
 
     def axes(self) -> dict[str, dict[str, Any]]:
@@ -328,16 +337,19 @@ class DetectionAuditResult(Result):
         middle = count // 2
         low, high = self.variants[1 + middle], self.variants[1 + count + middle]
         better = self.changes(low)
+        lower, upper = (float(v) for v in wilson(len(better.images_any), self.samples))
+        share = percent(len(better.images_any) / self.samples, lower, upper)
         text = (
             f"AP is {_points(self.metrics[ORIGINAL][0])} % on the original images, {at(low)} and "
-            f"{at(high)}; {len(better.images_any)} of {self.samples} images have a higher AP on "
-            f"the LFC, {len(better.images)} of them by more than {self.settings['margin']:g} from "
-            f"an original AP of at least {self.settings['floor']:g}."
+            f"{at(high)}; {len(better.images_any)} of {self.samples} images ({share}) have a "
+            f"higher AP on the LFC, {len(better.images)} of them by more than "
+            f"{self.settings['margin']:g} from an original AP of at least "
+            f"{self.settings['floor']:g}."
         )
         return text + "".join(f" Note: {note}." for note in self.notes)
 
     def save_all(self, directory: str | os.PathLike[str]) -> list[Path]:
-        """Write everything: JSON, figures, CSV per image and object, COCO results per variant.
+        """Write everything: JSON, figures, CSV per class, image and object, COCO results.
 
         Returns:
             The files.
@@ -362,10 +374,25 @@ class DetectionAuditResult(Result):
             files.append(write_atomically(out / f"{name}.png", png(figure)))
         files.append(write_atomically(out / "images.csv", self.images_csv().encode()))
         files.append(write_atomically(out / "objects.csv", self.objects_csv().encode()))
+        files.append(write_atomically(out / "classes.csv", self.classes_csv().encode()))
         for name in self.variants:
             text = json.dumps(plain(to_results(self.predictions[name])))
             files.append(write_atomically(out / f"results_{name}.json", text.encode()))
         return files
+
+    def classes_csv(self) -> str:
+        """One row per category: its objects and its AP on every variant."""
+        heads = ["category_id", "category", "objects", *(f"AP_{n}" for n in self.variants)]
+        rows = [
+            [
+                category,
+                self.truth.categories[category],
+                sum(o["category_id"] == category for o in self.objects),
+                *(_cell(self.classes[n][k]) for n in self.variants),
+            ]
+            for k, category in enumerate(sorted(self.truth.categories))
+        ]
+        return _csv(heads, rows)
 
     def images_csv(self) -> str:
         """One row per image: its objects and its AP alone on every variant."""

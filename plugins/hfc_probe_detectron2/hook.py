@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -110,10 +111,14 @@ class DetectionAuditHook(HookBase):
 
     def _measure(self) -> None:
         model = self.trainer.model
+        start = time.perf_counter()
         self.result = audit(model, self._data, **self._options)
         if not comm.is_main_process():
             return
         self._log(self.result)
+        seconds = time.perf_counter() - start
+        name = f"hfc_cost/seconds/{self.result.name}"
+        self.trainer.storage.put_scalar(name, seconds, smoothing_hint=False)
         if self._kernels:
             # Not every backbone starts with a convolution that sees pixels.
             with contextlib.suppress(InputError):

@@ -292,6 +292,23 @@ def test_what_is_missing_or_treacherous_in_annotations_is_noted():
     assert "annotation of id 0" in notes
 
 
+def test_image_ids_may_be_names():
+    data = PlantedShapes(6, seed=12)
+    content = json.loads(json.dumps(data.content))
+    for entry in content["images"]:
+        entry["id"] = f"img_{entry['id']}"
+    for entry in content["annotations"]:
+        entry["image_id"] = f"img_{entry['image_id']}"
+    found = noisy(data.truth, 13)
+    truth = GroundTruth.read(content)
+    named = {f"img_{image_id}": here for image_id, here in found.items()}
+    ours = evaluation.evaluate(truth, sorted(truth.images), named)
+    theirs = evaluation.evaluate(data.truth, sorted(data.truth.images), found)
+    assert ours.metrics[:3].tolist() == theirs.metrics[:3].tolist()
+    assert np.array_equal(ours.images, theirs.images, equal_nan=True)
+    assert ours.metrics[0] > 0
+
+
 def test_a_file_that_is_no_json(tmp_path):
     file = tmp_path / "notes.txt"
     file.write_text("hello")

@@ -50,13 +50,20 @@ def main(file):
     cfg.DATASETS.TEST = ()
     torch.manual_seed(0)
     trainer = DefaultTrainer(cfg)
-    hook = Watched(2, name, radii=(32,), cfg=cfg, limit=4, strict=True)
+    hook = Watched(2, name, radii=(32,), cfg=cfg, limit=None, strict=True)
     insert_hook(trainer, hook)
     trainer.train()
     report = {
         "modes_kept": hook.modes_kept,
         "rng_kept": hook.rng_kept,
         "samples": hook.result.samples,
+        "detections": {
+            name: [
+                [float(d.boxes.sum()), float(d.scores.sum()), d.labels.tolist()[:5]]
+                for d in found.values()
+            ]
+            for name, found in hook.result.predictions.items()
+        },
         "scalars": {k: str(v) for k, v in hook.result.scalars().items()},
     }
     print("REPORT " + json.dumps(report), flush=True)

@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import os
 import random
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -182,9 +183,10 @@ class DetectionAudit:
         image_ids = self._choose(truth, limit)
         together = Together()
         try:
-            store = PredictionStore(
-                resume, used._fingerprint(detector_fingerprint(detector, module)), together.rank
+            identity = used.fingerprint(
+                detector_fingerprint(detector, module), truth, {"batch_size": batch_size}
             )
+            store = PredictionStore(resume, identity, together.rank)
             together.gather(None)  # nobody writes before everybody has read
             broken: dict[ImageId, str] = {}
             failure: InputError | None = None
@@ -299,9 +301,25 @@ class DetectionAudit:
             image_ids = sorted(random.Random(self.seed).sample(image_ids, limit), key=_order)
         return image_ids
 
-    def _fingerprint(self, detector: str) -> dict[str, Any]:
+    def fingerprint(
+        self, detector: str, truth: GroundTruth, reading: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Everything that detections depend on: finished images of another audit are refused.
+
+        Args:
+            detector: see :func:`hfc_probe.detection.store.detector_fingerprint`.
+            truth: for the images' names; their annotations do not matter.
+            reading: what else decides how images are read and batched.
+        """
         names = ("radii", "units", "hfc_background", "pixel_mean", "closed")
-        return {"version": 1, "detector": detector} | {n: getattr(self, n) for n in names}
+        files = sorted(f"{i} {image.get('file_name')}" for i, image in truth.images.items())
+        return {
+            "version": 1,
+            "detector": detector,
+            "images": f"{len(files)} named {zlib.crc32(chr(10).join(files).encode()):08x}",
+            **reading,
+            **{name: getattr(self, name) for name in names},
+        }
 
     def _check_categories(self, found: Mapping[str, Detections], truth: GroundTruth) -> None:
         if self.ignore_unknown:

@@ -128,11 +128,21 @@ class PredictionStore:
 
 
 def detector_fingerprint(detector: Any, model: nn.Module | None) -> str:
-    """Tells detectors apart: the class and a checksum of the weights, where there are any."""
+    """Tells detectors apart: the class, and a checksum of weights and plain settings.
+
+    Settings are numbers and words that modules hold, such as a score threshold. A function
+    without a module is known by its name alone.
+    """
     name = getattr(detector, "__qualname__", type(detector).__qualname__)
     if model is None:
         return name
-    checksum = 0
+    settings = [
+        f"{name}.{key}={value!r}"
+        for name, part in model.named_modules()
+        for key, value in sorted(vars(part).items())
+        if key != "training" and isinstance(value, (bool, int, float, str))
+    ]
+    checksum = zlib.crc32(chr(10).join(settings).encode())
     with torch.no_grad():
         for key, tensor in sorted(model.state_dict().items()):
             checksum = zlib.crc32(key.encode(), checksum)

@@ -144,6 +144,7 @@ class _Tolerant:
 
     def __init__(self, mapper: Callable[[Mapping[str, Any]], Any]) -> None:
         self._mapper = mapper
+        self.augmentations = getattr(mapper, "augmentations", None)
 
     def __call__(self, entry: Mapping[str, Any]) -> Any:
         try:

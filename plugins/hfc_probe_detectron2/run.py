@@ -75,7 +75,10 @@ def audit(
         mean = used.pixel_mean or pixel_mean_of(inner)
         if used.hfc_background == "mean":
             used = dataclasses.replace(used, pixel_mean=mean)
-        fingerprint = used._fingerprint(detector_fingerprint(inner, inner))
+        dataset = getattr(loader, "dataset", None)
+        reader = getattr(getattr(dataset, "_map_func", None), "_obj", None)
+        reading = {"augmentations": str(getattr(reader, "augmentations", None))}
+        fingerprint = used.fingerprint(detector_fingerprint(inner, inner), images.truth, reading)
         store = PredictionStore(resume, fingerprint, together.rank)
         together.gather(None)  # nobody writes before everybody has read
         evaluator = BandEvaluator(images, used, store=store)

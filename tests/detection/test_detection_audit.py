@@ -277,6 +277,11 @@ def test_finished_images_of_another_audit_are_refused(tmp_path, trained):
     AUDIT.measure(Bright(), data, resume=tmp_path)
     with pytest.raises(InputError, match=r"radii \[12\] instead of \[13\]; choose another"):
         DetectionAudit(radii=(13,)).measure(Bright(), data, resume=tmp_path)
+    other = PlantedShapes(3, seed=3)
+    with pytest.raises(InputError, match=r"images '2 named [0-9a-f]{8}' instead of '3 named"):
+        AUDIT.measure(Bright(), other, resume=tmp_path)
+    with pytest.raises(InputError, match=r"batch_size 1 instead of 2"):
+        AUDIT.measure(Bright(), data, resume=tmp_path, batch_size=2)
     with pytest.raises(InputError, match=r"detector 'Bright' instead of 'RetinaNet [0-9a-f]{8}'"):
         AUDIT.measure(trained, data, resume=tmp_path)
 

@@ -178,7 +178,7 @@ def test_resampling_equals_pycocotools_on_a_data_set_with_copies(coco_content):
         i: d._replace(scores=rng.permutation(10**6)[: len(d.scores)] / 10**6 + 1e-9 * k)
         for k, (i, d) in enumerate(noisy(truth, 6).items())
     }
-    weights = evaluation.bootstrap_weights(len(image_ids), 4, seed=1)
+    weights = evaluation.bootstrap_weights(len(image_ids), 2, seed=1)
     assert (weights.sum(1) == len(image_ids)).all()
     assert (weights == 0).any()
     ours = evaluation.resampled(evaluation.evaluate(truth, image_ids, found).by_class, weights)

@@ -10,6 +10,19 @@ ROOT = Path(__file__).parent
 plugins = find_packages("plugins")
 
 extras = {
+    "detection": ["pycocotools>=2.0.7"],
+    # What detectron2 itself needs; it is not on PyPI, see its installation page.
+    "detectron2": [
+        "cloudpickle",
+        "fvcore>=0.1.5",
+        "hydra-core>=1.1",
+        "iopath>=0.1.9",
+        "omegaconf>=2.1",
+        "pycocotools>=2.0.7",
+        "tabulate",
+        "termcolor",
+        "yacs>=0.1.8",
+    ],
     "ignite": ["pytorch-ignite>=0.5"],
     "lightning": ["lightning>=2.4"],
     "timm": ["timm>=1.0"],
@@ -55,7 +68,10 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require=extras,
-    entry_points={"console_scripts": ["hfc-probe = hfc_probe.cli:main"]},
+    entry_points={
+        "console_scripts": ["hfc-probe = hfc_probe.cli:main"],
+        "hfc_probe.detection": ["detectron2 = hfc_probe_detectron2.command:audit"],
+    },
     classifiers=[
         "Development Status :: 4 - Beta",
         "Intended Audience :: Science/Research",

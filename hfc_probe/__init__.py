@@ -5,7 +5,7 @@
 (4, 8)
 """
 
-from . import fourier, kernels
+from . import detection, fourier, kernels
 from .errors import InputError
 from .measurements import (
     FourierHeatmap,
@@ -32,6 +32,7 @@ __all__ = [
     "Samples",
     "__version__",
     "attach",
+    "detection",
     "fourier",
     "kernels",
 ]

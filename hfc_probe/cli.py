@@ -1,4 +1,4 @@
-"""The command line: ``hfc-probe demo`` and ``hfc-probe audit``."""
+"""The command line: ``hfc-probe demo``, ``hfc-probe audit`` and ``hfc-probe detect``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
+from .detection.cli import register as register_detect
 from .errors import InputError
 from .version import __version__
 
@@ -321,3 +322,6 @@ def _quoted(path: Path) -> str:
     import shlex
 
     return shlex.quote(str(path))
+
+
+register_detect(main)

@@ -81,7 +81,7 @@ def _curves(axes: Axes, result: DetectionAuditResult, metric: str) -> None:
         f"{_SIZES[metric]}\n" + (f"original {original:.1f} %" if known else "no objects")
     )
     axes.set_xlabel(f"radius r ({result.unit})")
-    axes.set_xticks(radii)
+    axes.set_xticks(radii[np.isfinite(radii)])
 
 
 def _bars(axes: Axes, result: DetectionAuditResult) -> None:

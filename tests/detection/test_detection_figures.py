@@ -50,6 +50,12 @@ def test_curves_of_several_radii_are_the_metrics(data):
         assert axes.get_xlabel() == "radius r (cycles/image)"
 
 
+def test_an_infinite_radius_is_left_out_of_the_axis(data):
+    result = result_of(data, (12, float("inf")))
+    assert list(result.figure().axes[0].get_xticks()) == [12]
+    assert result.variants == ("original", "lfc_r12", "lfc_rinf", "hfc_r12", "hfc_rinf")
+
+
 def test_the_scatter_has_a_point_for_every_image_with_objects(data):
     result = result_of(data, (12,))
     (axes,) = result.scatter_figure("hfc_r12").axes

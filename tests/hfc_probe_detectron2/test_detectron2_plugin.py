@@ -167,6 +167,31 @@ def test_a_loader_with_a_name_resumes(plugin, config, ten, oracle, tmp_path):
     assert again.to_dict() == first.to_dict()
 
 
+def test_a_missing_file_stops_or_is_left_out_by_name(plugin, config, ten, oracle):
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    entries = [dict(entry) for entry in DatasetCatalog.get(ten[0])]
+    entries[3]["file_name"] += ".gone"
+    DatasetCatalog.register("hfc_gone", lambda: entries)
+    MetadataCatalog.get("hfc_gone").set(
+        json_file=str(ten[1]),
+        thing_classes=MetadataCatalog.get(ten[0]).thing_classes,
+        thing_dataset_id_to_contiguous_id=MetadataCatalog.get(
+            ten[0]
+        ).thing_dataset_id_to_contiguous_id,
+    )
+    try:
+        with pytest.raises(OSError, match="gone"):
+            plugin.audit(oracle, "hfc_gone", cfg=config, quiet=True)
+        result = plugin.audit(oracle, "hfc_gone", cfg=config, skip_broken=True, quiet=True)
+    finally:
+        DatasetCatalog.remove("hfc_gone")
+        MetadataCatalog.remove("hfc_gone")
+    assert result.samples == 9
+    assert list(result.skipped) == [entries[3]["image_id"]]
+    assert "gone" in result.sentence()
+
+
 def test_what_cannot_work_is_one_sentence(plugin, config, ten, oracle):
     with pytest.raises(InputError, match="registered with detectron2, got 'coco_2027_val'"):
         plugin.audit(oracle, "coco_2027_val")

@@ -8,6 +8,8 @@
 from . import fourier, kernels
 from .errors import InputError
 from .measurements import (
+    AdversarialAccuracy,
+    ComponentExamples,
     FourierHeatmap,
     FrequencyAccuracy,
     KernelSpectra,
@@ -20,6 +22,8 @@ from .schedule import Every
 from .version import __version__
 
 __all__ = [
+    "AdversarialAccuracy",
+    "ComponentExamples",
     "Every",
     "FourierHeatmap",
     "FrequencyAccuracy",

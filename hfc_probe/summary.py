@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from .proportions import percent
 
 if TYPE_CHECKING:
+    from .measurements.adversarial_accuracy import AdversarialAccuracyResult
     from .measurements.frequency_accuracy import FrequencyAccuracyResult
 
 
@@ -53,6 +54,48 @@ def accuracy_sentence(result: FrequencyAccuracyResult) -> str:
         )
     k = int(np.argmax(np.abs(arrays["lfc"] - arrays["hfc"])))
     return f"This model relies on low and high frequencies in turn; {at(k)}{note}."
+
+
+def adversarial_sentence(result: AdversarialAccuracyResult) -> str:
+    """What attacks leave of the accuracy, and what kernel smoothing changes about it."""
+    arrays = result.arrays()
+    clean, left = (percent(float(arrays[n].flat[0])) for n in ("clean", "pgd"))
+    epsilon = result.epsilons[0]
+    text = f"PGD with ε = {epsilon:g} leaves {left} of {clean} clean accuracy"
+    if result.without_gradient:
+        share = percent(result.without_gradient / result.samples)
+        text += f" (at {share} of the images the gradient is exactly 0: masked, not robust)"
+    if len(result.rhos) == 1:
+        return text + "."
+    first, last = result.rhos[0], result.rhos[-1]
+    changes = []
+    for name, label in (("clean", "clean accuracy"), ("pgd", f"PGD accuracy at ε = {epsilon:g}")):
+        before, after = (_first_of(arrays, name, row) for row in (0, -1))
+        changes.append(
+            f"{label} {_change(before, after)} ({percent(before[0])} to {percent(after[0])})"
+        )
+    return f"{text}; from ρ = {first:g} to {last:g}, {' and '.join(changes)}."
+
+
+def _first_of(
+    arrays: dict[str, NDArray[Any]], name: str, row: int
+) -> tuple[float, float, float]:
+    """A proportion with its bounds; of a table the first column."""
+    value, low, high = (
+        float(np.ravel(arrays[name + part][row])[0]) for part in ("", "_lower", "_upper")
+    )
+    return value, low, high
+
+
+def _change(before: tuple[float, float, float], after: tuple[float, float, float]) -> str:
+    """"falls" or "rises" where two 95 % intervals do not overlap.
+
+    >>> _change((0.9, 0.88, 0.92), (0.5, 0.45, 0.55)), _change((0.5, 0.4, 0.6), (0.55, 0.45, 0.6))
+    ('falls', 'does not change measurably')
+    """
+    if after[2] < before[1]:
+        return "falls"
+    return "rises" if after[1] > before[2] else "does not change measurably"
 
 
 def _ahead(arrays: dict[str, NDArray[Any]]) -> list[int]:

@@ -312,6 +312,10 @@ class Result(ABC):
         """TensorBoard tags and the values whose distribution they show."""
         return {}
 
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """95 % intervals of those of :meth:`scalars` that have one, by tag."""
+        return {}
+
     def images(self) -> dict[str, Any]:
         """TensorBoard tags and pictures: figures, or uint8 arrays ``(H, W)`` or ``(H, W, 3)``."""
         return {}
@@ -343,6 +347,7 @@ class Result(ABC):
             "samples": self.samples,
             "summary": self.sentence(),
             "scalars": plain(self.scalars()),
+            "intervals": plain(self.intervals()),
             "arrays": plain(self.arrays()),
         }
 

@@ -9,12 +9,19 @@ from . import fourier, kernels
 from .errors import InputError
 from .measurements import (
     AdversarialAccuracy,
+    AmplitudePhase,
+    BandAttribution,
+    Calibration,
     ComponentExamples,
+    CorruptionAccuracy,
+    CriticalBand,
     FourierHeatmap,
     FrequencyAccuracy,
+    InputSpectrum,
     KernelSpectra,
     Measurement,
     Result,
+    TruncatedSVD,
 )
 from .probe import Probe, attach
 from .samples import PixelSpace, Samples
@@ -23,17 +30,24 @@ from .version import __version__
 
 __all__ = [
     "AdversarialAccuracy",
+    "AmplitudePhase",
+    "BandAttribution",
+    "Calibration",
     "ComponentExamples",
+    "CorruptionAccuracy",
+    "CriticalBand",
     "Every",
     "FourierHeatmap",
     "FrequencyAccuracy",
     "InputError",
+    "InputSpectrum",
     "KernelSpectra",
     "Measurement",
     "PixelSpace",
     "Probe",
     "Result",
     "Samples",
+    "TruncatedSVD",
     "__version__",
     "attach",
     "fourier",

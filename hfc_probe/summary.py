@@ -11,7 +11,9 @@ from .proportions import percent
 
 if TYPE_CHECKING:
     from .measurements.adversarial_accuracy import AdversarialAccuracyResult
+    from .measurements.amplitude_phase import AmplitudePhaseResult
     from .measurements.frequency_accuracy import FrequencyAccuracyResult
+    from .measurements.truncated_svd import TruncatedSVDResult
 
 
 def accuracy_sentence(result: FrequencyAccuracyResult) -> str:
@@ -77,9 +79,54 @@ def adversarial_sentence(result: AdversarialAccuracyResult) -> str:
     return f"{text}; from ρ = {first:g} to {last:g}, {' and '.join(changes)}."
 
 
-def _first_of(
-    arrays: dict[str, NDArray[Any]], name: str, row: int
-) -> tuple[float, float, float]:
+def amplitude_phase_sentence(result: AmplitudePhaseResult) -> str:
+    """Which of the two a model follows, told by the intervals of both recombinations."""
+    phase = [result.of(name) for name in ("phase_kept_own", "amplitude_kept_other")]
+    amplitude = [result.of(name) for name in ("phase_kept_other", "amplitude_kept_own")]
+    by_phase, by_amplitude = percent(phase[0][0]), percent(amplitude[0][0])
+    figures = (
+        f"recombined images are predicted as their phase's class in {by_phase} and as their "
+        f"amplitude's in {by_amplitude} of cases, against {percent(result.of('original')[0])} "
+        "right on the originals"
+    )
+    if result.settings["pairing"] == "same":
+        return (
+            f"With the amplitude of another image of the same class {by_phase} stay right, "
+            f"against {percent(result.of('original')[0])} of the originals."
+        )
+    if all(p[1] > a[2] for p, a in zip(phase, amplitude, strict=True)):
+        return f"The model follows phase: {figures}."
+    if all(a[1] > p[2] for p, a in zip(phase, amplitude, strict=True)):
+        return f"The model follows amplitude: {figures}."
+    return f"The model follows neither phase nor amplitude more than the other: {figures}."
+
+
+def svd_sentence(result: TruncatedSVDResult) -> str:
+    """Whether HFC tells the model more than as much of the trailing components."""
+    arrays = result.arrays()
+    ahead = [
+        k for k in range(len(result.ranks)) if arrays["hfc_lower"][k] > arrays["trailing_upper"][k]
+    ]
+    behind = [
+        k for k in range(len(result.ranks)) if arrays["trailing_lower"][k] > arrays["hfc_upper"][k]
+    ]
+    if not ahead and not behind:
+        return (
+            "HFC and the trailing singular components of the same energy are not told apart at "
+            "any rank."
+        )
+    gap = np.abs(arrays["hfc"] - arrays["trailing"])
+    k = max(ahead or behind, key=lambda n: float(gap[n]))
+    word = "more" if ahead else "less"
+    also = "" if not (ahead and behind) else " (and less at another)"
+    return (
+        f"HFC is {word} to this model than trailing singular components of the same energy: beyond "
+        f"r = {result.radii[k]:.1f} cycles/image it is right in {percent(float(arrays['hfc'][k]))}, "
+        f"beyond rank {result.ranks[k]} in {percent(float(arrays['trailing'][k]))}{also}."
+    )
+
+
+def _first_of(arrays: dict[str, NDArray[Any]], name: str, row: int) -> tuple[float, float, float]:
     """A proportion with its bounds; of a table the first column."""
     value, low, high = (
         float(np.ravel(arrays[name + part][row])[0]) for part in ("", "_lower", "_upper")
@@ -88,7 +135,7 @@ def _first_of(
 
 
 def _change(before: tuple[float, float, float], after: tuple[float, float, float]) -> str:
-    """"falls" or "rises" where two 95 % intervals do not overlap.
+    """ "falls" or "rises" where two 95 % intervals do not overlap.
 
     >>> _change((0.9, 0.88, 0.92), (0.5, 0.45, 0.55)), _change((0.5, 0.4, 0.6), (0.55, 0.45, 0.6))
     ('falls', 'does not change measurably')

@@ -203,7 +203,8 @@ def fgsm_direction(
     attack.zero_thresh = 0.0  # captum's own, 1e-6, would leave confident images as they are
     with _attacking():
         stepped = attack.perturb(images, 1.0, targets)
-    return (stepped - images).detach().round()
+    direction: Tensor = (stepped - images).detach().round()
+    return direction
 
 
 def pgd(

@@ -41,9 +41,7 @@ def check_numbers(
     if not numbers or not all(inside):
         raise InputError(f"{name}: expected numbers {bounds}, got {values!r}")
     if increasing and list(numbers) != sorted(set(numbers)):
-        raise InputError(
-            f"{name}: expected increasing numbers without repetition, got {values!r}"
-        )
+        raise InputError(f"{name}: expected increasing numbers without repetition, got {values!r}")
     return numbers
 
 

@@ -119,19 +119,21 @@ class ComponentExamples(Measurement):
         counts = {
             name: np.array(
                 [
-                    (hits[0] & (hits[1 + 2 * k] == low) & (hits[2 + 2 * k] == high)).sum()
+                    (hits[0] & (hits[1 + 2 * k] == with_low) & (hits[2 + 2 * k] == with_high)).sum()
                     for k in range(len(radii))
                 ]
             )
-            for name, (low, high) in GROUPS.items()
+            for name, (with_low, with_high) in GROUPS.items()
         }
         if self.radius is None:
             row = int(np.argmax(counts[self.group]))
         else:
             row = radii.index(self.radius)
-        low, high = GROUPS[self.group]
-        found = np.flatnonzero(hits[0] & (hits[1 + 2 * row] == low) & (hits[2 + 2 * row] == high))
-        shown_by = 2 + 2 * row if high else 1 + 2 * row
+        with_low, with_high = GROUPS[self.group]
+        found = np.flatnonzero(
+            hits[0] & (hits[1 + 2 * row] == with_low) & (hits[2 + 2 * row] == with_high)
+        )
+        shown_by = 2 + 2 * row if with_high else 1 + 2 * row
         chosen = found[np.argsort(-confidence[shown_by, found], kind="stable")][: self.examples]
         rows = [0, 1 + 2 * row, 2 + 2 * row]
         pictures = samples.pixels(torch.from_numpy(chosen))
@@ -154,8 +156,7 @@ class ComponentExamples(Measurement):
         subject.check_targets(classes)
         if self.class_names is not None and len(self.class_names) < classes:
             raise InputError(
-                f"class_names: expected {classes} names, one per logit, got "
-                f"{len(self.class_names)}"
+                f"class_names: expected {classes} names, one per logit, got {len(self.class_names)}"
             )
 
 

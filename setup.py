@@ -10,14 +10,17 @@ ROOT = Path(__file__).parent
 plugins = find_packages("plugins")
 
 extras = {
+    "calibration": ["torchmetrics>=1.2"],
     "timm": ["timm>=1.0"],
     "test": [
+        "foolbox>=3.3",
         "hypothesis>=6.100",
         "mypy>=1.15",
         "pytest>=8",
         "ruff>=0.9",
         "scipy>=1.11",
         "timm>=1.0",
+        "torchmetrics>=1.2",
         "types-tabulate",
         "types-tqdm",
     ],

@@ -301,14 +301,14 @@ def svd_figure(result: TruncatedSVDResult) -> Figure:
             axes.set_xticks(
                 where,
                 [
-                    f"k = {rank}\nr = {radius:.1f}\n{100 * energy:.0f} %"
+                    f"k = {rank}\nr = {radius:.1f}\n{100 * energy:.1f} %"
                     for rank, radius, energy in zip(
                         result.ranks, result.radii, result.energy, strict=True
                     )
                 ],
                 fontsize=9,
             )
-            axes.set_xlabel("rank k, radius r (cycles/image) of the same energy, energy kept")
+            axes.set_xlabel("rank k; r (cycles/image) of the same energy; energy")
             axes.set_title(title)
             axes.legend(frameon=False, fontsize=9)
         panels[0].set_ylim(0, 1.02)

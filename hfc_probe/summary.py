@@ -119,10 +119,11 @@ def svd_sentence(result: TruncatedSVDResult) -> str:
     k = max(ahead or behind, key=lambda n: float(gap[n]))
     word = "more" if ahead else "less"
     also = "" if not (ahead and behind) else " (and less at another)"
+    high, rest = (percent(float(arrays[name][k])) for name in ("hfc", "trailing"))
     return (
-        f"HFC is {word} to this model than trailing singular components of the same energy: beyond "
-        f"r = {result.radii[k]:.1f} cycles/image it is right in {percent(float(arrays['hfc'][k]))}, "
-        f"beyond rank {result.ranks[k]} in {percent(float(arrays['trailing'][k]))}{also}."
+        f"HFC is {word} to this model than trailing singular components of the same energy: "
+        f"beyond r = {result.radii[k]:.1f} cycles/image it is right in {high}, beyond rank "
+        f"{result.ranks[k]} in {rest}{also}."
     )
 
 
@@ -135,7 +136,7 @@ def _first_of(arrays: dict[str, NDArray[Any]], name: str, row: int) -> tuple[flo
 
 
 def _change(before: tuple[float, float, float], after: tuple[float, float, float]) -> str:
-    """ "falls" or "rises" where two 95 % intervals do not overlap.
+    """How a proportion changed, said only where two 95 % intervals do not overlap.
 
     >>> _change((0.9, 0.88, 0.92), (0.5, 0.45, 0.55)), _change((0.5, 0.4, 0.6), (0.55, 0.45, 0.6))
     ('falls', 'does not change measurably')

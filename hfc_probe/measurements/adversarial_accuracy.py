@@ -257,7 +257,7 @@ def _attacking() -> Iterator[None]:
             yield
         except RuntimeError as error:
             text = str(error)
-            if "does not require grad" in text or "not to have been used in the graph" in text:
+            if "does not require grad" in text or "have been used in the graph" in text:
                 raise InputError(
                     "AdversarialAccuracy: expected a model through which gradients reach the "
                     "image, got one that cuts them (torch.no_grad, detach or NumPy inside); "

@@ -180,7 +180,7 @@ class BandAttribution(Measurement):
                     **options,
                 )
         except RuntimeError as error:
-            if "does not require grad" in str(error) or "not to have been used" in str(error):
+            if "does not require grad" in str(error) or "have been used in the graph" in str(error):
                 raise InputError(
                     "BandAttribution: expected a model through which gradients reach the image, "
                     'got one that cuts them; use method="shapley"'

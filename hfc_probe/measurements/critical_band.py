@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 from .. import fourier
 from ..errors import InputError
 from ..proportions import percent, proportion_arrays
-from .base import Measurement, Result, Subject, settings_of
+from .base import Measurement, Result, Subject, rank, settings_of
 from .common import check_numbers, check_whole, normal_noise, numbered_batches, right
 
 if TYPE_CHECKING:
@@ -108,8 +108,6 @@ class CriticalBand(Measurement):
         return min(samples, self.samples) * (1 + cells)
 
     def compute(self, subject: Subject) -> CriticalBandResult:
-        from dataclasses import replace
-
         subject = replace(subject, samples=subject.samples.subset(self.samples, seed=self.seed))
         centres = self.centres_for(*subject.samples.image_shape[1:])
         count = len(subject.samples)
@@ -122,8 +120,6 @@ class CriticalBand(Measurement):
                 if not classes:
                     classes = logits.shape[1]
                     subject.check_targets(classes)
-                from .base import rank
-
                 clean += int((rank(logits, targets) < 1).sum())
                 white = normal_noise(self.seed, start, images, 1 if self.grayscale else None)
                 for column, centre in enumerate(centres):

@@ -94,7 +94,8 @@ def slope(rings: Tensor) -> float:
     frequency = torch.arange(1, len(rings) + 1, dtype=torch.float64).log()
     level = rings.double().clamp_min(torch.finfo(torch.float64).tiny).log()
     frequency = frequency - frequency.mean()
-    return -float((frequency * (level - level.mean())).sum() / frequency.square().sum())
+    fitted = (frequency * (level - level.mean())).sum() / frequency.square().sum()
+    return -float(fitted.item())
 
 
 def adcs(amplitude: Tensor) -> Tensor:
@@ -170,7 +171,7 @@ class InputSpectrumResult(Result):
     @property
     def quarter(self) -> float:
         """A quarter of the Nyquist frequency of the shorter side, in cycles per image."""
-        return min(self.power.shape) / 8
+        return float(min(self.power.shape)) / 8
 
     def images(self) -> dict[str, Any]:
         return {"hfc_input/spectrum": self.figure()}

@@ -166,7 +166,9 @@ def octave(noise: Tensor, centre: float) -> Tensor:
         noise: ``(N, C, H, W)``.
         centre: in cycles per image; the band is ``centre/√2 < d <= centre·√2``.
     """
-    below, upto = fourier.bands(noise, (centre / math.sqrt(2), centre * math.sqrt(2)))
+    # A hair further out, so that rounding does not put √8 into both of two adjacent octaves.
+    low, high = (centre * factor * (1 + 1e-9) for factor in (1 / math.sqrt(2), math.sqrt(2)))
+    below, upto = fourier.bands(noise, (low, high))
     band = upto[0] - below[0]
     rms = band.square().mean((1, 2, 3), keepdim=True).sqrt()
     return band / rms.clamp_min(1e-12)
@@ -230,7 +232,7 @@ def fit_channel(
     best = (math.inf, 0.0, 0.0, 0.0)
     # Amplitude is linear and solved for; the other two by a grid that is refined around its
     # best point. There is no local minimum to fall into, and no dependency.
-    for _ in range(7):
+    for _ in range(10):
         means = np.linspace(mean_low, mean_high, 61)
         widths = np.exp(np.linspace(log_low, log_high, 61))
         shape = np.exp(-((octaves - means[:, None, None]) ** 2) / (2 * widths[None, :, None] ** 2))
@@ -246,12 +248,12 @@ def fit_channel(
         best = min(best, candidate)
         step, log_step = means[1] - means[0], math.log(widths[1] / widths[0])
         mean_low, mean_high = (
-            max(octaves[0] - 0.5, best[2] - 2 * step),
-            min(octaves[-1] + 0.5, best[2] + 2 * step),
+            max(octaves[0] - 0.5, best[2] - 8 * step),
+            min(octaves[-1] + 0.5, best[2] + 8 * step),
         )
         log_low, log_high = (
-            max(math.log(0.15), math.log(best[3]) - 2 * log_step),
-            min(math.log(4 * span), math.log(best[3]) + 2 * log_step),
+            max(math.log(0.15), math.log(best[3]) - 8 * log_step),
+            min(math.log(4 * span), math.log(best[3]) + 8 * log_step),
         )
     _, top, centre, sigma = best
     return top, centre, 2 * math.sqrt(math.log(4)) * sigma

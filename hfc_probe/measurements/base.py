@@ -332,11 +332,10 @@ class Result(ABC):
     @property
     def name(self) -> str:
         """The measurement's name, as in :attr:`Measurement.name`."""
-        return (
-            re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__)
-            .lower()
-            .removesuffix("_result")
-        )
+        # Without the suffix first, which an abbreviation (SVDResult) would swallow.
+        return re.sub(
+            r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__.removesuffix("Result")
+        ).lower()
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain Python values, ready for JSON; NaN becomes None."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Mapping
 from typing import Any
@@ -57,7 +58,7 @@ def build(text: str) -> Measurement:
             f"{'; did you mean ' + ' or '.join(close) + '?' if close else ''}"
         )
     kind = MEASUREMENTS[name]
-    known = list(kind.__dataclass_fields__)
+    known = [field.name for field in dataclasses.fields(kind)]
     options: dict[str, Any] = {}
     for part in filter(None, rest.split(",")):
         key, equals, value = part.partition("=")

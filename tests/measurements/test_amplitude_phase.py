@@ -12,7 +12,7 @@ from torch import nn
 from hfc_probe import AmplitudePhase, InputError, PixelSpace, Samples, fourier
 from hfc_probe.measurements.amplitude_phase import pairs
 
-I, J = 0, 3
+WAVE = (0, 3)
 
 
 class Reads(nn.Module):
@@ -23,7 +23,7 @@ class Reads(nn.Module):
         self.what = what
 
     def forward(self, x):
-        coefficient = torch.fft.fft2(x)[:, 0, I, J]
+        coefficient = torch.fft.fft2(x)[:, 0, WAVE[0], WAVE[1]]
         if self.what == "amplitude":
             score = coefficient.abs() - 18
         else:
@@ -33,7 +33,7 @@ class Reads(nn.Module):
 
 def data():
     """Class by both amplitude (12 or 24) and phase (π or 0) of one coefficient of 16×16."""
-    wave = fourier.basis(I, J, 16, 16)
+    wave = fourier.basis(*WAVE, 16, 16)
     unit = 16 * 16 / 2 * float(wave.max())  # the wave's own |coefficient|
     images = [0.5 - 12 / unit * wave, 0.5 + 24 / unit * wave]
     x = torch.stack(images * 6).unsqueeze(1)
@@ -109,8 +109,8 @@ def test_accuracy_equals_a_slow_reference_on_resnet20(resnet20, cifar, over_chan
 
 
 def test_bad_input():
+    one = Samples(torch.rand(4, 1, 16, 16), torch.zeros(4, dtype=torch.long))
     with pytest.raises(InputError, match="at least two classes"):
-        one = Samples(torch.rand(4, 1, 16, 16), torch.zeros(4, dtype=torch.long))
         AmplitudePhase().measure(Reads("phase"), one)
     with pytest.raises(InputError, match="pairing: expected"):
         AmplitudePhase(pairing="other")

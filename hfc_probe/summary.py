@@ -69,9 +69,11 @@ def adversarial_sentence(result: AdversarialAccuracyResult) -> str:
     clean, left = (percent(float(arrays[n].flat[0])) for n in ("clean", "pgd"))
     epsilon = result.epsilons[0]
     text = f"PGD with ε = {epsilon:g} leaves {left} of {clean} clean accuracy"
-    if result.without_gradient:
-        share = percent(result.without_gradient / result.samples)
-        text += f" (at {share} of the images the gradient is exactly 0: masked, not robust)"
+    masked = float(arrays["without_gradient"].max())
+    if masked:
+        rho = result.rhos[int(arrays["without_gradient"].argmax())]
+        where = f" at ρ = {rho:g}" if len(result.rhos) > 1 else ""
+        text += f" (for {percent(masked)} of the images{where} the gradient is exactly 0: masked)"
     if len(result.rhos) == 1:
         return text + "."
     first, last = result.rhos[0], result.rhos[-1]

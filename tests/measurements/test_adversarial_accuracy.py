@@ -91,15 +91,16 @@ def test_pgd_with_random_start_stays_within_epsilon_and_is_at_least_as_strong_as
 class DcClassifier(nn.Module):
     """Two classes by the mean of all pixels: right while it stays on its side of one half."""
 
-    def __init__(self):
+    def __init__(self, gain=100):
         super().__init__()
+        self.gain = gain
         self.conv = nn.Conv2d(1, 1, 3, padding=1, bias=False, padding_mode="circular")
         with torch.no_grad():
             self.conv.weight.zero_()
             self.conv.weight[0, 0, 1, 1] = 1.0
 
     def forward(self, x):
-        margin = 100 * (self.conv(x).mean((1, 2, 3)) - 0.5)
+        margin = self.gain * (self.conv(x).mean((1, 2, 3)) - 0.5)
         return torch.stack([-margin, margin], 1)
 
 
@@ -164,7 +165,16 @@ def test_confident_images_are_attacked_below_captums_gradient_threshold():
     data = Samples(greys.view(-1, 1, 1, 1).expand(-1, 1, 32, 32).contiguous(), torch.tensor([0, 1]))
     result = AdversarialAccuracy(epsilons=(0.2,)).measure(model, data)
     assert result.arrays()["fgsm"].tolist() == [[0.0]]
-    assert result.without_gradient == 0
+    assert result.without_gradient.tolist() == [0]
+
+
+def test_saturated_logits_are_told_as_masked():
+    greys = torch.tensor([0.1, 0.49])  # logits ±120 and ±3: exp(−240) is 0 in float32
+    data = Samples(greys.view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous(), torch.tensor([0, 0]))
+    result = AdversarialAccuracy(epsilons=(0.5,)).measure(DcClassifier(300), data)
+    assert result.arrays()["pgd"].tolist() == [[0.5]]
+    assert result.without_gradient.tolist() == [1]
+    assert "for 50.0 % of the images the gradient is exactly 0: masked" in result.sentence()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import base64
 import html
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,9 +58,43 @@ class Change:
 
     def sentence(self, a: str, b: str) -> str:
         """The change in words; only for numbers that are told apart."""
+        name = in_words(self.tag)
         return (
-            f"{self.tag}: {self.judged} in {b} ({self.after:.3f}) than in {a} ({self.before:.3f})"
+            f"{name[0].upper()}{name[1:]} is {'higher' if self.judged == 'more' else 'lower'} in "
+            f"{b} ({self.after:.3f}) than in {a} ({self.before:.3f})."
         )
+
+
+_NAMED = (
+    (r"hfc_accuracy/original", "accuracy on the original images"),
+    (r"hfc_lfc/r0*(\d.*)", r"accuracy on LFC(\1)"),
+    (r"hfc_hfc/r0*(\d.*)", r"accuracy on HFC(\1)"),
+    (r"hfc_attack/clean_rho(.*)", r"clean accuracy with kernels smoothed by ρ = \1"),
+    (r"hfc_attack/clean", "clean accuracy beside the attacks"),
+    (r"hfc_attack/(fgsm|pgd)_e([\d.]+)_rho(.*)", r"\1 accuracy at ε = \2 and ρ = \3"),
+    (r"hfc_attack/(fgsm|pgd)_e([\d.]+)", r"\1 accuracy at ε = \2"),
+    (
+        r"hfc_examples/(high|low)_only_r0*(\d.*)",
+        r"the share of images that the \1 frequencies alone keep right at r = \2",
+    ),
+    (r"hfc_phase/phase_kept_own", "accuracy with another image's amplitude"),
+    (r"hfc_phase/amplitude_kept_own", "accuracy with another image's phase"),
+    (r"hfc_calibration/ece_original", "the calibration error on the original images"),
+    (r"hfc_calibration/ece_(lfc|hfc)_r0*(\d.*)", r"the calibration error on \1(\2)"),
+)
+
+
+def in_words(tag: str) -> str:
+    """What a tag's number is, where there are words for it; else the tag.
+
+    >>> in_words("hfc_hfc/r04"), in_words("hfc_channel/centre")
+    ('accuracy on HFC(4)', 'hfc_channel/centre')
+    """
+    for pattern, words in _NAMED:
+        if re.fullmatch(pattern, tag):
+            text = re.sub(pattern, words, tag)
+            return re.sub(r"\b(fgsm|pgd|lfc|hfc)\b", lambda m: m[0].upper(), text)
+    return tag
 
 
 def read_run(path: Path) -> Run:

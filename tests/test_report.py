@@ -131,7 +131,8 @@ def test_more_is_said_only_where_intervals_do_not_overlap(after, interval, judge
     assert "A &amp; co" in text
     said = re.findall(r"<li>(.*?)</li>", text)
     if change.told_apart:
-        assert said == [f"x: {judged} in B ({after:.3f}) than in A &amp; co (0.500)"]
+        word = "higher" if judged == "more" else "lower"
+        assert said == [f"X is {word} in B ({after:.3f}) than in A &amp; co (0.500)."]
     else:
         assert said == ["No number is told apart by its 95 % interval."]
 

@@ -134,6 +134,30 @@ def svd_sentence(result: TruncatedSVDResult) -> str:
     )
 
 
+# Mean smoothness of the first layers of four networks trained on CIFAR-10, measured with this
+# library: ResNet-20 (3×3, 0.43), two small CNNs with BatchNorm (5×5, 0.41 and 0.45) and one
+# without (3×3, 0.36). Untrained ones had 0.33 and 0.36.
+REFERENCE_SMOOTHNESS = (0.36, 0.45)
+_REFERENCE_SIZE = 5
+
+
+def smoothness_words(mean: float, size: int) -> str:
+    """How a layer's mean smoothness compares with the reference range; nothing for large kernels.
+
+    >>> smoothness_words(0.63, 3)
+    '; smoother than the 0.36 to 0.45 of four first layers trained on CIFAR-10'
+    """
+    low, high = REFERENCE_SMOOTHNESS
+    if size > _REFERENCE_SIZE or not np.isfinite(mean):
+        return ""
+    where = "within"
+    if round(mean, 2) < low:
+        where = "rougher than"
+    elif round(mean, 2) > high:
+        where = "smoother than"
+    return f"; {where} the {low:g} to {high:g} of four first layers trained on CIFAR-10"
+
+
 def _first_of(arrays: dict[str, NDArray[Any]], name: str, row: int) -> tuple[float, float, float]:
     """A proportion with its bounds; of a table the first column."""
     value, low, high = (

@@ -201,8 +201,8 @@ def audit(
         _save(result, out)
         results.append(result)
     _log(results, out)
-    name = spec.rpartition("/")[2]
-    _report(results, samples, out, f"{name} on {len(samples)} images of {data}", save=False)
+    name, source = spec.rpartition("/")[2], Path(data.partition(":")[2]).name
+    _report(results, samples, out, f"{name} on {len(samples)} images of {source}", save=False)
 
 
 @main.command()

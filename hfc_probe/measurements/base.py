@@ -324,6 +324,11 @@ class Result(ABC):
         """For arrays that belong in the event file: their axes and units, by array name."""
         return {}
 
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """What the event file keeps of :meth:`arrays`: those that :meth:`axes` describes."""
+        arrays = self.arrays()
+        return {name: arrays[name] for name in self.axes()}
+
     @property
     def group(self) -> str:
         """First part of its tensors' tags in the event file; the measurement's name."""
@@ -356,7 +361,7 @@ class Result(ABC):
         Raises:
             InputError: a path that cannot be written.
         """
-        text = json.dumps(self.to_dict(), indent=1, allow_nan=False, ensure_ascii=False)
+        text = json.dumps(self.to_dict(), allow_nan=False, ensure_ascii=False)
         return write_atomically(Path(path), text.encode())
 
     def log(self, writer: Any, step: int) -> None:

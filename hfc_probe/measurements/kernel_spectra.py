@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 # "High" is beyond half the Nyquist frequency: the outer half of the radial range.
 HIGH_CYCLES_PER_PIXEL = 0.25
+# Pictures and their tensors hold so many kernels; all 768 of a vision transformer, logged every
+# 100 steps, would make event files of gigabytes.
+_LOGGED = 64
 
 
 @dataclass(frozen=True)
@@ -162,9 +165,13 @@ class KernelSpectraResult(Result):
         from ..plots import kernel_tiles, spectrum_tiles
 
         return {
-            f"{self.section}/kernels": kernel_tiles(self.kernels),
-            f"{self.section}/spectra": spectrum_tiles(self.spectra),
+            f"{self.section}/kernels": kernel_tiles(self.kernels[:_LOGGED]),
+            f"{self.section}/spectra": spectrum_tiles(self.spectra[:_LOGGED]),
         }
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        kept = super().tensors()
+        return kept | {name: kept[name][:_LOGGED] for name in ("kernels", "spectra")}
 
     def figure(self) -> Figure:
         from ..plots import kernel_figure

@@ -213,7 +213,7 @@ class AmplitudePhaseMix(_Random):
     Raises:
         InputError: p outside [0, 1]; images without a batch axis.
 
-    Source: Chen et al., ICCV 2021, §3.2 (APR-P) and its code.
+    Source: Chen et al., ICCV 2021 (APR-P) and its code.
     """
 
     def __init__(
@@ -268,7 +268,7 @@ class AmplitudePhaseSelf(_Random):
     Raises:
         InputError: p outside [0, 1]; an ``augment`` that changes the size.
 
-    Source: Chen et al., ICCV 2021, §3.2 (APR-S) and its code.
+    Source: Chen et al., ICCV 2021 (APR-S) and its code.
     """
 
     def __init__(

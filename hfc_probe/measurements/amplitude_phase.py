@@ -42,7 +42,7 @@ class AmplitudePhase(Measurement):
         InputError: an unknown pairing; when measuring, one that the labels make impossible
             (a single class for ``"different"``, no class twice for ``"same"``).
 
-    Source: Chen et al., ICCV 2021, §1, §3 and Figure 2.
+    Source: Chen et al., ICCV 2021, §3 and Figure 2.
     """
 
     pairing: Pairing = "different"

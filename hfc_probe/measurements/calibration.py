@@ -43,7 +43,7 @@ class Calibration(Measurement):
             a second data set of another image shape.
 
     Source: Guo et al., ICML 2017 (ECE); Hendrycks and Gimpel, ICLR 2017 (max-softmax);
-    Chen et al., ICCV 2021, §4, report both.
+    Chen et al., ICCV 2021, report both.
     """
 
     radii: tuple[float, ...] | None = None

@@ -51,7 +51,7 @@ class ComponentExamples(Measurement):
         InputError: radii as :class:`FrequencyAccuracy`; a ``radius`` that is not among them,
             an unknown group, fewer than one example, fewer names than classes.
 
-    Source: Wang et al., CVPR 2020, §1 and Figure 2 (r = 12 on CIFAR-10).
+    Source: Wang et al., CVPR 2020, Figure 2.
     """
 
     radii: tuple[float, ...] | None = None

@@ -62,6 +62,10 @@ _WAVE = (0.5, 0.75, 1.0, 1.5, 2.0)
 class CorruptionAccuracy(Measurement):
     """Error by corruption and severity; mean error, and mCE against a baseline's errors.
 
+    The fifteen common corruptions are read from the published files and not made here: no
+    library that makes them is kept alive (imagecorruptions 1.1.2, the latest, needs
+    pkg_resources, which setuptools has dropped; imagenet-c needs ImageMagick).
+
     Args:
         folder: CIFAR-10-C as published (``<corruption>.npy`` of 5 × n images, ``labels.npy``)
             or ImageNet-C (``<corruption>/<severity>/<class>/`` with images, already at the
@@ -80,7 +84,7 @@ class CorruptionAccuracy(Measurement):
             corruption or has errors outside (0, 1]; when measuring, files that are missing
             (named), or of another length or form.
 
-    Source: Hendrycks and Dietterich, ICLR 2019, §4 (mCE); Yin et al., NeurIPS 2019 (waves).
+    Source: Hendrycks and Dietterich, ICLR 2019 (mCE); Yin et al., NeurIPS 2019 (waves).
     """
 
     folder: str | None = None

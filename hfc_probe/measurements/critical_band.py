@@ -52,7 +52,7 @@ class CriticalBand(Measurement):
     Raises:
         InputError: settings outside those bounds; when measuring, centres beyond Nyquist.
 
-    Source: Subramanian et al., NeurIPS 2023, §3, and its code.
+    Source: Subramanian et al., NeurIPS 2023, and its code.
     """
 
     strengths: tuple[float, ...] = (0.02, 0.04, 0.08, 0.16)

@@ -34,7 +34,7 @@ class InputSpectrum(Measurement):
         InputError: images smaller than 8 pixels, whose slope cannot be fitted.
 
     Source: van der Schaaf and van Hateren, Vision Research 1996 (spectra of natural images
-    fall as 1/f^α, α about 2); Wang et al., ICCV 2023, §4 (ADCS).
+    fall as 1/f^α, α about 2); Wang et al., ICCV 2023 (ADCS).
     """
 
     classes_shown: int = 10
@@ -109,7 +109,7 @@ def adcs(amplitude: Tensor) -> Tensor:
     Returns:
         ``(K, H, W)``, whole numbers from 1 − K to K − 1.
 
-    Source: Wang et al., ICCV 2023, §4. Their code sums a class's spectra instead of averaging
+    Source: Wang et al., ICCV 2023. Their code sums a class's spectra instead of averaging
     them, which ranks by class size where classes differ in it.
 
     >>> adcs(torch.tensor([3.0, 1.0, 2.0]).view(3, 1, 1)).flatten().tolist()

@@ -128,7 +128,7 @@ def svd_sentence(result: TruncatedSVDResult) -> str:
     also = "" if not (ahead and behind) else " (and less at another)"
     high, rest = (percent(float(arrays[name][k])) for name in ("hfc", "trailing"))
     return (
-        f"HFC is {word} to this model than trailing singular components of the same energy: "
+        f"HFC tells this model {word} than trailing singular components of the same energy: "
         f"beyond r = {result.radii[k]:.1f} cycles/image it is right in {high}, beyond rank "
         f"{result.ranks[k]} in {rest}{also}."
     )

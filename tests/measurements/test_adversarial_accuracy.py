@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -211,6 +213,12 @@ class Cut(nn.Module):
 def test_a_model_that_cuts_gradients_is_named(how):
     with pytest.raises(InputError, match="through which gradients reach the image"):
         AdversarialAccuracy().measure(Cut(how), samples())
+
+
+def test_a_captum_without_the_attacks_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "captum.robust", None)
+    with pytest.raises(InputError, match=r"expected captum with captum\.robust\.FGSM and PGD"):
+        AdversarialAccuracy().measure(SmallNet(), samples())
 
 
 def test_a_model_whose_gradient_is_zero_everywhere_is_named():

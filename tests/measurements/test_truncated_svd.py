@@ -70,6 +70,21 @@ def test_counts_and_energy_equal_a_slow_reference_on_resnet20(resnet20, cifar):
     assert result.figure().axes
 
 
+def test_planted_a_high_wave_of_most_energy_is_in_hfc_but_not_in_the_trailing_components():
+    # The class is a high wave with 60 % of the energy: leading at rank 2 (the mean is rank 1),
+    # while the radius of the nearest energy holds the two low waves, 40 %.
+    signs = torch.tensor([1.0, -1.0] * 40).view(-1, 1, 1)
+    waves = 0.6**0.5 * signs * outer(6) + 0.2**0.5 * (outer(1) + outer(2))
+    images = Samples((0.5 + waves).unsqueeze(1), (signs.flatten() > 0).long())
+    result = TruncatedSVD(ranks=(2,)).measure(ReadsPixels(outer(6)), images)
+    arrays = result.arrays()
+    np.testing.assert_allclose(
+        [arrays["energy"][0], arrays["lfc_energy"][0]], [0.6, 0.4], atol=1e-5
+    )
+    assert [arrays[n][0] for n in ("leading", "trailing", "lfc", "hfc")] == [1.0, 0.5, 0.5, 1.0]
+    assert result.sentence().startswith("HFC tells this model more than trailing")
+
+
 def test_bad_input(cifar):
     with pytest.raises(InputError, match="ranks: expected at most 32"):
         TruncatedSVD(ranks=(40,)).measure(nn.Identity(), cifar)

@@ -51,9 +51,13 @@ def check_whole(name: str, value: Any, minimum: int = 1) -> int:
     Raises:
         InputError: not a whole number, or below ``minimum``.
     """
-    if isinstance(value, (bool, str)) or value != int(value) or value < minimum:
+    try:
+        whole = minimum - 1 if isinstance(value, (bool, str)) else int(value)
+    except (TypeError, ValueError, OverflowError):
+        whole = minimum - 1
+    if whole < minimum or whole != value:
         raise InputError(f"{name}: expected a whole number of at least {minimum}, got {value!r}")
-    return int(value)
+    return whole
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
@@ -101,8 +105,3 @@ def normal_noise(seed: int, start: int, images: Tensor, channels: int | None = N
 def right(subject: Subject, images: Tensor, targets: Tensor, what: str) -> Tensor:
     """Which of the images are predicted right, ``(N,)`` bool."""
     return rank(subject.logits(images, what), targets) < 1
-
-
-def sections(values: tuple[float, ...]) -> list[str]:
-    """Numbers as the ends of tags, without trailing zeros: ``0.03``, ``8``."""
-    return [f"{value:g}" for value in values]

@@ -134,10 +134,9 @@ def _matched(
         total = centred.square().sum((1, 2, 3)).clamp_min(1e-12)
         power = torch.fft.fft2(centred).abs().square().sum(1).flatten(1) / (height * width)
         shares += (power / total[:, None]).sum(0).cpu()
-        u, s, vh = torch.linalg.svd(images.double(), full_matrices=False)
+        squares = torch.linalg.svdvals(images.double()).square()
         for k, rank in enumerate(ranks):
-            rest = images - ((u[..., :rank] * s[..., None, :rank]) @ vh[..., :rank, :])
-            lost = rest.square().sum((1, 2, 3)) / total
+            lost = squares[..., rank:].sum((1, 2)) / total
             leading[k] += (1 - lost).sum().cpu()
         seen += len(targets)
     leading /= seen

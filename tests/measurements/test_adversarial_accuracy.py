@@ -186,6 +186,7 @@ def test_saturated_logits_are_told_as_masked():
         ({"epsilons": (0.5, 1.5)}, "epsilons: expected numbers above 0 to 1"),
         ({"epsilons": (0.2, 0.1)}, "epsilons: expected increasing"),
         ({"rhos": (-0.1,)}, "rhos: expected numbers of at least 0"),
+        ({"samples": None}, "samples: expected a whole number of at least 1, got None"),
         ({"steps": 0}, "steps: expected a whole number of at least 1"),
         ({"step_size": float("nan")}, "step_size: expected numbers above 0 to 1"),
     ],

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent
 plugins = find_packages("plugins")
 
 extras = {
+    "calibration": ["torchmetrics>=1.2"],
     "detection": ["pycocotools>=2.0.7"],
     # What detectron2 itself needs; it is not on PyPI, see its installation page.
     "detectron2": [
@@ -28,12 +29,14 @@ extras = {
     "timm": ["timm>=1.0"],
     "transformers": ["accelerate>=1.0", "transformers>=4.45"],
     "test": [
+        "foolbox>=3.3",
         "hypothesis>=6.100",
         "mypy>=1.15",
         "pytest>=8",
         "ruff>=0.9",
         "scipy>=1.11",
         "timm>=1.0",
+        "torchmetrics>=1.2",
         "types-tabulate",
         "types-tqdm",
     ],

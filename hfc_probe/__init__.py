@@ -8,11 +8,20 @@
 from . import detection, fourier, kernels
 from .errors import InputError
 from .measurements import (
+    AdversarialAccuracy,
+    AmplitudePhase,
+    BandAttribution,
+    Calibration,
+    ComponentExamples,
+    CorruptionAccuracy,
+    CriticalBand,
     FourierHeatmap,
     FrequencyAccuracy,
+    InputSpectrum,
     KernelSpectra,
     Measurement,
     Result,
+    TruncatedSVD,
 )
 from .probe import Probe, attach
 from .samples import PixelSpace, Samples
@@ -20,16 +29,25 @@ from .schedule import Every
 from .version import __version__
 
 __all__ = [
+    "AdversarialAccuracy",
+    "AmplitudePhase",
+    "BandAttribution",
+    "Calibration",
+    "ComponentExamples",
+    "CorruptionAccuracy",
+    "CriticalBand",
     "Every",
     "FourierHeatmap",
     "FrequencyAccuracy",
     "InputError",
+    "InputSpectrum",
     "KernelSpectra",
     "Measurement",
     "PixelSpace",
     "Probe",
     "Result",
     "Samples",
+    "TruncatedSVD",
     "__version__",
     "attach",
     "detection",

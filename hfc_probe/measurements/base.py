@@ -324,6 +324,10 @@ class Result(ABC):
         """TensorBoard tags and the values whose distribution they show."""
         return {}
 
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """95 % intervals of those of :meth:`scalars` that have one, by tag."""
+        return {}
+
     def images(self) -> dict[str, Any]:
         """TensorBoard tags and pictures: figures, or uint8 arrays ``(H, W)`` or ``(H, W, 3)``."""
         return {}
@@ -345,11 +349,10 @@ class Result(ABC):
     @property
     def name(self) -> str:
         """The measurement's name, as in :attr:`Measurement.name`."""
-        return (
-            re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__)
-            .lower()
-            .removesuffix("_result")
-        )
+        # Without the suffix first, which an abbreviation (SVDResult) would swallow.
+        return re.sub(
+            r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__.removesuffix("Result")
+        ).lower()
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain Python values, ready for JSON; NaN becomes None."""
@@ -360,6 +363,7 @@ class Result(ABC):
             "samples": self.samples,
             "summary": self.sentence(),
             "scalars": plain(self.scalars()),
+            "intervals": plain(self.intervals()),
             "arrays": plain(self.arrays()),
         }
 

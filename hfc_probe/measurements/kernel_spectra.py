@@ -221,11 +221,14 @@ class KernelSpectraResult(Result):
         )
 
     def sentence(self) -> str:
+        from ..summary import smoothness_words
+
         return (
             f"The kernels of {self.layer or 'the model'} have a mean smoothness of "
             f"{_mean(self.smoothness):.2f} (1 constant, 0.29 Gaussian noise) and "
             f"{100 * _mean(self.high_frequency_ratio):.0f} % of their power beyond "
-            f"{HIGH_CYCLES_PER_PIXEL} cycles/pixel (an impulse: 80 %)."
+            f"{HIGH_CYCLES_PER_PIXEL} cycles/pixel (an impulse: 80 %)"
+            f"{smoothness_words(_mean(self.smoothness), max(self.kernels.shape[-2:]))}."
         )
 
 

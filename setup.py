@@ -41,7 +41,10 @@ extras = {
         "types-tqdm",
     ],
 }
-extras["all"] = sorted({need for name, needs in extras.items() if name != "test" for need in needs})
+# detectron2 itself cannot be had from PyPI, so "all" leaves its needs out.
+extras["all"] = sorted(
+    {n for name, needs in extras.items() if name not in ("detectron2", "test") for n in needs}
+)
 
 version: dict[str, str] = {}
 exec((ROOT / "hfc_probe" / "version.py").read_text(encoding="utf-8"), version)

@@ -93,9 +93,15 @@ def _bars(axes: Axes, result: DetectionAuditResult) -> None:
         axes.bar(places, np.nan_to_num(values), 0.25, color=colour, label=result.label(name))
         for m, (x, value) in enumerate(zip(places, values, strict=True)):
             above = value
-            if m == 0 and name != ORIGINAL and np.isfinite(result.intervals[name][0]).all():
+            if (
+                m == 0
+                and name != ORIGINAL
+                and np.isfinite(result.difference_intervals[name][0]).all()
+            ):
                 base = 100 * result.metrics[ORIGINAL][0]
-                low, high = (max(0.0, base + 100 * bound) for bound in result.intervals[name][0])
+                low, high = (
+                    max(0.0, base + 100 * bound) for bound in result.difference_intervals[name][0]
+                )
                 (line,) = axes.plot([x, x], [low, high], color="black", lw=1.4)
                 if name == result.variants[1]:
                     line.set_label("95 % interval of the change")

@@ -96,7 +96,7 @@ class DetectionAuditResult(Result):
     images_ap: Mapping[str, NDArray[np.float64]]
     match: Mapping[str, NDArray[np.int64]]
     score: Mapping[str, NDArray[np.float64]]
-    intervals: Mapping[str, NDArray[np.float64]]
+    difference_intervals: Mapping[str, NDArray[np.float64]]
     skipped: Mapping[ImageId, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     dataset: DetectionDataset | None = None
@@ -133,7 +133,7 @@ class DetectionAuditResult(Result):
             images_ap={n: e.images for n, e in evaluations.items()},
             match={n: e.match for n, e in evaluations.items()},
             score={n: e.score for n, e in evaluations.items()},
-            intervals=intervals,
+            difference_intervals=intervals,
             skipped=skipped,
             notes=_notes(settings, truth, image_ids, predictions, skipped),
         )
@@ -222,7 +222,7 @@ class DetectionAuditResult(Result):
                 out[f"{part}{suffix}"] = np.stack([values[n] for n in names])
         for part, names in parts.items():
             out[f"{part}_difference"] = out[part][:, :3] - out["original"][:3]
-            bounds = np.stack([self.intervals[n] for n in names])
+            bounds = np.stack([self.difference_intervals[n] for n in names])
             out[f"{part}_difference_lower"] = bounds[..., 0]
             out[f"{part}_difference_upper"] = bounds[..., 1]
             for direction in _DIRECTIONS:
@@ -309,7 +309,7 @@ class DetectionAuditResult(Result):
             values = [_points(v) for v in self.metrics[name]]
             change = gains = drops = ""
             if name != ORIGINAL:
-                low, high = self.intervals[name][0]
+                low, high = self.difference_intervals[name][0]
                 delta = self.metrics[name][0] - self.metrics[ORIGINAL][0]
                 change = _interval(delta, low, high)
                 gains, drops = (self._counted(name, d) for d in _DIRECTIONS)
@@ -330,7 +330,7 @@ class DetectionAuditResult(Result):
             delta = self.metrics[name][0] - self.metrics[ORIGINAL][0]
             return (
                 f"{_points(self.metrics[name][0])} % on {self.label(name)} "
-                f"({_interval(delta, *self.intervals[name][0])})"
+                f"({_interval(delta, *self.difference_intervals[name][0])})"
             )
 
         count = len(self.radii)

@@ -204,12 +204,15 @@ def test_interval_covers_the_difference_and_is_zero_for_equal_detections():
     good, bad = noisy(data.truth, 8, noise=0.01), noisy(data.truth, 9, noise=0.15)
     audit = DetectionAudit(radii=(12,), bootstrap=300)
     result = audit.evaluate(data.truth, {"original": good, "lfc_r12": good, "hfc_r12": bad})
-    assert result.intervals["lfc_r12"].tolist() == [[0, 0]] * 3
-    low, high = result.intervals["hfc_r12"][0]
+    assert result.difference_intervals["lfc_r12"].tolist() == [[0, 0]] * 3
+    low, high = result.difference_intervals["hfc_r12"][0]
     delta = result.metrics["hfc_r12"][0] - result.metrics["original"][0]
     assert low < delta < high < 0
     again = audit.evaluate(data.truth, {"original": good, "lfc_r12": good, "hfc_r12": bad})
-    assert again.intervals["hfc_r12"].tolist() == result.intervals["hfc_r12"].tolist()
+    assert (
+        again.difference_intervals["hfc_r12"].tolist()
+        == result.difference_intervals["hfc_r12"].tolist()
+    )
 
 
 def test_gains_and_drops_count_any_change_and_those_beyond_margin_and_floor():

@@ -10,6 +10,8 @@ ROOT = Path(__file__).parent
 plugins = find_packages("plugins")
 
 extras = {
+    # The tab draws by itself: where only logs are looked at, this is all it needs.
+    "dashboard": ["tensorboard>=2.21,<3"],
     "ignite": ["pytorch-ignite>=0.5"],
     "lightning": ["lightning>=2.4"],
     "timm": ["timm>=1.0"],
@@ -41,7 +43,10 @@ setup(
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["hfc_probe", "hfc_probe.*"]) + plugins,
     package_dir={name: "plugins/" + name.replace(".", "/") for name in plugins},
-    package_data={"hfc_probe": ["py.typed"]},
+    package_data={
+        "hfc_probe": ["py.typed"],
+        "tensorboard_plugin_hfc": ["static/*"],
+    },
     install_requires=[
         "captum>=0.7",
         "click>=8.1",
@@ -55,7 +60,10 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require=extras,
-    entry_points={"console_scripts": ["hfc-probe = hfc_probe.cli:main"]},
+    entry_points={
+        "console_scripts": ["hfc-probe = hfc_probe.cli:main"],
+        "tensorboard_plugins": ["hfc = tensorboard_plugin_hfc.loader:HfcLoader"],
+    },
     classifiers=[
         "Development Status :: 4 - Beta",
         "Intended Audience :: Science/Research",

@@ -97,7 +97,7 @@ class RunWriter:
         tensorboard.log_epoch(self.writer, epoch, step)
         if "curves" in self.parts:
             rise = min(1.0, epoch / 10)
-            own = [0.6, 0.4, 0.2, 0.12] if self.uses_hfc else [0.12, 0.12, 0.11, 0.1]
+            own = [0.6, 0.4, 0.2, 0.125] if self.uses_hfc else [0.125, 0.125, 0.1, 0.1]
             high = [0.1 + (v - 0.1) * rise if epoch >= 3 else 0.1 for v in own]
             low = [0.3 + 0.1 * k + 0.2 * rise for k in range(4)]
             self._log(accuracy_result(low, high, 0.5 + 0.4 * rise), step)

@@ -46,7 +46,10 @@ export class App {
     onTheme((dark) => {
       document.documentElement.classList.toggle("dark", dark);
       setDark(dark);
-      if (this.view) this.view.show?.();
+      if (this.view && !this.loading) {
+        this.drawRuns();
+        this.view.show();
+      }
     });
     onReload(() => this.refresh());
     addEventListener("keydown", (event) => this.key(event));
@@ -141,7 +144,7 @@ export class App {
   }
 
   color(run) {
-    return runColor(Math.max(0, this.names().indexOf(run)));
+    return runColor(Math.max(0, this.names().indexOf(run)), theme());
   }
 
   theme() {

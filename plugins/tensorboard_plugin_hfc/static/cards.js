@@ -83,14 +83,14 @@ export class Card {
     this.paint(this.canvas, ratio, theme());
   }
 
-  paint(canvas, ratio, colors) {
+  paint(canvas, ratio, colors, plot = this.plot) {
     const context = canvas.getContext("2d");
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.fillStyle = colors.background;
     context.fillRect(0, 0, this.width, this.height);
     context.font = `12px ${FONT}`;
     context.lineJoin = "round";
-    this.plot.draw(context, this.width, this.height, colors);
+    plot.draw(context, this.width, this.height, colors);
   }
 
   position(event) {
@@ -153,7 +153,10 @@ export class Card {
 
   png() {
     const canvas = h("canvas", { width: this.width * PNG_SCALE, height: this.height * PNG_SCALE });
-    this.paint(canvas, PNG_SCALE, LIGHT);
+    const before = dark;
+    dark = false; // for a page of paper, whatever the screen shows
+    this.paint(canvas, PNG_SCALE, LIGHT, this.make());
+    dark = before;
     canvas.toBlob((blob) => download(blob, `hfc_${this.name}.png`), "image/png");
   }
 
@@ -171,6 +174,7 @@ export function percent(value, low, high, count) {
   return `${one(value)} %${interval}${images}`;
 }
 
+/** Four figures, or fewer. */
 export function figures(value) {
   if (!Number.isFinite(value)) return "no number";
   const size = Math.abs(value);

@@ -1,7 +1,8 @@
 // Colour maps that are read alike with any colour vision, and the two themes.
 
-// Okabe and Ito's colours, those first that stand out on white and on black; the runs' colours.
-const OKABE_ITO = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c8c"];
+// Okabe and Ito's colours for runs, and the same hues brighter for a dark page.
+const RUNS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c8c"];
+const RUNS_ON_DARK = ["#56b4e9", "#ff8c4a", "#2fc79a", "#e3a0c4", "#f0e442", "#5b8fe0", "#b8b8b8"];
 
 function ramp(text) {
   const anchors = text.split(" ").map((hex) => [0, 2, 4].map((k) => parseInt(hex.slice(k, k + 2), 16)));
@@ -50,8 +51,9 @@ export function ordered(count, theme) {
   );
 }
 
-export function runColor(number) {
-  return OKABE_ITO[number % OKABE_ITO.length];
+export function runColor(number, theme) {
+  const colors = theme.dark ? RUNS_ON_DARK : RUNS;
+  return colors[number % colors.length];
 }
 
 export const LIGHT = {

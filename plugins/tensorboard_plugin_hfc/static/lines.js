@@ -19,6 +19,11 @@ export function ticks(low, high, count) {
   return out;
 }
 
+/** A tick's label, with a minus that is as wide as a plus. */
+export function tick(value) {
+  return figures(value).replace("-", "−");
+}
+
 /** Text shortened until it fits. */
 export function fit(context, text, width) {
   if (context.measureText(text).width <= width) return text;
@@ -139,7 +144,7 @@ export function lines(spec, memory = {}) {
       if (box.first) {
         context.fillStyle = theme.muted;
         context.textAlign = "right";
-        context.fillText(figures(value), box.left - 6, y(value));
+        context.fillText(tick(value), box.left - 6, y(value));
       }
     }
     context.strokeStyle = theme.axis;
@@ -157,7 +162,7 @@ export function lines(spec, memory = {}) {
       context.moveTo(x(value), box.top + box.high);
       context.lineTo(x(value), box.top + box.high + 4);
       context.stroke();
-      context.fillText(figures(value), x(value), box.top + box.high + 7);
+      context.fillText(tick(value), x(value), box.top + box.high + 7);
     }
     context.fillStyle = theme.text;
     context.fillText(spec.xLabel, box.left + box.wide / 2, box.top + box.high + 24);

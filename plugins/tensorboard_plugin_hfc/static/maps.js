@@ -1,8 +1,7 @@
 // Maps (a value per cell) in panels side by side, each with its colour bar.
 
 import { css, FONT, MAPS, shade } from "./colors.js";
-import { figures } from "./cards.js";
-import { fit, ticks, title } from "./lines.js";
+import { fit, tick, ticks, title } from "./lines.js";
 
 const [LEFT, BAR, TOP, BOTTOM, GAP] = [46, 74, 54, 42, 8];
 
@@ -110,13 +109,13 @@ export function maps(spec) {
     const wanted = Math.max(2, wide / 60);
     for (const value of ticks(spec.j[0], spec.j.at(-1), wanted)) {
       const k = nearest(spec.j, value);
-      context.fillText(figures(value), left + (k + 0.5) * cell, top + high + 5);
+      context.fillText(tick(value), left + (k + 0.5) * cell, top + high + 5);
     }
     context.textAlign = "right";
     context.textBaseline = "middle";
     for (const value of ticks(spec.i[0], spec.i.at(-1), wanted)) {
       const k = nearest(spec.i, value);
-      context.fillText(figures(value), left - 5, top + (k + 0.5) * cell);
+      context.fillText(tick(value), left - 5, top + (k + 0.5) * cell);
     }
     context.fillStyle = theme.text;
     context.textAlign = "center";
@@ -142,7 +141,7 @@ export function maps(spec) {
     context.textBaseline = "middle";
     for (const value of ticks(panel.low, panel.high, high / 45)) {
       const share = panel.high > panel.low ? (value - panel.low) / (panel.high - panel.low) : 0.5;
-      context.fillText(figures(value), x + 14, top + high * (1 - share));
+      context.fillText(tick(value), x + 14, top + high * (1 - share));
     }
     context.save();
     context.translate(left + wide + BAR - 14, top + high / 2);

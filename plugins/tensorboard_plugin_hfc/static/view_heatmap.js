@@ -107,7 +107,7 @@ export class HeatmapView {
       .map((text) => text.split(",").map(Number))
       .filter((pair) => pair.length === 2 && pair.every(Number.isFinite))
       .slice(0, CELLS)
-      .map(([i, j], k) => ({ i, j, color: runColor(k) }));
+      .map(([i, j], k) => ({ i, j, color: runColor(k, this.app.theme()) }));
   }
 
   cells() {
@@ -298,8 +298,12 @@ export class HeatmapView {
       panel.series.push({ name: `${"AB"[n]}: ${run}`, ...radial(found.values, i, j), color, dash });
       const clean = this.arrays.get(run)?.[`${this.group}/clean_error`];
       const k = clean ? clean.before(found.step) : -1;
-      if (k >= 0) panel.lines.push({ y: clean.values[k], text: `${"AB"[n]} without noise` });
+      if (k >= 0) panel.lines.push({ y: clean.values[k], who: "AB"[n] });
     });
+    const [one, two] = panel.lines;
+    const together = two && Math.abs(one.y - two.y) < 0.06; // their labels would cover each other
+    if (one) one.text = `${together ? "A, B" : one.who} without noise`;
+    if (two && !together) two.text = `${two.who} without noise`;
     const tops = [...this.series.values()].map((series) => this.scaleOf(series)[1]);
     const rate = this.unit() === "error rate";
     return lines(
@@ -312,7 +316,7 @@ export class HeatmapView {
         xLabel: `distance from DC (${this.axisUnit()})`,
         xText: (x) => `d = ${x} ${this.axisUnit()}`,
         yLabel: this.unit(),
-        yRange: [0, rate ? 1 : Math.max(...tops) || 1],
+        yRange: [0, Math.min(rate ? 1 : Infinity, 1.05 * Math.max(...tops)) || 1],
         value: (value) => this.say(value),
       },
       this.zoom.radial,

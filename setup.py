@@ -19,6 +19,7 @@ extras = {
     "test": [
         "hypothesis>=6.100",
         "mypy>=1.15",
+        "playwright>=1.45",
         "pytest>=8",
         "ruff>=0.9",
         "scipy>=1.11",

@@ -49,7 +49,7 @@ def train(batchnorm: bool, log_dir: Path, epochs: int, images: int = 1024) -> hf
         measurements={
             hfc_probe.FrequencyAccuracy(): hfc_probe.Every(epochs=1),
             hfc_probe.KernelSpectra(): hfc_probe.Every(epochs=1),
-            hfc_probe.FourierHeatmap(samples=24, norm=None): hfc_probe.Every(epochs=4),
+            hfc_probe.FourierHeatmap(samples=16, norm=None): hfc_probe.Every(epochs=5),
         },
         budget=1.0,
     ) as probe:
@@ -60,14 +60,16 @@ def train(batchnorm: bool, log_dir: Path, epochs: int, images: int = 1024) -> hf
                 optimizer.step()
             probe.end_epoch()
             accuracy = probe.results["frequency_accuracy"].scalars()["hfc_accuracy/original"]
-            print(f"{log_dir.name}, epoch {epoch + 1}/{epochs}: accuracy {accuracy:.3f}", flush=True)
+            print(
+                f"{log_dir.name}, epoch {epoch + 1}/{epochs}: accuracy {accuracy:.3f}", flush=True
+            )
     return probe
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/batchnorm"))
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--images", type=int, default=1024)
     options = parser.parse_args()
     for name, batchnorm in (("with-batchnorm", True), ("without-batchnorm", False)):

@@ -242,8 +242,9 @@ def _series(
         shape = kept[max(kept)][1].shape
         others = [step for step, (_, array) in kept.items() if array.shape != shape]
         for step in others:
-            why, left_out = f"another shape than the latest, {'×'.join(map(str, shape))}", (
-                left_out + 1
+            why, left_out = (
+                f"another shape than the latest, {'×'.join(map(str, shape))}",
+                (left_out + 1),
             )
             del kept[step]
     note = ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +84,11 @@ def _is_axis(axis: Any) -> bool:
     if not isinstance(axis.get("unit", ""), str):
         return False
     values = axis.get("values", [])
-    return isinstance(values, list) and all(
-        isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
-        for value in values
-    )
+    return isinstance(values, list) and all(_is_place(value) for value in values)
+
+
+def _is_place(value: Any) -> bool:
+    """A place on an axis: a number, or a name such as "AP50"."""
+    if isinstance(value, str):
+        return True
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value

@@ -9,10 +9,13 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
+from hfc_probe import tensorboard
+
 from .conftest import EPOCHS, Tab, tensorboard_server
-from .runs import RunWriter, accuracy_result, heatmap_result, write_run
+from .runs import RunWriter, accuracy_result, heatmap_result, kernel_result, write_run
 from .test_plugin import PAIR, hfc_value, write_values
 
 PICTURE = "canvas => canvas.toDataURL()"
@@ -315,7 +318,7 @@ def test_damaged_logs_show_a_sentence_and_run_no_script(tab, environment, tmp_pa
     (tmp_path / "cut").mkdir()
     (tmp_path / "cut" / whole.name).write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     with served(tab, environment, tmp_path) as address:
-        for view in ("curves", "heatmap", "kernels", "detections", "examples", "cost"):
+        for view in ("curves", "heatmap", "kernels", "cost"):
             tab.open(address, f"p.hfc.view={view}&p.hfc.a={urllib.parse.quote(BAD)}&p.hfc.b=nan")
             tab.ready(view)
             text = tab.text()
@@ -353,17 +356,31 @@ def test_detections_and_pictures_where_they_are_logged(tab, environment, tmp_pat
             writer.add_scalar("hfc_detection/AP/lfc_r128", low, step)
             writer.add_scalar("hfc_detection/AP/hfc_r128", 0.1, step)
             writer.add_scalar("hfc_detection/AP50/original", 0.6, step)
+            writer.add_scalar("hfc_detection/images_gain_any/lfc_r128", 17.0, step)
+            for end, bound in (("lower", -0.13), ("upper", -0.04)):
+                axes = [{"name": "radius", "values": [64, 128]}, {"name": "metric"}]
+                axes[1]["values"] = ["AP", "AP50", "AP75"]
+                what = {"version": 1, "measurement": "detection_audit", "unit": "AP"}
+                what |= {"array": f"lfc_difference_{end}", "axes": axes}
+                tensor = np.full((2, 3), bound, np.float32)
+                tag = f"detection_audit/lfc_difference_{end}"
+                value = hfc_value(tag, tensor, [], content=json.dumps(what).encode())
+                writer._get_file_writer().add_summary(Summary(value=[value]), step)
             writer.add_image("hfc_detection/gains", np.zeros((3, 20, 30), np.uint8), step)
         writer.add_image("hfc_examples/figure", np.zeros((3, 20, 30), np.uint8), 5)
     with served(tab, environment, tmp_path) as address:
         tab.open(address, "p.hfc.view=detections")
-        assert "−10.0 points" in tab.text()
+        assert "−10.0 [-13.0, -4.0] points" in tab.text()
+        assert tab.find("tr", has_text="images: gain").inner_text().split("\t")[-2:] == [
+            "by any margin",
+            "17",
+        ]
         tab.find(".picture img").first.wait_for()
         rows = rows_of(download(tab, "detection_ap", "CSV"))
         low = [float(row["AP"]) for row in rows if row["line"] == "LFC detector"]
         assert low == pytest.approx([0.2, 0.3])
         tab.press("ArrowLeft")
-        tab.find("table", has_text="−20.0 points").wait_for()
+        tab.find("table", has_text="−20.0 [-13.0, -4.0] points").wait_for()
         tab.open(address, "p.hfc.view=examples")
         assert "hfc_examples/figure, step 5" in tab.text()
         loaded = "img => img.complete && img.naturalWidth"
@@ -373,6 +390,34 @@ def test_detections_and_pictures_where_they_are_logged(tab, environment, tmp_pat
         assert image.evaluate(loaded) == 30
         tab.open(address, "p.hfc.view=curves")
         assert "None of the chosen runs has logged FrequencyAccuracy" in tab.text()
+
+
+def test_gradient_sensitivity_like_the_heatmap(tab, environment, tmp_path):
+    axis = list(range(-4, 4))
+    axes = [{"name": name, "unit": "cycles/image", "values": axis} for name in ("i", "j")]
+    what = {"version": 1, "measurement": "fourier_sensitivity", "array": "sensitivity"}
+    content = json.dumps(what | {"unit": "loss per unit L2 norm", "axes": axes}).encode()
+    map_ = np.random.default_rng(0).random((8, 8), np.float32) * 3
+    map_[0, 0] = np.nan
+    value = hfc_value("fourier_sensitivity/sensitivity", map_, [], content=content)
+    write_values(tmp_path / "run", {7: [value]})
+    with served(tab, environment, tmp_path) as address:
+        tab.open(address, "p.hfc.view=heatmap")
+        label = tab.plot("heatmap").locator("canvas").get_attribute("aria-label")
+        assert label.startswith("Fourier sensitivity: A: run, step 7")
+        rows = rows_of(download(tab, "heatmap", "CSV"))
+        assert rows[0]["value"] == ""
+        np.testing.assert_allclose([float(r["value"]) for r in rows[1:]], map_.ravel()[1:])
+
+
+def test_a_wide_layer_of_which_the_first_kernels_are_logged(tab, environment, tmp_path):
+    with SummaryWriter(str(tmp_path / "run")) as writer:
+        tensorboard._log_tensors(kernel_result(100, 0.3, 0), writer, 1)
+    with served(tab, environment, tmp_path) as address:
+        tab.open(address, "p.hfc.view=kernels&p.hfc.kernel=a:99")
+        rows = rows_of(download(tab, "kernels", "CSV"))
+        assert len(rows) == 100
+        assert sum(bool(row["weights"]) for row in rows) == 64
 
 
 def test_sixty_runs(tab, environment, tmp_path):
@@ -413,7 +458,13 @@ WORDS = """async (rows) => {
         ),
         (
             # Apart at 1 by chance, together at 2, apart the other way at 3 and 4: since 3.
-            [[4, [[1, 2, 3, 4], [0.9, 0.5, 0.2, 0.1], 0.05], [[1, 2, 3, 4], [0.1, 0.5, 0.6, 0.7], 0.05]]],
+            [
+                [
+                    4,
+                    [[1, 2, 3, 4], [0.9, 0.5, 0.2, 0.1], 0.05],
+                    [[1, 2, 3, 4], [0.1, 0.5, 0.6, 0.7], 0.05],
+                ]
+            ],
             "B uses more of the high frequencies: at epoch 4 it gets 70 % [65, 75] right from "
             "HFC(4) alone (beyond 4 cycles/image), A 10 % [5, 15]. The intervals have been apart "
             "since epoch 3.",

@@ -47,13 +47,18 @@ def test_what_the_library_writes_is_a_version_that_the_tab_reads():
         (json.dumps(GOOD | {"version": True}).encode(), "version True"),
         (json.dumps(GOOD | {"measurement": 3}).encode(), "no measurement"),
         (json.dumps(GOOD | {"axes": "rows"}).encode(), "no axes"),
-        (json.dumps(GOOD | {"axes": [{"name": "i", "values": ["x"]}]}).encode(), "no axes"),
+        (json.dumps(GOOD | {"axes": [{"name": "i", "values": [None]}]}).encode(), "no axes"),
         (json.dumps(GOOD | {"axes": [{"name": "i", "values": [float("nan")]}]}).encode(), "axes"),
     ],
 )
 def test_anything_else_is_a_sentence(content, sentence):
     with pytest.raises(ContentError, match=sentence):
         parse(content)
+
+
+def test_an_axis_may_have_names_for_places():
+    axes = [{"name": "metric", "values": ["AP", "AP50"]}]
+    assert parse(json.dumps(GOOD | {"axes": axes}).encode()).mismatch((2,)) is None
 
 
 def test_a_number_has_no_axes():

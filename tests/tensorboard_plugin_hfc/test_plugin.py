@@ -210,7 +210,8 @@ def test_another_shape_than_promised_is_left_out_and_said(tmp_path):
     arrays = {1: np.float32([1, 2]), 2: np.float32([1, 2, 3]), 3: np.float32([[4, 5]])}
     arrays |= {4: np.array([b"a", b"b"]), 5: np.float32([6, np.nan])}
     write_values(
-        tmp_path / "run", {step: [hfc_value("g/hfc", array, PAIR)] for step, array in arrays.items()}
+        tmp_path / "run",
+        {step: [hfc_value("g/hfc", array, PAIR)] for step, array in arrays.items()},
     )
     head, values = tensors_of(client_of(tmp_path), "run", "g/hfc")
     assert head["steps"] == [1, 5]
@@ -247,7 +248,12 @@ def test_tensors_of_others_under_our_name_are_named_as_problems(tmp_path):
     newer = json.dumps({"version": 9, "axes": []}).encode()
     write_values(
         tmp_path / "run",
-        {1: [hfc_value("theirs", one, [], content=b"\x08\x01"), hfc_value("n", one, [], content=newer)]},
+        {
+            1: [
+                hfc_value("theirs", one, [], content=b"\x08\x01"),
+                hfc_value("n", one, [], content=newer),
+            ]
+        },
     )
     client = client_of(tmp_path)
     index = index_of(client)

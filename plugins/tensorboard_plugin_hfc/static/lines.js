@@ -3,7 +3,7 @@
 import { FONT } from "./colors.js";
 import { figures } from "./cards.js";
 
-const [LEFT, RIGHT, TOP, BOTTOM, GAP] = [52, 12, 26, 44, 14];
+const [LEFT, RIGHT, TOP, BOTTOM, GAP] = [52, 20, 26, 44, 20];
 const NEAREST = 12; // lines named in a tip
 
 /** Round numbers that cover a range, about `count` of them. */

@@ -14,6 +14,7 @@ const PANELS = 24;
 export class CurvesView {
   constructor(app) {
     this.app = app;
+    this.open = true;
     this.zoom = { training: {}, radius: {} };
     this.card = new Card("curves", () => this.plot());
     this.words = h("section", { class: "words", "aria-live": "polite" });
@@ -288,7 +289,7 @@ export class CurvesView {
       h("p", { class: "verdict" }, verdict([a, b], found.hfc, where)),
       h(
         "details",
-        {},
+        { open: this.open, ontoggle: (event) => (this.open = event.target.open) },
         h("summary", {}, "The numbers behind it"),
         table(["component", `A: ${a}`, `B: ${b}`, "A − B", "95 % intervals"], rows),
       ),

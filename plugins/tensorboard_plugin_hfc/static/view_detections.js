@@ -6,6 +6,7 @@ import { lines } from "./lines.js";
 import { gallery, pictures } from "./view_examples.js";
 
 const TAG = /^hfc_detection\/([^/]+)\/(original|(lfc|hfc)_r([\d.]+|inf))$/;
+const COUNTS = /^(images|objects)_(\w+?)(_any)?$/; // how many are better or worse than on the original
 const SHOWN = 24;
 
 export class DetectionsView {
@@ -28,7 +29,10 @@ export class DetectionsView {
     const ours = (tag) => TAG.test(tag);
     this.runs = app.selected().filter((run) => Object.keys(scalars[run] ?? {}).some(ours));
     const tags = [...new Set(this.runs.flatMap((run) => Object.keys(scalars[run]).filter(ours)))];
-    this.metrics = [...new Set(tags.map((tag) => TAG.exec(tag)[1]))];
+    const metrics = [...new Set(tags.map((tag) => TAG.exec(tag)[1]))];
+    this.metrics = metrics.filter((metric) => !COUNTS.test(metric));
+    this.counts = metrics.filter((metric) => COUNTS.test(metric));
+    await this.loadIntervals();
     this.read = this.runs.length ? await app.data.scalars(this.runs, tags) : {};
     const entries = app
       .selected()
@@ -40,6 +44,31 @@ export class DetectionsView {
       for (const { steps: own } of Object.values(this.read[run] ?? {})) for (const step of own) steps.add(step);
     }
     app.setSteps(steps);
+  }
+
+  /** Intervals of the differences to the original, by bootstrap over images, where logged. */
+  async loadIntervals() {
+    const { data } = this.app;
+    const bounds = ["lfc", "hfc"].flatMap((part) => ["lower", "upper"].map((end) => `${part}_difference_${end}`));
+    const fits = ({ array, axes }) => bounds.includes(array) && axes.length === 2 && axes[1].name === "metric";
+    const found = this.runs.flatMap((run) => data.find(run, fits).map(({ tag }) => tag));
+    this.intervals = found.length ? await data.tensors(this.runs, [...new Set(found)]) : new Map();
+  }
+
+  /** " [low, high] points" of a change, or nothing. */
+  interval(run, metric, part, radius) {
+    const ends = ["lower", "upper"].map((end) => {
+      for (const series of Object.values(this.intervals.get(run) ?? {})) {
+        const [radii, metrics] = series.content.axes;
+        const row = radii.values?.indexOf(radius) ?? -1;
+        const column = metrics.values?.indexOf(metric) ?? -1;
+        const k = series.before(this.app.step());
+        if (series.content.array !== `${part}_difference_${end}` || row < 0 || column < 0 || k < 0) continue;
+        return 100 * series.at(k)[row * series.shape[1] + column];
+      }
+      return NaN;
+    });
+    return ends.every(Number.isFinite) ? ` [${ends.map((end) => end.toFixed(1)).join(", ")}]` : "";
   }
 
   metric() {
@@ -100,15 +129,34 @@ export class DetectionsView {
         for (const [name, list] of [["LFC", lfc], ["HFC", hfc]]) {
           for (const [radius, value] of list) {
             const change = 100 * (value - original);
-            const text = Number.isFinite(change) ? `${change >= 0 ? "+" : "−"}${Math.abs(change).toFixed(1)} points` : "";
+            const text = Number.isFinite(change) ? `${change >= 0 ? "+" : "−"}${Math.abs(change).toFixed(1)}${this.interval(run, metric, name.toLowerCase(), radius)} points` : "";
             rows.push([run, metric, name, String(radius), percent(value), text]);
           }
         }
       }
     }
+    const counts = this.runs.flatMap((run) =>
+      this.counts.flatMap((metric) => {
+        const [, what, direction, any] = COUNTS.exec(metric);
+        const found = this.of(run, metric);
+        const kind = any ? "by any margin" : "by the audit's margin";
+        return ["lfc", "hfc"].flatMap((part) =>
+          found[part].map(([radius, value]) => [
+            run,
+            `${part.toUpperCase()}(${radius})`,
+            `${what}: ${direction}`,
+            kind,
+            Number.isFinite(value) ? String(value) : "",
+          ]),
+        );
+      }),
+    );
     this.body.replaceChildren(
+      ...(counts.length
+        ? [h("h2", {}, "How many fare better or worse than on the original"), table(["run", "variant", "what", "counted", "number"], counts)]
+        : []),
       ...(rows.length
-        ? [h("h2", {}, "Gains and drops against the original"), table(["run", "metric", "variant", "radius", "value", "change"], rows)]
+        ? [h("h2", {}, "Average precision, and its change against the original"), table(["run", "metric", "variant", "radius", "value", "change"], rows)]
         : []),
       ...(this.found.length
         ? [h("h2", {}, "Pictures of the audit"), h("div", { class: "gallery" }, gallery(this.app, this.found, this.app.step()))]

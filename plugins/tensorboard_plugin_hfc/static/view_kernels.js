@@ -209,12 +209,17 @@ export class KernelsView {
     const { app } = this;
     const panels = [];
     let cut = 0;
+    let part = "";
     this.pair.forEach((run, n) => {
       const letter = "AB"[n];
       const arrays = this.smoothness.has(run) ? this.arraysAt(run) : null;
       const order = this.order(run);
       const values = this.smooth(run);
-      cut = Math.max(cut, order.length - SHOWN);
+      // Of a wide layer only the first kernels are logged, with the smoothness of all.
+      const logged = arrays?.kernels?.[1][0] ?? arrays?.spectra?.[1][0] ?? order.length;
+      const there = order.filter((k) => k < logged);
+      cut = Math.max(cut, there.length - SHOWN);
+      if (there.length < order.length) part = `, the ${there.length} logged of ${order.length}`;
       const place = arrays ? `, ${app.placeText(run, this.stepOf(run))}` : "";
       const empty = !this.smoothness.has(run)
         ? "no kernels logged"
@@ -224,7 +229,7 @@ export class KernelsView {
       for (const name of ["kernels", "spectra"]) {
         const [all, shape] = arrays?.[name] ?? [null, null];
         const list = all
-          ? order.slice(0, SHOWN).map((k) => {
+          ? there.slice(0, SHOWN).map((k) => {
               const size = all.length / shape[0];
               const own = all.subarray(k * size, (k + 1) * size);
               const image =
@@ -252,7 +257,7 @@ export class KernelsView {
     });
     const layer = this.wanted.split("/").slice(1).join("/");
     const order = app.state.get("order") === "smoothness" ? "smoothest first" : "by index";
-    const some = cut > 0 ? `, the first ${SHOWN}` : "";
+    const some = part + (cut > 0 ? `, the first ${SHOWN}` : "");
     return tiles({
       title: `Kernels of ${layer || "the model"}, ${order}${some}; each scaled by itself, grey is 0`,
       label: `Kernels and their spectra: ${panels.map(({ title }) => title).join("; ")}`,
@@ -268,6 +273,7 @@ export class KernelsView {
           const arrays = this.arraysAt(run);
           if (!arrays) continue;
           for (const k of this.order(run)) {
+            // Beyond those logged there are numbers, but no weights.
             const [all, shape] = arrays.kernels ?? [new Float32Array(), [1]];
             const size = all.length / shape[0];
             const weights = Array.from(all.subarray(k * size, (k + 1) * size), figures).join(" ");
@@ -339,6 +345,7 @@ export class KernelsView {
     const { run, k } = chosen;
     const [all, [, rows, columns]] = spectra;
     const values = all.subarray(k * rows * columns, (k + 1) * rows * columns);
+    if (!values.length) return null; // not among those logged
     const content = this.app.data.content(run, `${this.group.get(run)}/spectra`);
     const known = content.axes.slice(1).every((axis) => axis.values);
     const index = (count) => Array.from({ length: count }, (_, n) => n - Math.floor(count / 2));

@@ -7,7 +7,7 @@ import logging
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,6 @@ from .metadata import IMAGES, PLUGIN_NAME, PREFIX, SCALARS, Content, ContentErro
 logger = logging.getLogger(__name__)
 ALL = 1_000_000  # more points than TensorBoard ever keeps: no thinning
 _PICTURES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
-Listing = TypeVar("Listing")
 
 
 @dataclass
@@ -82,6 +81,13 @@ class Reader:
             "images": images,
             "problems": problems,
         }
+
+    def has_scalars_or_pictures(self, ctx: Any, experiment: str) -> bool:
+        """Whether a run has any; those of writers that write no tensors have only them."""
+        return bool(
+            self._ours(self._provider.list_scalars, ctx, experiment, SCALARS)
+            or self._ours(self._provider.list_blob_sequences, ctx, experiment, IMAGES)
+        )
 
     def tensors(
         self,

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from tensorboard import errors, plugin_util
+from tensorboard import context, errors, plugin_util
 from tensorboard.backend import http_util
 from tensorboard.plugins import base_plugin
 from werkzeug import wrappers
@@ -47,8 +47,8 @@ class HfcPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
 
     plugin_name = PLUGIN_NAME
 
-    def __init__(self, context: Any) -> None:
-        self._reader = Reader(context.data_provider)
+    def __init__(self, setting: Any) -> None:
+        self._reader = Reader(setting.data_provider)
 
     def get_plugin_apps(self) -> dict[str, Any]:
         """Routes below ``data/plugin/hfc``."""
@@ -68,8 +68,8 @@ class HfcPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         )
 
     def is_active(self) -> bool:
-        """TensorBoard itself sees whether there are summaries of plugin ``hfc``."""
-        return False
+        """Whether there is anything of ours; where there are tensors, TensorBoard does not ask."""
+        return self._reader.has_scalars_or_pictures(context.RequestContext(), "")
 
     def _index(self, request: Any) -> Any:
         found = self._reader.index(*_where(request))

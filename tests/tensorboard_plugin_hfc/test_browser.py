@@ -390,6 +390,7 @@ def test_detections_and_pictures_where_they_are_logged(tab, environment, tmp_pat
         assert image.evaluate(loaded) == 30
         tab.open(address, "p.hfc.view=curves")
         assert "None of the chosen runs has logged FrequencyAccuracy" in tab.text()
+        assert tab.page.locator("plugin-selector .mdc-tab", has_text="HFC").is_visible()
 
 
 def test_gradient_sensitivity_like_the_heatmap(tab, environment, tmp_path):

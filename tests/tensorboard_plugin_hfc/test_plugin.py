@@ -283,7 +283,19 @@ def test_a_step_logged_twice_keeps_the_later(tmp_path):
 
 
 def test_no_runs_at_all(tmp_path):
-    assert index_of(client_of(tmp_path))["runs"] == []
+    client = client_of(tmp_path)
+    assert index_of(client)["runs"] == []
+    assert json.loads(client.get("/data/plugins_listing").data)["hfc"]["enabled"] is False
+
+
+def test_scalars_alone_are_enough_for_a_tab(tmp_path):
+    with SummaryWriter(str(tmp_path / "theirs")) as writer:
+        writer.add_scalar("loss", 1.0, 1)
+    listing = "/data/plugins_listing"
+    assert json.loads(client_of(tmp_path).get(listing).data)["hfc"]["enabled"] is False
+    with SummaryWriter(str(tmp_path / "ours")) as writer:
+        writer.add_scalar("hfc_detection/AP/original", 0.4, 1)
+    assert json.loads(client_of(tmp_path).get(listing).data)["hfc"]["enabled"] is True
 
 
 def test_a_probe_logs_its_epochs(tmp_path):

@@ -209,7 +209,7 @@ export function nearest(sorted, value) {
  *   click(panel, tile), chosen(panel, tile), rows()}
  */
 export function tiles(spec) {
-  const gap = 3;
+  const gap = 6;
 
   function place(width) {
     const across = width >= 560 ? Math.min(2, spec.panels.length) : 1;

@@ -259,7 +259,7 @@ export class KernelsView {
     const order = app.state.get("order") === "smoothness" ? "smoothest first" : "by index";
     const some = part + (cut > 0 ? `, the first ${SHOWN}` : "");
     return tiles({
-      title: `Kernels of ${layer || "the model"}, ${order}${some}; each scaled by itself, grey is 0`,
+      title: `Kernels of ${layer ? `layer ${layer}` : "the model"}, ${order}${some}; each scaled by itself, grey is 0`,
       label: `Kernels and their spectra: ${panels.map(({ title }) => title).join("; ")}`,
       panels,
       click: (panel, tile) => {
@@ -412,8 +412,9 @@ function histogram(context, lists, x, toX, toY) {
     counts.forEach((share, bin) => {
       if (share === 0) return;
       context.globalAlpha = 0.12 + 0.88 * Math.sqrt(share);
-      const [left, top] = [toX(before), toY((bin + 1) / BINS)];
-      context.fillRect(left, top, toX(after) - left + 0.5, toY(bin / BINS) - top + 0.5);
+      const [left, right] = [toX(before), toX(after)].map(Math.round);
+      const [top, bottom] = [toY((bin + 1) / BINS), toY(bin / BINS)].map(Math.round);
+      context.fillRect(left, top, right - left, bottom - top);
     });
   });
   context.globalAlpha = 1;

@@ -37,7 +37,7 @@ def train(batchnorm: bool, log_dir: Path, epochs: int, images: int = 1024) -> hf
     torch.manual_seed(0)
     planted = {"strength": 3.0, "high_strength": 2.0}
     train_set = PlantedFrequencies(images, **planted)
-    val_set = PlantedFrequencies(min(512, images), train=False, **planted)
+    val_set = PlantedFrequencies(min(256, images), train=False, **planted)
     loader = DataLoader(train_set, batch_size=64, shuffle=True)
     model = network(batchnorm, len(train_set.classes))
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)

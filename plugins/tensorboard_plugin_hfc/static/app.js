@@ -38,6 +38,7 @@ export class App {
     this.interval = 15;
     this.timer = null;
     this.playing = null;
+    this.running = null;
     this.filter = "";
   }
 
@@ -400,11 +401,21 @@ export class App {
   }
 
   /** Show the chosen view, with what it needs fetched; the old one stays until then. */
-  async load() {
+  load() {
     const token = ++this.token;
     this.loading = true;
-    this.failed = false;
     delete document.body.dataset.ready;
+    // One after the other: an older answer that comes late must not overwrite a newer one.
+    const before = this.running;
+    this.running = (async () => {
+      await before;
+      if (token === this.token) await this.loadNow(token);
+    })();
+    return this.running;
+  }
+
+  async loadNow(token) {
+    this.failed = false;
     try {
       const [name, , View] = VIEWS.find(([one]) => one === this.state.get("view")) ?? VIEWS[0];
       if (!this.names().length) {

@@ -163,7 +163,9 @@ export class HeatmapView {
   }
 
   say(value, ...interval) {
-    return this.unit() === "error rate" ? percent(value, ...interval) : figures(value);
+    if (this.unit() === "error rate") return percent(value, ...interval);
+    const known = interval.length > 1 && interval.slice(0, 2).every(Number.isFinite);
+    return figures(value) + (known ? ` [${interval.slice(0, 2).map(figures).join(", ")}]` : "");
   }
 
   scaleOf(series) {

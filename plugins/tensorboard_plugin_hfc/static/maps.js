@@ -3,7 +3,7 @@
 import { css, FONT, MAPS, shade } from "./colors.js";
 import { fit, tick, ticks, title } from "./lines.js";
 
-const [LEFT, BAR, TOP, BOTTOM, GAP] = [46, 74, 54, 42, 8];
+const [LEFT, BAR, TOP, BOTTOM, GAP] = [54, 74, 54, 42, 8];
 
 /** A picture of values, one pixel a cell; what is no number is grey. */
 export function picture(values, rows, columns, map, low, high) {
@@ -122,7 +122,7 @@ export function maps(spec) {
     context.textBaseline = "top";
     context.fillText(fit(context, `j (${spec.unit})`, wide + 30), left + wide / 2, top + high + 21);
     context.save();
-    context.translate(left - 37, top + high / 2);
+    context.translate(left - 45, top + high / 2);
     context.rotate(-Math.PI / 2);
     context.textBaseline = "middle";
     context.fillText(fit(context, `i (${spec.unit})`, high + 30), 0, 0);

@@ -18,9 +18,10 @@ export class CurvesView {
     this.zoom = { training: {}, radius: {} };
     this.card = new Card("curves", () => this.plot());
     this.words = h("section", { class: "words", "aria-live": "polite" });
+    this.numbers = h("section");
     this.body = h("div");
     this.controls = h("div", { class: "controls" });
-    this.element = h("div", {}, this.controls, this.words, this.card.element, this.body);
+    this.element = h("div", {}, this.controls, this.words, this.card.element, this.numbers, this.body);
   }
 
   close() {
@@ -131,6 +132,7 @@ export class CurvesView {
     ];
     this.controls.replaceChildren(...controls.filter(Boolean));
     this.body.replaceChildren();
+    this.numbers.replaceChildren();
     if (!this.runs.length) {
       this.words.hidden = true;
       this.body.append(note("None of the chosen runs has logged FrequencyAccuracy; choose others on the left."));
@@ -285,12 +287,12 @@ export class CurvesView {
           since(row),
         ]),
     );
-    this.words.replaceChildren(
-      h("p", { class: "verdict" }, verdict([a, b], found.hfc, where)),
+    this.words.replaceChildren(h("p", { class: "verdict" }, verdict([a, b], found.hfc, where)));
+    this.numbers.replaceChildren(
       h(
         "details",
         { open: this.open, ontoggle: (event) => (this.open = event.target.open) },
-        h("summary", {}, "The numbers behind it"),
+        h("summary", {}, "Run A against run B, in numbers"),
         table(["component", `A: ${a}`, `B: ${b}`, "A − B", "95 % intervals"], rows),
       ),
     );

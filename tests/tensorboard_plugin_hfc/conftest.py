@@ -78,12 +78,16 @@ def server(environment, logs):
 
 @pytest.fixture(scope="session")
 def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
+    try:
+        from playwright import sync_api
+    except ImportError:
+        sync_api = None
+    if chromium is None or sync_api is None:
+        missing = "playwright" if sync_api is None else "the system's chromium"
         if os.environ.get("HFC_PROBE_REQUIRE_CHROMIUM"):
-            pytest.fail("HFC_PROBE_REQUIRE_CHROMIUM is set and there is no chromium")
-        pytest.skip("needs the system's chromium: apt-get install chromium")
+            pytest.fail(f"HFC_PROBE_REQUIRE_CHROMIUM is set, and {missing} is missing")
+        pytest.skip(f"needs {missing} (pip install playwright; apt-get install chromium)")
     quiet = "--no-first-run --disable-background-networking --disable-component-update"
     flags = f"--no-sandbox --disable-gpu --disable-quic --disable-sync {quiet}".split()
     with sync_api.sync_playwright() as play:

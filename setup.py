@@ -11,6 +11,8 @@ plugins = find_packages("plugins")
 
 extras = {
     "calibration": ["torchmetrics>=1.2"],
+    # The tab draws by itself: where only logs are looked at, this is all it needs.
+    "dashboard": ["tensorboard>=2.21,<3"],
     "detection": ["pycocotools>=2.0.7"],
     # What detectron2 itself needs; it is not on PyPI, see its installation page.
     "detectron2": [
@@ -32,6 +34,7 @@ extras = {
         "foolbox>=3.3",
         "hypothesis>=6.100",
         "mypy>=1.15",
+        "playwright>=1.45",
         "pytest>=8",
         "ruff>=0.9",
         "scipy>=1.11",
@@ -60,7 +63,10 @@ setup(
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["hfc_probe", "hfc_probe.*"]) + plugins,
     package_dir={name: "plugins/" + name.replace(".", "/") for name in plugins},
-    package_data={"hfc_probe": ["py.typed"]},
+    package_data={
+        "hfc_probe": ["py.typed"],
+        "tensorboard_plugin_hfc": ["static/*"],
+    },
     install_requires=[
         "captum>=0.7",
         "click>=8.1",
@@ -77,6 +83,7 @@ setup(
     entry_points={
         "console_scripts": ["hfc-probe = hfc_probe.cli:main"],
         "hfc_probe.detection": ["detectron2 = hfc_probe_detectron2.command:audit"],
+        "tensorboard_plugins": ["hfc = tensorboard_plugin_hfc.loader:HfcLoader"],
     },
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -259,6 +259,7 @@ def _report(
     if note is not None:
         click.echo(note)
     click.echo(f"\ntensorboard --logdir {_quoted(out.parent if save else out)}")
+    click.echo("then open http://localhost:6006/#hfc")
 
 
 def _add(chosen: list[Any], extra: tuple[str, ...]) -> None:

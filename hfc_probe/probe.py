@@ -395,6 +395,7 @@ class Probe:
                     tensorboard.log_layout(self._writers[0], result.scalars())
                     self._layout_logged = "hfc_accuracy/original" in result.scalars()
                 for writer in self._writers:
+                    tensorboard.log_epoch(writer, self.epochs, step)
                     result.log(writer, step)
                 if entry.measurement.needs_data:
                     self._log_text(step)

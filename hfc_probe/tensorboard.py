@@ -99,32 +99,41 @@ def _log_tensors(result: Result, writer: Any, step: int) -> None:
     file_writer = _file_writer(writer)
     if file_writer is None:
         return
-    from tensorboard.compat.proto.summary_pb2 import (
-        DATA_CLASS_TENSOR,
-        Summary,
-        SummaryMetadata,
-    )
-    from tensorboard.util.tensor_util import make_tensor_proto
-
     arrays = result.tensors()
     values = []
     for name, axes in result.axes().items():
-        content = {
-            "version": CONTENT_VERSION,
-            "hfc_probe": __version__,
-            "measurement": result.name,
-            "array": name,
-            **axes,
-        }
-        metadata = SummaryMetadata(
-            plugin_data=SummaryMetadata.PluginData(
-                plugin_name=PLUGIN, content=json.dumps(content).encode()
-            ),
-            data_class=DATA_CLASS_TENSOR,
-        )
-        tensor = make_tensor_proto(np.asarray(arrays[name], dtype=np.float32))
-        tag = f"{result.group}/{name}"
-        values.append(Summary.Value(tag=tag, metadata=metadata, tensor=tensor))
+        content = {"measurement": result.name, "array": name, **axes}
+        values.append(_tensor_value(f"{result.group}/{name}", content, arrays[name]))
+    _add_values(file_writer, values, step)
+
+
+def log_epoch(writer: Any, epoch: int, step: int) -> None:
+    """How many epochs had ended at a step: what the dashboard puts under its curves."""
+    file_writer = _file_writer(writer)
+    if file_writer is None:
+        return
+    content = {"measurement": "progress", "array": "epoch", "unit": "epoch", "axes": []}
+    _add_values(file_writer, [_tensor_value("progress/epoch", content, epoch)], step)
+
+
+def _tensor_value(tag: str, content: dict[str, Any], array: Any) -> Any:
+    from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_TENSOR, Summary, SummaryMetadata
+    from tensorboard.util.tensor_util import make_tensor_proto
+
+    content = {"version": CONTENT_VERSION, "hfc_probe": __version__, **content}
+    metadata = SummaryMetadata(
+        plugin_data=SummaryMetadata.PluginData(
+            plugin_name=PLUGIN, content=json.dumps(content).encode()
+        ),
+        data_class=DATA_CLASS_TENSOR,
+    )
+    tensor = make_tensor_proto(np.asarray(array, dtype=np.float32))
+    return Summary.Value(tag=tag, metadata=metadata, tensor=tensor)
+
+
+def _add_values(file_writer: Any, values: list[Any], step: int) -> None:
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
     file_writer.add_summary(Summary(value=values), step)
 
 

@@ -93,6 +93,25 @@ def run(name, *options):
     return done
 
 
+def test_batchnorm_pair(tmp_path):
+    command = [sys.executable, str(ROOT / "examples" / "batchnorm.py"), "--out", str(tmp_path)]
+    done = subprocess.run(
+        [*command, "--epochs", "1", "--images", "64"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env=_environment(),
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"tensorboard --logdir {tmp_path}" in done.stdout
+    assert "http://localhost:6006/#hfc" in done.stdout
+    for name in ("with-batchnorm", "without-batchnorm"):
+        events = EventAccumulator(str(tmp_path / name)).Reload()
+        assert events.Scalars("hfc_hfc/r04")[0].step == 1
+        assert "frequency_accuracy/hfc_upper" in events.Tags()["tensors"]
+
+
 def test_the_added_lines_are_at_most_four():
     text = (ROOT / "examples" / "classification_loop.py").read_text()
     marked = [line for line in text.splitlines() if line.endswith("# added")]

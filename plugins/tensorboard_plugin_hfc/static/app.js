@@ -1,0 +1,506 @@
+// The frame around the views: runs, steps, the address, live refresh, keys.
+
+import { setDark, theme } from "./cards.js";
+import { runColor } from "./colors.js";
+import { Data } from "./data.js";
+import { choice, h, note } from "./dom.js";
+import { onReload, onTheme } from "./host.js";
+import { State } from "./state.js";
+import { CostView } from "./view_cost.js";
+import { CurvesView } from "./view_curves.js";
+import { DetectionsView } from "./view_detections.js";
+import { emptyState } from "./view_empty.js";
+import { ExamplesView } from "./view_examples.js";
+import { HeatmapView } from "./view_heatmap.js";
+import { KernelsView } from "./view_kernels.js";
+
+const VIEWS = [
+  ["curves", "Curves", CurvesView],
+  ["heatmap", "Heatmap", HeatmapView],
+  ["kernels", "Kernels", KernelsView],
+  ["detections", "Detections", DetectionsView],
+  ["examples", "Examples", ExamplesView],
+  ["cost", "Cost", CostView],
+];
+const RUNS_AT_FIRST = 6;
+const PLAY_MS = 220;
+const PROGRESS = "progress/epoch";
+
+export class App {
+  constructor(root) {
+    this.root = root;
+    this.data = new Data();
+    this.state = new State((changed) => this.changed(changed));
+    this.view = null;
+    this.token = 0;
+    this.steps = [];
+    this.epochOf = new Map(); // run → Series of the epochs that had ended at a step
+    this.interval = 15;
+    this.timer = null;
+    this.playing = null;
+    this.running = null;
+    this.filter = "";
+  }
+
+  async start() {
+    this.frame();
+    onTheme((dark) => {
+      document.documentElement.classList.toggle("dark", dark);
+      setDark(dark);
+      if (this.view && !this.loading) {
+        this.drawRuns();
+        this.view.show();
+      }
+    });
+    onReload(() => this.refresh());
+    addEventListener("keydown", (event) => this.key(event));
+    await this.refresh(true);
+    window.focus();
+  }
+
+  frame() {
+    this.tabs = h("nav", { class: "views", "aria-label": "Views" });
+    this.live = h("input", { type: "checkbox", id: "live", onchange: () => this.schedule() });
+    this.state_ = h("span", { class: "status", role: "status" });
+    const pace = choice("every", [["2", "2 s"], ["5", "5 s"], ["15", "15 s"], ["60", "60 s"]], "15", (value) => {
+      this.interval = Number(value);
+      this.schedule();
+    });
+    this.runs = h("aside", { class: "runs" });
+    this.problems = h("div", { class: "problems" });
+    this.main = h("main", { tabindex: "-1" });
+    this.root.replaceChildren(
+      h(
+        "header",
+        {},
+        this.tabs,
+        h(
+          "div",
+          { class: "right" },
+          this.state_,
+          h("label", { class: "toggle" }, this.live, h("span", {}, "Live")),
+          pace,
+          h("button", { onclick: () => this.refresh() }, "Refresh"),
+          h("button", { onclick: (event) => this.copyLink(event.target) }, "Copy link"),
+        ),
+      ),
+      h("div", { class: "body" }, this.runs, h("section", { class: "content" }, this.problems, this.main)),
+    );
+    this.drawTabs();
+  }
+
+  drawTabs() {
+    this.tabs.replaceChildren(
+      ...VIEWS.map(([name, text], k) =>
+        h(
+          "button",
+          {
+            "aria-current": this.state.get("view") === name ? "page" : false,
+            "data-view": name,
+            title: `Key ${k + 1}`,
+            onclick: () => this.state.set({ view: name }),
+          },
+          text,
+        ),
+      ),
+    );
+  }
+
+  async copyLink(button) {
+    const link = this.state.link();
+    try {
+      await navigator.clipboard.writeText(link);
+      button.textContent = "Copied";
+    } catch {
+      prompt("The link to this view:", link); // no clipboard without https or permission
+    }
+    setTimeout(() => (button.textContent = "Copy link"), 1500);
+  }
+
+  // --- runs
+
+  names() {
+    return this.data.index.runs.map((run) => run.name);
+  }
+
+  selected() {
+    const names = this.names();
+    let wanted = null;
+    try {
+      wanted = this.state.get("runs") ? JSON.parse(this.state.get("runs")) : null;
+    } catch {
+      wanted = null; // an address that somebody cut off
+    }
+    if (!Array.isArray(wanted)) return names.slice(0, RUNS_AT_FIRST);
+    return names.filter((name) => wanted.includes(name));
+  }
+
+  /** Run A and run B; "" where there is none. */
+  pair() {
+    const names = this.names();
+    const chosen = this.selected();
+    const given = ["a", "b"].map((key) => (names.includes(this.state.get(key)) ? this.state.get(key) : ""));
+    const rest = chosen.filter((name) => !given.includes(name));
+    return given.map((name) => name || rest.shift() || "");
+  }
+
+  color(run) {
+    return runColor(Math.max(0, this.names().indexOf(run)), theme());
+  }
+
+  theme() {
+    return theme();
+  }
+
+  drawRuns() {
+    const names = this.names();
+    const chosen = new Set(this.selected());
+    const [a, b] = this.pair();
+    const shown = () => names.filter((name) => name.toLowerCase().includes(this.filter.toLowerCase()));
+    const choose = (set) => this.state.set({ runs: JSON.stringify(names.filter((name) => set.has(name))) });
+    const list = h("ul");
+    const pick = (name, key, other) =>
+      h(
+        "button",
+        {
+          class: "letter",
+          "aria-pressed": String((key === "a" ? a : b) === name),
+          title: `Compare as run ${key.toUpperCase()}`,
+          onclick: () => {
+            // The other letter stays where it is, or swaps.
+            const [one, two] = [this.pair()[0], this.pair()[1]];
+            const swap = key === "a" ? two === name : one === name;
+            const patch = { [key]: name, [other]: swap ? (key === "a" ? one : two) : key === "a" ? two : one };
+            this.state.set(patch);
+          },
+        },
+        key.toUpperCase(),
+      );
+    const fill = () =>
+      list.replaceChildren(
+        ...shown().map((name) =>
+          h(
+            "li",
+            { title: name },
+            h(
+              "label",
+              {},
+              h("input", {
+                type: "checkbox",
+                checked: chosen.has(name),
+                "data-run": name,
+                onchange: (event) => {
+                  if (event.target.checked) chosen.add(name);
+                  else chosen.delete(name);
+                  choose(chosen);
+                },
+              }),
+              h("i", { class: "chip", style: { background: this.color(name) } }),
+              h("span", {}, name),
+            ),
+            pick(name, "a", "b"),
+            pick(name, "b", "a"),
+          ),
+        ),
+      );
+    const search = h("input", {
+      type: "search",
+      placeholder: "Filter runs",
+      "aria-label": "Filter runs",
+      value: this.filter,
+      oninput: (event) => {
+        this.filter = event.target.value;
+        fill();
+      },
+    });
+    fill();
+    this.runs.replaceChildren(
+      h("h2", {}, `Runs (${chosen.size} of ${names.length})`),
+      names.length > 8 ? search : "",
+      h(
+        "div",
+        { class: "both" },
+        h("button", { onclick: () => choose(new Set([...chosen, ...shown()])) }, "All"),
+        h(
+          "button",
+          { onclick: () => choose(new Set([...chosen].filter((name) => !shown().includes(name)))) },
+          "None",
+        ),
+      ),
+      list,
+      this.data.index.other_runs
+        ? h("p", { class: "small" }, `${this.data.index.other_runs} more without anything from hfc_probe`)
+        : "",
+    );
+  }
+
+  // --- steps and the axis of training
+
+  setSteps(steps) {
+    this.steps = [...steps].sort((a, b) => a - b);
+    this.drawStepper?.();
+  }
+
+  step() {
+    if (!this.steps.length) return 0;
+    const wanted = Number(this.state.get("step"));
+    if (this.state.get("step") === "" || !Number.isFinite(wanted)) return this.steps.at(-1);
+    return this.steps.reduce((best, one) => (Math.abs(one - wanted) < Math.abs(best - wanted) ? one : best));
+  }
+
+  setStep(step) {
+    this.state.set({ step: step === this.steps.at(-1) ? "" : step }); // the last one goes on following
+  }
+
+  move(by) {
+    const place = this.steps.indexOf(this.step()) + by;
+    if (place >= 0 && place < this.steps.length) this.setStep(this.steps[place]);
+    return place < this.steps.length - 1;
+  }
+
+  play(on) {
+    clearInterval(this.playing);
+    this.playing = null;
+    if (on && this.steps.length > 1) {
+      if (this.step() === this.steps.at(-1)) this.setStep(this.steps[0]);
+      this.playing = setInterval(() => {
+        if (!this.move(1)) this.play(false);
+      }, PLAY_MS);
+    }
+    this.drawStepper?.();
+  }
+
+  /** Slider, arrows and play; it stays the same element while steps change. */
+  stepper() {
+    const slider = h("input", {
+      type: "range",
+      min: 0,
+      step: 1,
+      "aria-label": "Step",
+      oninput: () => this.setStep(this.steps[Number(slider.value)]),
+    });
+    const play = h("button", { onclick: () => this.play(!this.playing) });
+    const text = h("output");
+    const element = h(
+      "div",
+      { class: "stepper" },
+      play,
+      h("button", { "aria-label": "Previous step", onclick: () => this.move(-1) }, "‹"),
+      slider,
+      h("button", { "aria-label": "Next step", onclick: () => this.move(1) }, "›"),
+      text,
+    );
+    this.drawStepper = () => {
+      slider.max = Math.max(0, this.steps.length - 1);
+      slider.value = this.steps.indexOf(this.step());
+      slider.disabled = this.steps.length < 2;
+      play.disabled = this.steps.length < 2;
+      play.textContent = this.playing ? "Pause" : "Play";
+      const run = this.pair()[0] || this.selected()[0];
+      text.textContent = this.steps.length ? this.placeText(run, this.step()) : "no steps";
+    };
+    this.drawStepper();
+    return element;
+  }
+
+  async loadProgress(runs) {
+    const read = await this.data.tensors(runs, [PROGRESS]);
+    for (const [run, found] of read) {
+      if (found[PROGRESS]) this.epochOf.set(run, found[PROGRESS]);
+    }
+  }
+
+  epochs(run, series) {
+    const progress = this.epochOf.get(run);
+    return series.steps.map((step) => {
+      const k = progress ? progress.before(step) : -1;
+      return k < 0 ? NaN : progress.values[k];
+    });
+  }
+
+  /** Whether the places of a series are told apart by their epoch. */
+  hasEpochs(run, series) {
+    const epochs = this.epochs(run, series);
+    return epochs.every((epoch, k) => Number.isFinite(epoch) && (k === 0 || epoch > epochs[k - 1]));
+  }
+
+  placeText(run, step) {
+    const progress = this.epochOf.get(run);
+    const k = progress ? progress.before(step) : -1;
+    if (k < 0 || progress.values[k] === step) return `step ${step}`;
+    return `step ${step} (epoch ${progress.values[k]})`;
+  }
+
+  axisChoice() {
+    const options = [["auto", "automatic"], ["step", "step"], ["epoch", "epoch"], ["minutes", "minutes"]];
+    return choice("Along", options, this.state.get("x"), (value) => this.state.set({ x: value }));
+  }
+
+  /** Where the data of a run lie along the training. */
+  xAxis(runs, seriesOf) {
+    const known = runs.every((run) => this.hasEpochs(run, seriesOf(run)));
+    const wanted = this.state.get("x");
+    const kind = wanted === "auto" || (wanted === "epoch" && !known) ? (known ? "epoch" : "step") : wanted;
+    const places = {
+      step: (run, series) => series.steps,
+      epoch: (run, series) => this.epochs(run, series),
+      minutes: (run, series) => {
+        const start = this.data.index.runs.find((one) => one.name === run)?.start;
+        const from = Number.isFinite(start) && start > 0 ? Math.min(start, series.wall_times[0]) : series.wall_times[0];
+        return series.wall_times.map((time) => (time - from) / 60);
+      },
+    };
+    const of = places[kind];
+    return {
+      label: kind,
+      of,
+      text: (x) => (kind === "minutes" ? `${x.toFixed(2)} minutes` : `${kind} ${x}`),
+      step: (run, series, x) => {
+        const xs = of(run, series);
+        const k = xs.reduce((best, one, n) => (Math.abs(one - x) < Math.abs(xs[best] - x) ? n : best), 0);
+        return series.steps[k];
+      },
+    };
+  }
+
+  // --- what happens
+
+  changed(changed) {
+    if (changed.length === 1 && changed[0] === "step" && this.view && !this.loading) {
+      const begin = performance.now();
+      this.view.step?.();
+      this.drawStepper?.();
+      performance.measure("hfc-step", { start: begin, end: performance.now() });
+      return;
+    }
+    this.drawTabs();
+    this.drawRuns();
+    this.load();
+  }
+
+  async refresh(first = false) {
+    clearTimeout(this.timer);
+    try {
+      this.state_.textContent = first ? "Loading …" : "Looking …";
+      const fresh = await this.data.refresh();
+      this.state_.textContent = `as of ${new Date().toLocaleTimeString()}`;
+      if (fresh || first || this.failed) {
+        this.drawRuns();
+        await this.load();
+      }
+    } catch (error) {
+      this.state_.textContent = error.message;
+      if (first) this.fail(error);
+    }
+    this.schedule();
+  }
+
+  schedule() {
+    clearTimeout(this.timer);
+    if (this.live.checked) this.timer = setTimeout(() => this.refresh(), 1000 * this.interval);
+  }
+
+  /** Show the chosen view, with what it needs fetched; the old one stays until then. */
+  load() {
+    const token = ++this.token;
+    this.loading = true;
+    delete document.body.dataset.ready;
+    // One after the other: an older answer that comes late must not overwrite a newer one.
+    const before = this.running;
+    this.running = (async () => {
+      await before;
+      if (token === this.token) await this.loadNow(token);
+    })();
+    return this.running;
+  }
+
+  async loadNow(token) {
+    this.failed = false;
+    try {
+      const [name, , View] = VIEWS.find(([one]) => one === this.state.get("view")) ?? VIEWS[0];
+      if (!this.names().length) {
+        this.discard();
+        this.main.replaceChildren(emptyState(this.data.index));
+      } else {
+        const old = this.view;
+        const view = old?.key === name ? old : new View(this);
+        view.key = name;
+        if (view !== old) {
+          this.play(false);
+          this.drawStepper = null;
+        }
+        await view.load();
+        if (token !== this.token) {
+          if (view !== old) view.close();
+          return;
+        }
+        if (view !== old) {
+          this.discard();
+          this.view = view;
+        }
+        if (this.main.firstChild !== view.element) this.main.replaceChildren(view.element);
+        view.show();
+      }
+      this.drawProblems();
+      await new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
+      if (token === this.token) {
+        document.body.dataset.ready = this.names().length ? name : "empty";
+        performance.mark("hfc-painted");
+      }
+    } catch (error) {
+      if (token === this.token) this.fail(error);
+    } finally {
+      if (token === this.token) this.loading = false;
+    }
+  }
+
+  discard() {
+    this.view?.close();
+    this.view = null;
+  }
+
+  fail(error) {
+    this.failed = true;
+    this.discard();
+    this.main.replaceChildren(
+      h(
+        "div",
+        { class: "failure", role: "alert" },
+        note(`This view could not be shown: ${error.message}`),
+        h("button", { onclick: () => this.refresh() }, "Try again"),
+      ),
+    );
+    document.body.dataset.ready = "failed";
+  }
+
+  drawProblems() {
+    const { problems } = this.data.index;
+    const all = [...problems.map(({ run, tag, why }) => `${run}: ${tag} is left out: ${why}`), ...this.data.notes.values()];
+    this.problems.replaceChildren();
+    if (!all.length) return;
+    const more = all.length > 20 ? [h("li", {}, `and ${all.length - 20} more`)] : [];
+    this.problems.append(
+      h(
+        "details",
+        {},
+        h("summary", {}, all.length === 1 ? all[0] : `${all.length} series are not shown, or not wholly`),
+        h("ul", {}, all.slice(0, 20).map((text) => h("li", {}, text)), more),
+      ),
+    );
+  }
+
+  key(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const { tagName, type } = event.target;
+    if (tagName === "SELECT" || (tagName === "INPUT" && ["search", "text"].includes(type))) return;
+    const digit = Number(event.key);
+    if (digit >= 1 && digit <= VIEWS.length) this.state.set({ view: VIEWS[digit - 1][0] });
+    else if (event.key === "ArrowRight") this.move(1);
+    else if (event.key === "ArrowLeft") this.move(-1);
+    else if (event.key === "Home" && this.steps.length) this.setStep(this.steps[0]);
+    else if (event.key === "End" && this.steps.length) this.setStep(this.steps.at(-1));
+    else if (event.key === " " && tagName !== "BUTTON" && tagName !== "INPUT") this.play(!this.playing);
+    else return;
+    event.preventDefault();
+  }
+}

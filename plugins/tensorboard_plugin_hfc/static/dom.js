@@ -1,0 +1,80 @@
+// Elements from data: text is always text, never markup, whatever a run is called.
+
+/** An element with properties (on… are listeners, the rest attributes) and children. */
+export function h(name, properties = {}, ...children) {
+  const element = document.createElement(name);
+  for (const [key, value] of Object.entries(properties)) {
+    if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
+    else if (key === "value" || key === "checked" || key === "disabled") element[key] = value;
+    else if (key === "style") Object.assign(element.style, value);
+    else if (value === true) element.setAttribute(key, "");
+    else if (value !== false && value != null) element.setAttribute(key, value);
+  }
+  element.append(...children.flat().filter((child) => child != null && child !== false));
+  return element;
+}
+
+/** A labelled choice. `options` are [value, text] pairs. */
+export function choice(label, options, value, onchange, extra = {}) {
+  const select = h(
+    "select",
+    { "aria-label": label, onchange: (event) => onchange(event.target.value), ...extra },
+    options.map(([key, text]) => h("option", { value: key, selected: key === value }, text)),
+  );
+  return h("label", { class: "choice" }, h("span", {}, label), select);
+}
+
+/** A switch with a label. */
+export function toggle(label, checked, onchange, extra = {}) {
+  const box = h("input", { type: "checkbox", checked, onchange: () => onchange(box.checked), ...extra });
+  return h("label", { class: "toggle" }, box, h("span", {}, label));
+}
+
+/** Buttons of which one is pressed. */
+export function segments(label, options, value, onchange) {
+  return h(
+    "div",
+    { class: "segments", role: "group", "aria-label": label },
+    options.map(([key, text]) =>
+      h("button", { "aria-pressed": String(key === value), "data-value": key, onclick: () => onchange(key) }, text),
+    ),
+  );
+}
+
+/** A table; cells are text or elements. */
+export function table(heads, rows) {
+  return h(
+    "div",
+    { class: "scroll" },
+    h(
+      "table",
+      {},
+      h("thead", {}, h("tr", {}, heads.map((head) => h("th", {}, head)))),
+      h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell) => h("td", {}, cell))))),
+    ),
+  );
+}
+
+export function note(text) {
+  return h("p", { class: "note" }, text);
+}
+
+/** Hand a file to the user. */
+export function download(blob, name) {
+  const link = h("a", { href: URL.createObjectURL(blob), download: name.replace(/[^\w.+-]+/g, "_") });
+  document.body.append(link);
+  link.click();
+  link.remove();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}
+
+/** Rows as CSV (RFC 4180); cells that a spreadsheet would run as a formula are kept as text. */
+export function csv(rows) {
+  const cell = (value) => {
+    if (typeof value === "number") return Number.isFinite(value) ? String(value) : "";
+    let text = String(value ?? "");
+    if (/^[=+\-@\t\r]/.test(text)) text = `'${text}`;
+    return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  };
+  return rows.map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
+}

@@ -1,0 +1,82 @@
+// What the probe itself took of the training.
+
+import { Card, figures } from "./cards.js";
+import { h, note, table } from "./dom.js";
+import { lines } from "./lines.js";
+
+const SHARE = "hfc_cost/share";
+const SECONDS = "hfc_cost/seconds/";
+
+export class CostView {
+  constructor(app) {
+    this.app = app;
+    this.memory = {};
+    this.card = new Card("cost_share", () => this.plot());
+    this.body = h("div");
+    this.element = h("div", {}, this.card.element, this.body);
+  }
+
+  close() {
+    this.card.close();
+  }
+
+  async load() {
+    const { app } = this;
+    const { scalars } = app.data.index;
+    const isCost = (tag) => tag === SHARE || tag.startsWith(SECONDS);
+    this.runs = app.selected().filter((run) => Object.keys(scalars[run] ?? {}).some(isCost));
+    const tags = [...new Set(this.runs.flatMap((run) => Object.keys(scalars[run]).filter(isCost)))];
+    this.read = this.runs.length ? await app.data.scalars(this.runs, tags) : {};
+    app.setSteps(new Set());
+  }
+
+  show() {
+    if (!this.runs.length) {
+      this.body.replaceChildren(note("None of the chosen runs has logged what the probe costs (hfc_cost/…)."));
+    } else {
+      const rows = this.runs.flatMap((run) =>
+        Object.entries(this.read[run] ?? {})
+          .filter(([tag]) => tag.startsWith(SECONDS))
+          .map(([tag, { values }]) => {
+            const good = values.filter(Number.isFinite);
+            const sum = good.reduce((total, value) => total + value, 0);
+            const name = tag.slice(SECONDS.length);
+            return [run, name, String(values.length), `${figures(sum / good.length)} s`, `${figures(sum)} s`];
+          }),
+      );
+      this.body.replaceChildren(
+        h("h2", {}, "What each measurement took"),
+        table(["run", "measurement", "times logged", "mean", "sum of those"], rows),
+      );
+    }
+    this.card.update();
+  }
+
+  plot() {
+    const series = (this.runs ?? [])
+      .map((run) => ({ run, found: this.read[run]?.[SHARE] }))
+      .filter(({ found }) => found)
+      .map(({ run, found }) => ({
+        name: run,
+        x: found.steps,
+        y: found.values.map((value) => (value === null ? NaN : 100 * value)),
+        color: this.app.color(run),
+      }));
+    if (!series.length) return null;
+    const top = Math.max(1, ...series.flatMap(({ y }) => y.filter(Number.isFinite)));
+    return lines(
+      {
+        title: "Share of the training's wall time that the probe took so far",
+        panels: [{ series }],
+        legend: series.map(({ name, color }) => ({ name, color })),
+        columns: 1,
+        panelHeight: 280,
+        xLabel: "step",
+        yLabel: "share (%)",
+        yRange: [0, top * 1.05],
+        value: (value) => `${figures(value)} %`,
+      },
+      this.memory,
+    );
+  }
+}

@@ -1,0 +1,300 @@
+// Accuracy on LFC and HFC: over training per radius, or at one step against the radius.
+
+import { Card, percent } from "./cards.js";
+import { ordered, runColor } from "./colors.js";
+import { choice, h, note, segments, table, toggle } from "./dom.js";
+import { lines } from "./lines.js";
+import { compare, verdict } from "./words.js";
+
+const DASH = [6, 4];
+const PARTS = ["lfc", "hfc"];
+const VARIANTS = ["", "_lower", "_upper", "_count"];
+const PANELS = 24;
+
+export class CurvesView {
+  constructor(app) {
+    this.app = app;
+    this.open = true;
+    this.zoom = { training: {}, radius: {} };
+    this.card = new Card("curves", () => this.plot());
+    this.words = h("section", { class: "words", "aria-live": "polite" });
+    this.numbers = h("section");
+    this.body = h("div");
+    this.controls = h("div", { class: "controls" });
+    this.element = h("div", {}, this.controls, this.words, this.card.element, this.numbers, this.body);
+  }
+
+  close() {
+    this.card.close();
+  }
+
+  async load() {
+    const { app } = this;
+    const runs = app.selected();
+    const all = [...new Set([...runs, ...app.pair()])].filter(Boolean);
+    const tags = new Set();
+    const ours = (content) => content.measurement === "frequency_accuracy";
+    this.where = new Map();
+    for (const run of all) {
+      const found = app.data.find(run, ours);
+      const group = found.find(({ content }) => content.array === "hfc")?.group;
+      if (group === undefined) continue;
+      this.where.set(run, group);
+      const original = VARIANTS.slice(0, 3).map((v) => `${group}/original${v}`);
+      const bands = PARTS.flatMap((part) => VARIANTS.map((v) => `${group}/${part}${v}`));
+      for (const tag of [...bands, ...original]) tags.add(tag);
+    }
+    await app.loadProgress(all);
+    this.arrays = await app.data.tensors(all, [...tags]);
+    this.runs = runs.filter((run) => this.curve(run, "hfc") || this.curve(run, "lfc"));
+    this.without = runs.filter((run) => !this.runs.includes(run));
+    this.radii = [...new Set(this.runs.flatMap((run) => this.radiiOf(run)))].sort((a, b) => a - b);
+    const steps = new Set();
+    for (const run of this.runs) for (const step of this.any(run).steps) steps.add(step);
+    app.setSteps(steps);
+  }
+
+  any(run) {
+    return this.curve(run, "hfc") ?? this.curve(run, "lfc");
+  }
+
+  curve(run, name) {
+    return this.arrays.get(run)?.[`${this.where.get(run)}/${name}`];
+  }
+
+  axis(run) {
+    return this.any(run)?.content.axes[0] ?? { values: [], unit: "cycles" };
+  }
+
+  radiiOf(run) {
+    return this.axis(run).values ?? [];
+  }
+
+  get unit() {
+    return this.runs.length && this.axis(this.runs[0]).unit === "nyquist" ? "× Nyquist" : "cycles/image";
+  }
+
+  /** One radius over the steps. */
+  over(run, part, radius, keys) {
+    const column = this.radiiOf(run).indexOf(radius);
+    const base = this.curve(run, part);
+    if (column < 0 || !base) return null;
+    const take = (variant) => {
+      const series = this.curve(run, part + variant);
+      if (!series) return undefined;
+      return base.steps.map((step) => {
+        const k = series.place.get(step);
+        return k === undefined ? NaN : series.values[k * series.size + column];
+      });
+    };
+    const [y, low, high, count] = VARIANTS.map(take);
+    return { x: keys(run, base), keys: keys(run, base), y, low, high, count };
+  }
+
+  /** All radii at one step. */
+  across(run, part, step) {
+    const base = this.curve(run, part);
+    const k = base ? base.before(step) : -1;
+    if (k < 0) return null;
+    const take = (variant) => {
+      const series = this.curve(run, part + variant);
+      const place = series?.place.get(base.steps[k]);
+      return place === undefined ? undefined : Array.from(series.at(place));
+    };
+    const [y, low, high, count] = VARIANTS.map(take);
+    return { x: this.radiiOf(run), y, low, high, count, step: base.steps[k] };
+  }
+
+  parts() {
+    const part = this.app.state.get("part");
+    return part === "both" ? PARTS : [part];
+  }
+
+  background() {
+    const found = this.runs.map((run) => this.curve(run, "hfc")?.content.hfc_background);
+    return [...new Set(found.filter(Boolean))].join(" or ");
+  }
+
+  show() {
+    const { app } = this;
+    const { state } = app;
+    const mode = state.get("mode");
+    const controls = [
+      segments("Layout", [["training", "Over training"], ["radius", "Against radius"]], mode, (value) =>
+        state.set({ mode: value }),
+      ),
+      segments("Part", [["both", "LFC and HFC"], ["lfc", "LFC"], ["hfc", "HFC"]], state.get("part"), (value) =>
+        state.set({ part: value }),
+      ),
+      mode === "training" && app.axisChoice(this.runs),
+      toggle("95 % intervals", state.get("bands") === "1", (on) => state.set({ bands: on ? "1" : "0" })),
+      mode === "radius" && app.stepper(),
+    ];
+    this.controls.replaceChildren(...controls.filter(Boolean));
+    this.body.replaceChildren();
+    this.numbers.replaceChildren();
+    if (!this.runs.length) {
+      this.words.hidden = true;
+      this.body.append(note("None of the chosen runs has logged FrequencyAccuracy; choose others on the left."));
+    } else {
+      this.tell();
+      if (this.without.length) {
+        this.body.append(note(`No FrequencyAccuracy in: ${this.without.join(", ")}.`));
+      }
+      if (this.runs.length > PANELS && mode === "training") {
+        this.body.append(note(`The first ${PANELS} of ${this.runs.length} chosen runs have a panel each.`));
+      }
+    }
+    this.card.update();
+  }
+
+  step() {
+    this.card.update();
+  }
+
+  plot() {
+    if (!this.runs?.length) return null;
+    return this.app.state.get("mode") === "radius" ? this.radiusPlot() : this.trainingPlot();
+  }
+
+  trainingPlot() {
+    const { app } = this;
+    const colors = ordered(this.radii.length, app.theme());
+    const axis = app.xAxis(this.runs, (run) => this.any(run));
+    const bands = app.state.get("bands") === "1";
+    const panels = this.runs.slice(0, PANELS).map((run) => {
+      const series = [];
+      this.radii.forEach((radius, k) => {
+        for (const part of this.parts()) {
+          const found = this.over(run, part, radius, axis.of);
+          if (!found) continue;
+          const look = { color: colors[k], dash: part === "hfc" ? DASH : undefined };
+          series.push({ name: `${part.toUpperCase()}(${radius})`, ...found, ...look });
+        }
+      });
+      const original = this.curve(run, "original");
+      if (original) {
+        const own = (name) => this.curve(run, name);
+        series.push({
+          name: "original",
+          x: axis.of(run, original),
+          y: Array.from(original.values),
+          low: own("original_lower") && Array.from(own("original_lower").values),
+          high: own("original_upper") && Array.from(own("original_upper").values),
+          color: app.theme().muted,
+          dash: [1, 3],
+          width: 1.5,
+        });
+      }
+      return { title: run, series };
+    });
+    const legend = [
+      ...this.radii.map((radius, k) => ({ name: `r = ${radius}`, color: colors[k] })),
+      this.parts().includes("lfc") && { name: "LFC, d ≤ r" },
+      this.parts().includes("hfc") && { name: `HFC, d > r (${this.background()} background)`, dash: DASH },
+      { name: "original", color: app.theme().muted, dash: [1, 3] },
+    ].filter(Boolean);
+    return lines(
+      {
+        title: `Accuracy on low- and high-frequency components, r in ${this.unit}`,
+        panels,
+        legend,
+        bands,
+        xLabel: axis.label,
+        xText: axis.text,
+        yLabel: "accuracy",
+        yRange: [0, 1],
+        value: percent,
+        click: (x) => app.state.set({ step: axis.step(this.runs[0], this.any(this.runs[0]), x), mode: "radius" }),
+      },
+      this.zoom.training,
+    );
+  }
+
+  radiusPlot() {
+    const { app } = this;
+    const step = app.step();
+    const bands = app.state.get("bands") === "1";
+    const series = [];
+    const shown = new Set();
+    const legend = [];
+    for (const run of this.runs) {
+      const color = app.color(run);
+      for (const part of this.parts()) {
+        const found = this.across(run, part, step);
+        if (!found) continue;
+        shown.add(found.step);
+        const look = { color, dash: part === "hfc" ? DASH : undefined, points: true };
+        series.push({ name: `${part.toUpperCase()} ${run}`, ...found, ...look });
+      }
+      legend.push({ name: run, color });
+    }
+    const title = `Accuracy against radius at ${[...shown].sort((a, b) => a - b).map((s) => app.placeText(this.runs[0], s)).slice(0, 3).join(", ") || "no step"}`;
+    return lines(
+      {
+        title,
+        panels: [{ series }],
+        legend: [
+          ...legend,
+          this.parts().includes("lfc") && { name: "LFC, d ≤ r" },
+          this.parts().includes("hfc") && { name: `HFC, d > r (${this.background()} background)`, dash: DASH },
+        ].filter(Boolean),
+        bands,
+        columns: 1,
+        panelHeight: 340,
+        xLabel: `radius r (${this.unit})`,
+        xTicks: this.radii,
+        xText: (radius) => `r = ${radius} ${this.unit}`,
+        yLabel: "accuracy",
+        yRange: [0, 1],
+        value: percent,
+      },
+      this.zoom.radius,
+    );
+  }
+
+  /** The reading of run A against run B, and the table behind it. */
+  tell() {
+    const { app } = this;
+    const [a, b] = app.pair();
+    this.words.hidden = !(a && b && this.any(a) && this.any(b));
+    if (this.words.hidden) return;
+    const epochs = app.hasEpochs(a, this.any(a)) && app.hasEpochs(b, this.any(b));
+    const keys = (run, series) => (epochs ? app.epochs(run, series) : series.steps);
+    const where = (key) => (key === null ? "" : epochs ? `epoch ${key}` : `step ${key}`);
+    const radii = this.radiiOf(a).filter((radius) => this.radiiOf(b).includes(radius));
+    const unit = this.unit;
+    const found = Object.fromEntries(
+      PARTS.map((part) => [
+        part,
+        radii.map((radius) => {
+          const [first, second] = [a, b].map((run) => this.over(run, part, radius, keys));
+          return { radius, unit, found: first && second && compare(first, second) };
+        }),
+      ]),
+    );
+    const cell = (three) => percent(...three);
+    const since = ({ found }) =>
+      !found?.apart ? "intervals overlap" : `apart since ${where(found.since)}`;
+    const rows = PARTS.flatMap((part) =>
+      found[part]
+        .filter((row) => row.found)
+        .map((row) => [
+          `${part.toUpperCase()}(${row.radius})`,
+          cell(row.found.a),
+          cell(row.found.b),
+          `${row.found.difference >= 0 ? "+" : "−"}${Math.abs(100 * row.found.difference).toFixed(1)} points`,
+          since(row),
+        ]),
+    );
+    this.words.replaceChildren(h("p", { class: "verdict" }, verdict([a, b], found.hfc, where)));
+    this.numbers.replaceChildren(
+      h(
+        "details",
+        { open: this.open, ontoggle: (event) => (this.open = event.target.open) },
+        h("summary", {}, "Run A against run B, in numbers"),
+        table(["component", `A: ${a}`, `B: ${b}`, "A − B", "95 % intervals"], rows),
+      ),
+    );
+  }
+}

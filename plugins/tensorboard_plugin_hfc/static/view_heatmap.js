@@ -1,0 +1,374 @@
+// A value per frequency: error under Fourier noise, or gradient sensitivity; run A, run B, A − B.
+
+import { Card, figures, percent } from "./cards.js";
+import { runColor } from "./colors.js";
+import { choice, h, note, toggle } from "./dom.js";
+import { lines } from "./lines.js";
+import { maps, range } from "./maps.js";
+
+const BESIDE = ["lower", "upper", "count"];
+const CELLS = 6;
+const DETAIL_MS = 120;
+
+/** Mean over rings of one cycle: distances and means. */
+export function radial(values, i, j) {
+  const sums = new Map();
+  values.forEach((value, k) => {
+    if (!Number.isFinite(value)) return;
+    const ring = Math.round(Math.hypot(i[Math.floor(k / j.length)], j[k % j.length]));
+    const [sum, count] = sums.get(ring) ?? [0, 0];
+    sums.set(ring, [sum + value, count + 1]);
+  });
+  const rings = [...sums.keys()].sort((a, b) => a - b);
+  return { x: rings, y: rings.map((ring) => sums.get(ring)[0] / sums.get(ring)[1]) };
+}
+
+export class HeatmapView {
+  constructor(app) {
+    this.app = app;
+    this.zoom = { radial: {}, history: {} };
+    this.ranges = new WeakMap();
+    this.cards = {
+      map: new Card("heatmap", () => this.mapPlot()),
+      radial: new Card("heatmap_radial", () => this.radialPlot()),
+      history: new Card("heatmap_history", () => this.historyPlot()),
+    };
+    this.controls = h("div", { class: "controls" });
+    this.body = h("div");
+    const { map, radial: ring, history } = this.cards;
+    const beside = h("div", { class: "pair" }, ring.element, history.element);
+    this.element = h("div", {}, this.controls, map.element, beside, this.body);
+  }
+
+  close() {
+    clearTimeout(this.timer);
+    for (const card of Object.values(this.cards)) card.close();
+  }
+
+  async load() {
+    const { app } = this;
+    const fits = ({ axes, array }) =>
+      axes.length === 2 &&
+      axes.every((axis) => axis.values?.length) &&
+      axes[0].name === "i" &&
+      axes[1].name === "j" &&
+      !BESIDE.includes(array);
+    this.pair = app.pair().filter(Boolean);
+    this.options = [...new Set(this.pair.flatMap((run) => app.data.find(run, fits).map(({ tag }) => tag)))].sort();
+    const wanted = app.state.get("map");
+    this.tag = this.options.includes(wanted) ? wanted : this.options[0];
+    this.group = this.tag?.replace(/\/[^/]*$/, "");
+    this.series = new Map();
+    if (!this.tag) return app.setSteps(new Set());
+    const clean = `${this.group}/clean_error`;
+    const spread = this.chosen().length ? [`${this.group}/lower`, `${this.group}/upper`, `${this.group}/count`] : [];
+    await app.loadProgress(this.pair);
+    this.arrays = await app.data.tensors(this.pair, [this.tag, clean, ...spread]);
+    const steps = new Set();
+    for (const run of this.pair) {
+      const series = this.arrays.get(run)?.[this.tag];
+      if (!series) continue;
+      this.series.set(run, series);
+      for (const step of series.steps) steps.add(step);
+    }
+    this.first = [...this.series.values()][0];
+    [this.i, this.j] = this.first ? this.first.content.axes.map((axis) => axis.values) : [[], []];
+    app.setSteps(steps);
+    this.detail = new Map();
+    await this.wait();
+  }
+
+  /** Intervals and counts of the step shown, for hovering; they come after the picture. */
+  wait() {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.fetchDetail(), DETAIL_MS);
+  }
+
+  async fetchDetail() {
+    const tags = BESIDE.map((name) => `${this.group}/${name}`);
+    for (const [run, series] of this.series) {
+      const k = series.before(this.app.step());
+      const there = tags.filter((tag) => this.app.data.content(run, tag));
+      if (k < 0 || !there.length) continue;
+      try {
+        const found = await this.app.data.tensorsAt(run, there, series.steps[k]);
+        this.detail.set(`${run}\n${series.steps[k]}`, found);
+      } catch {
+        return; // hovering goes without; the next look at the server reports it
+      }
+    }
+  }
+
+  /** Chosen cells as {i, j, row, column, color}. */
+  chosen() {
+    return this.app.state
+      .get("cells")
+      .split(";")
+      .map((text) => text.split(",").map(Number))
+      .filter((pair) => pair.length === 2 && pair.every(Number.isFinite))
+      .slice(0, CELLS)
+      .map(([i, j], k) => ({ i, j, color: runColor(k, this.app.theme()) }));
+  }
+
+  cells() {
+    return this.chosen()
+      .map((cell) => ({ ...cell, row: this.i.indexOf(cell.i), column: this.j.indexOf(cell.j) }))
+      .filter(({ row, column }) => row >= 0 && column >= 0);
+  }
+
+  show() {
+    const { app } = this;
+    const { state } = app;
+    this.controls.replaceChildren();
+    this.body.replaceChildren();
+    if (!this.first) {
+      this.body.append(
+        note(
+          this.pair.length
+            ? `${this.pair.join(" and ")}: no Fourier heatmap and no gradient sensitivity logged. Choose other runs as A and B, or add FourierHeatmap() to measurements= of hfc_probe.attach.`
+            : "Choose the runs to compare with the letters A and B on the left.",
+        ),
+      );
+    } else {
+      const options = this.options.map((tag) => [tag, tag.replace(/_/g, " ").replace(/\//g, ", ")]);
+      this.controls.append(
+        choice("Map", options, this.tag, (value) => state.set({ map: value })),
+        app.stepper(),
+        toggle("Common scale", state.get("common") === "1", (on) => state.set({ common: on ? "1" : "0" })),
+      );
+      const text = "Click a cell to see its history.";
+      this.body.append(note(this.pair.length > 1 ? text : `${text} Choose a second run as B to see the difference.`));
+      if (this.chosen().length) {
+        this.controls.append(h("button", { onclick: () => state.set({ cells: "" }) }, "Clear cells"));
+      }
+    }
+    for (const card of Object.values(this.cards)) card.update();
+  }
+
+  step() {
+    if (!this.first) return;
+    for (const card of Object.values(this.cards)) card.update();
+    this.wait();
+  }
+
+  /** Values of a run at the step shown, or null. */
+  now(run) {
+    const series = this.series.get(run);
+    const k = series ? series.before(this.app.step()) : -1;
+    return k < 0 ? null : { values: series.at(k), step: series.steps[k] };
+  }
+
+  unit() {
+    return this.first.content.unit || "value";
+  }
+
+  say(value, ...interval) {
+    if (this.unit() === "error rate") return percent(value, ...interval);
+    const known = interval.length > 1 && interval.slice(0, 2).every(Number.isFinite);
+    return figures(value) + (known ? ` [${interval.slice(0, 2).map(figures).join(", ")}]` : "");
+  }
+
+  scaleOf(series) {
+    if (!this.ranges.has(series)) this.ranges.set(series, range(series.values));
+    return this.ranges.get(series);
+  }
+
+  comparable() {
+    const [a, b] = this.pair.map((run) => this.series.get(run));
+    const axes = (series) => JSON.stringify(series.content.axes.map((axis) => axis.values));
+    return Boolean(a && b && axes(a) === axes(b));
+  }
+
+  /** The largest |A − B| over all steps, so that the scale stays while steps change. */
+  largest() {
+    const [a, b] = this.pair.map((run) => this.series.get(run));
+    if (this.kept?.a !== a || this.kept?.b !== b) {
+      let most = 0;
+      for (const step of this.app.steps) {
+        const [m, n] = [a.before(step), b.before(step)];
+        if (m < 0 || n < 0) continue;
+        const [one, two] = [a.at(m), b.at(n)];
+        for (let k = 0; k < one.length; k++) {
+          const gap = Math.abs(one[k] - two[k]);
+          if (gap > most) most = gap;
+        }
+      }
+      this.kept = { a, b, most };
+    }
+    return this.kept.most;
+  }
+
+  mapPlot() {
+    if (!this.first) return null;
+    const { app, i, j } = this;
+    const common = app.state.get("common") === "1";
+    const both = [...this.series.values()].map((series) => this.scaleOf(series));
+    const all = [Math.min(...both.map(([low]) => low)), Math.max(...both.map(([, high]) => high))];
+    const where = (row, column) => `i = ${i[row]}, j = ${j[column]} (${this.axisUnit()})`;
+    const same = (run) => this.comparable() || this.series.get(run) === this.first;
+    const panels = this.pair.map((run, n) => {
+      const letter = "AB"[n];
+      const found = same(run) ? this.now(run) : null;
+      const empty = !this.series.has(run) ? "not logged" : same(run) ? "nothing yet at this step" : "other axes than A";
+      if (!found) return { title: `${letter}: ${run}`, values: null, empty };
+      const [low, high] = common ? all : range(found.values);
+      return {
+        title: `${letter}: ${run}, ${app.placeText(run, found.step)}`,
+        values: found.values,
+        map: "viridis",
+        low,
+        high,
+        unit: this.unit(),
+        tip: (row, column) => this.tip(run, found, row, column, where(row, column)),
+      };
+    });
+    if (this.pair.length === 2) {
+      const [a, b] = this.pair.map((run) => this.now(run));
+      const text = "A − B";
+      if (this.comparable() && a && b) {
+        const values = a.values.map((value, k) => value - b.values[k]);
+        const most = (common ? this.largest() : Math.max(...range(values).map(Math.abs))) || 1e-6;
+        panels.push({
+          title: `${text}, ${this.unit()}`,
+          values,
+          map: "difference",
+          low: -most,
+          high: most,
+          unit: `difference of ${this.unit()}`,
+          tip: (row, column) => {
+            const k = row * j.length + column;
+            const lines = this.pair.map((run, n) => ({ text: `${"AB"[n]}: ${this.say([a, b][n].values[k])}` }));
+            const value = values[k];
+            const points = `${value >= 0 ? "+" : "−"}${Math.abs(100 * value).toFixed(1)} points`;
+            const gap = this.unit() === "error rate" ? points : figures(value);
+            return { title: where(row, column), lines: [{ text: `A − B: ${gap}` }, ...lines] };
+          },
+        });
+      } else {
+        const why = this.series.size === 2 && !this.comparable() ? "A and B have different axes" : "needs both runs";
+        panels.push({ title: text, values: null, empty: why });
+      }
+    }
+    return maps({
+      title: this.name(),
+      label: `${this.name()}: ${panels.map((panel) => panel.title).join("; ")}`,
+      panels,
+      i,
+      j,
+      unit: this.axisUnit(),
+      cells: this.cells(),
+      size: 420,
+      click: (row, column) => this.toggleCell(i[row], j[column]),
+    });
+  }
+
+  tip(run, { values, step }, row, column, where) {
+    const k = row * this.j.length + column;
+    const found = this.detail.get(`${run}\n${step}`);
+    const [low, high, count] = BESIDE.map((name) => found?.[`${this.group}/${name}`]?.values[k]);
+    return { title: where, lines: [{ text: `${this.unit()}: ${this.say(values[k], low, high, count)}` }] };
+  }
+
+  name() {
+    const { measurement, norm } = this.first.content;
+    const text = measurement.replace(/_/g, " ");
+    const words = text.charAt(0).toUpperCase() + text.slice(1);
+    return Number.isFinite(norm) ? `${words}, noise of norm ${figures(norm)}` : words;
+  }
+
+  axisUnit() {
+    return this.first.content.axes[0].unit || "cycles/image";
+  }
+
+  toggleCell(i, j) {
+    const kept = this.chosen().map((cell) => `${cell.i},${cell.j}`);
+    const key = `${i},${j}`;
+    const next = kept.includes(key) ? kept.filter((one) => one !== key) : [...kept, key].slice(-CELLS);
+    this.app.state.set({ cells: next.join(";") });
+  }
+
+  radialPlot() {
+    if (!this.first) return null;
+    const { app } = this;
+    const panel = { series: [], lines: [] };
+    this.pair.forEach((run, n) => {
+      const found = this.now(run);
+      if (!found) return;
+      const [i, j] = this.series.get(run).content.axes.map((axis) => axis.values);
+      const dash = n ? [6, 4] : undefined;
+      const color = app.color(run);
+      panel.series.push({ name: `${"AB"[n]}: ${run}`, ...radial(found.values, i, j), color, dash });
+      const clean = this.arrays.get(run)?.[`${this.group}/clean_error`];
+      const k = clean ? clean.before(found.step) : -1;
+      if (k >= 0) panel.lines.push({ y: clean.values[k], who: "AB"[n] });
+    });
+    const [one, two] = panel.lines;
+    const together = two && Math.abs(one.y - two.y) < 0.06; // their labels would cover each other
+    if (one) one.text = `${together ? "A, B" : one.who} without noise`;
+    if (two && !together) two.text = `${two.who} without noise`;
+    const tops = [...this.series.values()].map((series) => this.scaleOf(series)[1]);
+    const rate = this.unit() === "error rate";
+    return lines(
+      {
+        title: "Mean over rings",
+        panels: [panel],
+        legend: panel.series.map(({ name, color, dash }) => ({ name, color, dash })),
+        columns: 1,
+        panelHeight: 230,
+        xLabel: `distance from DC (${this.axisUnit()})`,
+        xText: (x) => `d = ${x} ${this.axisUnit()}`,
+        yLabel: this.unit(),
+        yRange: [0, Math.min(rate ? 1 : Infinity, 1.05 * Math.max(...tops)) || 1],
+        value: (value) => this.say(value),
+      },
+      this.zoom.radial,
+    );
+  }
+
+  historyPlot() {
+    const cells = this.first ? this.cells() : [];
+    if (!cells.length) return null;
+    const { app } = this;
+    const runs = [...this.series.keys()];
+    const axis = app.xAxis(runs, (run) => this.series.get(run));
+    const series = [];
+    for (const { i, j, color } of cells) {
+      runs.forEach((run) => {
+        const main = this.series.get(run);
+        const [row, column] = main.content.axes.map((a, n) => a.values.indexOf([i, j][n]));
+        if (row < 0 || column < 0) return;
+        const k = row * main.shape[1] + column;
+        const take = (tag) => {
+          const other = this.arrays.get(run)?.[tag];
+          if (!other) return undefined;
+          return main.steps.map((step) => {
+            const place = other.place.get(step);
+            return place === undefined ? NaN : other.values[place * other.size + k];
+          });
+        };
+        const [low, high, count] = BESIDE.map((name) => take(`${this.group}/${name}`));
+        const letter = "AB"[this.pair.indexOf(run)];
+        const dash = letter === "B" ? [6, 4] : undefined;
+        series.push({ name: `${letter} (${i}, ${j})`, x: axis.of(run, main), y: take(this.tag), low, high, count, color, dash });
+      });
+    }
+    const now = this.first.steps[Math.max(0, this.first.before(app.step()))];
+    const marker = axis.of(runs[0], this.first)[this.first.place.get(now)];
+    return lines(
+      {
+        title: "History of the chosen cells",
+        panels: [{ series }],
+        legend: series.map(({ name, color, dash }) => ({ name, color, dash })),
+        columns: 1,
+        panelHeight: 230,
+        xLabel: axis.label,
+        xText: axis.text,
+        yLabel: this.unit(),
+        yRange: this.unit() === "error rate" ? [0, 1] : undefined,
+        value: (...numbers) => this.say(...numbers),
+        marker,
+      },
+      this.zoom.history,
+    );
+  }
+}

@@ -1,0 +1,421 @@
+// First-layer kernels and their spectra as grids, and how smooth they are, over training.
+
+import { Card, figures } from "./cards.js";
+import { choice, h, note } from "./dom.js";
+import { lines } from "./lines.js";
+import { maps, picture, range, tiles } from "./maps.js";
+
+const ARRAYS = ["kernels", "spectra", "high_frequency_ratio", "spectral_centroid"];
+const SHOWN = 128;
+const WHOLE = 8e6; // numbers of one run that are fetched for all steps at once
+const BINS = 25;
+const SHADE = "#56b4e9";
+
+/** A kernel as a picture: colour where it has three channels, else the channels' mean. */
+function kernelPicture(values, [channels, rows, columns]) {
+  const size = rows * columns;
+  const grey = (k) => {
+    let sum = 0;
+    for (let c = 0; c < channels; c++) sum += values[c * size + k];
+    return sum / channels;
+  };
+  if (channels !== 3) {
+    const mean = Float32Array.from({ length: size }, (_, k) => grey(k));
+    const peak = Math.max(...range(mean).map(Math.abs)) || 1;
+    return picture(mean, rows, columns, "grey", -peak, peak);
+  }
+  const peak = Math.max(...range(values).map(Math.abs)) || 1;
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [columns, rows];
+  const context = canvas.getContext("2d");
+  const image = context.createImageData(columns, rows);
+  for (let k = 0; k < size; k++) {
+    for (let c = 0; c < 3; c++) image.data[4 * k + c] = 128 + (127 * values[c * size + k]) / peak;
+    image.data[4 * k + 3] = 255;
+  }
+  context.putImageData(image, 0, 0);
+  return canvas;
+}
+
+export class KernelsView {
+  constructor(app) {
+    this.app = app;
+    this.zoom = { history: {}, kernel: {} };
+    this.cards = {
+      grid: new Card("kernels", () => this.gridPlot()),
+      history: new Card("kernel_smoothness", () => this.historyPlot()),
+      spectrum: new Card("kernel_spectrum", () => this.spectrumPlot()),
+      one: new Card("kernel_history", () => this.onePlot()),
+    };
+    this.controls = h("div", { class: "controls" });
+    this.body = h("div");
+    const { grid, history, spectrum, one } = this.cards;
+    const pair = h("div", { class: "pair" }, spectrum.element, one.element);
+    this.element = h("div", {}, this.controls, grid.element, pair, history.element, this.body);
+  }
+
+  close() {
+    for (const card of Object.values(this.cards)) card.close();
+  }
+
+  async load() {
+    const { app } = this;
+    const fits = ({ measurement, array, axes }) =>
+      measurement === "kernel_spectra" && array === "smoothness" && axes.length === 1;
+    this.pair = app.pair().filter(Boolean);
+    const found = new Map(this.pair.map((run) => [run, app.data.find(run, fits)]));
+    const groups = [...new Set([...found.values()].flatMap((list) => list.map(({ group }) => group)))];
+    const wanted = app.state.get("layer");
+    this.groups = groups;
+    this.wanted = groups.includes(wanted) ? wanted : groups[0];
+    // Two runs may call their first layer by different names: each then shows its own.
+    this.group = new Map();
+    for (const [run, list] of found) {
+      const own = list.find(({ group }) => group === this.wanted) ?? list[0];
+      if (own) this.group.set(run, own.group);
+    }
+    const runs = [...this.group.keys()];
+    const tags = [...new Set([...this.group.values()].map((group) => `${group}/smoothness`))];
+    await app.loadProgress(runs);
+    const read = await app.data.tensors(runs, tags);
+    this.smoothness = new Map();
+    const steps = new Set();
+    for (const run of runs) {
+      const series = read.get(run)?.[`${this.group.get(run)}/smoothness`];
+      if (!series) continue;
+      this.smoothness.set(run, series);
+      for (const step of series.steps) steps.add(step);
+    }
+    app.setSteps(steps);
+    this.whole = new Map();
+    this.single = new Map();
+    await this.fetchStep();
+    this.fetchWhole();
+  }
+
+  tags(run) {
+    const group = this.group.get(run);
+    return ARRAYS.map((name) => `${group}/${name}`).filter((tag) => this.app.data.content(run, tag));
+  }
+
+  stepOf(run) {
+    const series = this.smoothness.get(run);
+    const k = series ? series.before(this.app.step()) : -1;
+    return k < 0 ? null : series.steps[k];
+  }
+
+  async fetchStep() {
+    await Promise.all(
+      [...this.smoothness.keys()].map(async (run) => {
+        const step = this.stepOf(run);
+        if (step === null || this.arraysAt(run)) return;
+        const found = await this.app.data.tensorsAt(run, this.tags(run), step);
+        this.single.set(run, { step, found });
+      }),
+    );
+  }
+
+  /** All steps in the background where that is not too much, so that the slider is quick. */
+  async fetchWhole() {
+    const { smoothness, whole } = this;
+    for (const [run, series] of smoothness) {
+      const one = this.single.get(run)?.found ?? {};
+      const numbers = Object.values(one).reduce((sum, { size }) => sum + size, 0) * series.steps.length;
+      if (!numbers || numbers > WHOLE) continue;
+      try {
+        const tags = this.tags(run);
+        const found = (await this.app.data.tensors([run], tags)).get(run);
+        if (whole === this.whole) whole.set(run, found);
+      } catch {
+        return; // step by step then
+      }
+    }
+    if (whole === this.whole) this.element.dataset.whole = String(whole.size);
+  }
+
+  /** {kernels: [values, shape], …} of a run at the step shown; null while not here. */
+  arraysAt(run) {
+    const step = this.stepOf(run);
+    const whole = this.whole.get(run);
+    const single = this.single.get(run);
+    const from = whole ?? (single?.step === step ? single.found : null);
+    if (step === null || !from) return null;
+    const out = {};
+    for (const name of ARRAYS) {
+      const series = from[`${this.group.get(run)}/${name}`];
+      const k = series?.place.get(step);
+      if (k !== undefined) out[name] = [series.at(k), series.shape];
+    }
+    return out;
+  }
+
+  show() {
+    const { app } = this;
+    this.controls.replaceChildren();
+    this.body.replaceChildren();
+    if (!this.smoothness.size) {
+      this.body.append(
+        note(
+          this.pair.length
+            ? `${this.pair.join(" and ")}: no kernels logged. Choose other runs as A and B, or add KernelSpectra() to measurements= of hfc_probe.attach.`
+            : "Choose the runs to compare with the letters A and B on the left.",
+        ),
+      );
+    } else {
+      const orders = [["smoothness", "smoothness"], ["index", "index"]];
+      this.controls.append(
+        choice("Layer", this.groups.map((group) => [group, group.split("/").slice(1).join("/") || group]), this.wanted, (value) =>
+          app.state.set({ layer: value }),
+        ),
+        app.stepper(),
+        choice("Order", orders, app.state.get("order"), (value) => app.state.set({ order: value })),
+      );
+      if (!this.chosen()) this.body.append(note("Click a kernel to see its spectrum and its history."));
+    }
+    for (const card of Object.values(this.cards)) card.update();
+  }
+
+  step() {
+    if (!this.smoothness.size) return;
+    const update = () => Object.values(this.cards).forEach((card) => card.update());
+    const here = [...this.smoothness.keys()].every((run) => this.stepOf(run) === null || this.arraysAt(run));
+    update();
+    if (here) return;
+    const step = this.app.step();
+    this.fetchStep()
+      .then(() => step === this.app.step() && update())
+      .catch((error) => this.app.fail(error));
+  }
+
+  smooth(run) {
+    const series = this.smoothness.get(run);
+    const k = series ? series.before(this.app.step()) : -1;
+    return k < 0 ? null : series.at(k);
+  }
+
+  order(run) {
+    const values = this.smooth(run);
+    if (!values) return [];
+    const order = Array.from(values.keys());
+    if (this.app.state.get("order") === "smoothness") {
+      const key = (k) => (Number.isFinite(values[k]) ? values[k] : -1); // kernels of zeros come last
+      order.sort((a, b) => key(b) - key(a) || a - b);
+    }
+    return order;
+  }
+
+  gridPlot() {
+    if (!this.smoothness?.size) return null;
+    const { app } = this;
+    const panels = [];
+    let cut = 0;
+    let part = "";
+    this.pair.forEach((run, n) => {
+      const letter = "AB"[n];
+      const arrays = this.smoothness.has(run) ? this.arraysAt(run) : null;
+      const order = this.order(run);
+      const values = this.smooth(run);
+      // Of a wide layer only the first kernels are logged, with the smoothness of all.
+      const logged = arrays?.kernels?.[1][0] ?? arrays?.spectra?.[1][0] ?? order.length;
+      const there = order.filter((k) => k < logged);
+      cut = Math.max(cut, there.length - SHOWN);
+      if (there.length < order.length) part = `, the ${there.length} logged of ${order.length}`;
+      const place = arrays ? `, ${app.placeText(run, this.stepOf(run))}` : "";
+      const empty = !this.smoothness.has(run)
+        ? "no kernels logged"
+        : this.stepOf(run) === null
+          ? "nothing yet at this step"
+          : "loading …";
+      for (const name of ["kernels", "spectra"]) {
+        const [all, shape] = arrays?.[name] ?? [null, null];
+        const list = all
+          ? there.slice(0, SHOWN).map((k) => {
+              const size = all.length / shape[0];
+              const own = all.subarray(k * size, (k + 1) * size);
+              const image =
+                name === "kernels"
+                  ? kernelPicture(own, shape.slice(1))
+                  : picture(own, shape[1], shape[2], "magma", 0, range(own)[1]);
+              const number = (other) => arrays[other]?.[0][k];
+              return {
+                image,
+                kernel: k,
+                text: `Kernel ${k} of ${run}`,
+                lines: [
+                  `smoothness ${figures(values[k])}`,
+                  Number.isFinite(number("high_frequency_ratio")) &&
+                    `power beyond 0.25 cycles/pixel: ${(100 * number("high_frequency_ratio")).toFixed(0)} %`,
+                  Number.isFinite(number("spectral_centroid")) &&
+                    `spectral centroid ${figures(number("spectral_centroid"))} cycles/pixel`,
+                ].filter(Boolean),
+              };
+            })
+          : [];
+        const what = name === "kernels" ? "kernels" : "power spectra, DC in the middle";
+        panels.push({ title: `${letter}: ${run}, ${what}${place}`, tiles: list, letter: letter.toLowerCase(), empty });
+      }
+    });
+    const layer = this.wanted.split("/").slice(1).join("/");
+    const order = app.state.get("order") === "smoothness" ? "smoothest first" : "by index";
+    const some = part + (cut > 0 ? `, the first ${SHOWN}` : "");
+    return tiles({
+      title: `Kernels of ${layer ? `layer ${layer}` : "the model"}, ${order}${some}; each scaled by itself, grey is 0`,
+      label: `Kernels and their spectra: ${panels.map(({ title }) => title).join("; ")}`,
+      panels,
+      click: (panel, tile) => {
+        const key = `${panel.letter}:${tile.kernel}`;
+        app.state.set({ kernel: app.state.get("kernel") === key ? "" : key });
+      },
+      chosen: (panel, tile) => app.state.get("kernel") === `${panel.letter}:${tile.kernel}`,
+      rows: () => {
+        const out = [["run", "kernel", "smoothness", "high_frequency_ratio", "spectral_centroid", "weights"]];
+        for (const run of this.pair) {
+          const arrays = this.arraysAt(run);
+          if (!arrays) continue;
+          for (const k of this.order(run)) {
+            // Beyond those logged there are numbers, but no weights.
+            const [all, shape] = arrays.kernels ?? [new Float32Array(), [1]];
+            const size = all.length / shape[0];
+            const weights = Array.from(all.subarray(k * size, (k + 1) * size), figures).join(" ");
+            const number = (name) => arrays[name]?.[0][k];
+            out.push([run, k, this.smooth(run)[k], number("high_frequency_ratio"), number("spectral_centroid"), weights]);
+          }
+        }
+        return out;
+      },
+    });
+  }
+
+  historyPlot() {
+    if (!this.smoothness?.size) return null;
+    const { app } = this;
+    const runs = this.pair.filter((run) => this.smoothness.has(run));
+    const axis = app.xAxis(runs, (run) => this.smoothness.get(run));
+    const panels = runs.map((run) => {
+      const series = this.smoothness.get(run);
+      const x = axis.of(run, series);
+      const lists = series.steps.map((_, k) => Array.from(series.at(k)).filter(Number.isFinite).sort((a, b) => a - b));
+      const at = (share) => lists.map((list) => (list.length ? list[Math.round(share * (list.length - 1))] : NaN));
+      const mean = lists.map((list) => list.reduce((sum, value) => sum + value, 0) / list.length);
+      return {
+        title: `${"AB"[this.pair.indexOf(run)]}: ${run}`,
+        series: [
+          { name: "mean", x, y: mean, color: "#d55e00", width: 2.5 },
+          { name: "5th percentile", x, y: at(0.05), color: "#d55e00", dash: [2, 3], width: 1.2 },
+          { name: "95th percentile", x, y: at(0.95), color: "#d55e00", dash: [2, 3], width: 1.2 },
+        ],
+        under: (context, toX, toY) => histogram(context, lists, x, toX, toY),
+      };
+    });
+    const first = this.smoothness.get(runs[0]);
+    const marker = axis.of(runs[0], first)[Math.max(0, first.before(app.step()))];
+    return lines(
+      {
+        title: "Smoothness of the kernels over training (1 constant, 0.29 white noise)",
+        panels,
+        legend: [
+          { name: "mean over kernels", color: "#d55e00" },
+          { name: "5th and 95th percentile", color: "#d55e00", dash: [2, 3] },
+          { name: "shade: share of kernels", color: SHADE },
+        ],
+        panelHeight: 220,
+        xLabel: axis.label,
+        xText: axis.text,
+        yLabel: "smoothness",
+        yRange: [0, 1],
+        marker: panels.length === 1 ? marker : undefined,
+      },
+      this.zoom.history,
+    );
+  }
+
+  /** The chosen kernel as {run, k}; null where there is none. */
+  chosen() {
+    const [letter, number] = this.app.state.get("kernel").split(":");
+    const run = this.pair["ab".indexOf(letter || "?")];
+    const series = this.smoothness?.get(run);
+    const k = Number(number);
+    return series && number !== undefined && Number.isInteger(k) && k >= 0 && k < series.size ? { run, k } : null;
+  }
+
+  spectrumPlot() {
+    const chosen = this.chosen();
+    const spectra = chosen && this.arraysAt(chosen.run)?.spectra;
+    if (!spectra) return null;
+    const { run, k } = chosen;
+    const [all, [, rows, columns]] = spectra;
+    const values = all.subarray(k * rows * columns, (k + 1) * rows * columns);
+    if (!values.length) return null; // not among those logged
+    const content = this.app.data.content(run, `${this.group.get(run)}/spectra`);
+    const known = content.axes.slice(1).every((axis) => axis.values);
+    const index = (count) => Array.from({ length: count }, (_, n) => n - Math.floor(count / 2));
+    const [i, j] = known ? content.axes.slice(1).map((axis) => axis.values) : [index(rows), index(columns)];
+    const unit = content.axes[1].unit || "cycles/pixel";
+    const where = (row, column) => `i = ${figures(i[row])}, j = ${figures(j[column])} (${unit})`;
+    return maps({
+      title: `Power spectrum of kernel ${k} of ${run}`,
+      panels: [
+        {
+          title: this.app.placeText(run, this.stepOf(run)),
+          values,
+          map: "magma",
+          low: 0,
+          high: range(values)[1],
+          unit: "power",
+          tip: (row, column) => ({
+            title: where(row, column),
+            lines: [{ text: `power ${figures(values[row * columns + column])}` }],
+          }),
+        },
+      ],
+      i,
+      j,
+      unit,
+      size: 260,
+    });
+  }
+
+  onePlot() {
+    const chosen = this.chosen();
+    if (!chosen) return null;
+    const { run, k } = chosen;
+    const series = this.smoothness.get(run);
+    const axis = this.app.xAxis([run], () => series);
+    const x = axis.of(run, series);
+    const y = series.steps.map((_, n) => series.at(n)[k]);
+    return lines(
+      {
+        title: `Smoothness of kernel ${k} of ${run}`,
+        panels: [{ series: [{ name: `kernel ${k}`, x, y, color: this.app.color(run) }] }],
+        columns: 1,
+        panelHeight: 230,
+        xLabel: axis.label,
+        xText: axis.text,
+        yLabel: "smoothness",
+        yRange: [0, 1],
+        marker: x[Math.max(0, series.before(this.app.step()))],
+      },
+      this.zoom.kernel,
+    );
+  }
+}
+
+/** Columns of a histogram over steps, each as wide as the way to its neighbours' middles. */
+function histogram(context, lists, x, toX, toY) {
+  context.fillStyle = SHADE;
+  lists.forEach((list, n) => {
+    if (!list.length || !Number.isFinite(x[n])) return;
+    const before = n > 0 ? (x[n - 1] + x[n]) / 2 : x[n] - ((x[n + 1] ?? x[n] + 1) - x[n]) / 2;
+    const after = n < x.length - 1 ? (x[n] + x[n + 1]) / 2 : x[n] + (x[n] - before);
+    const counts = new Float32Array(BINS);
+    for (const value of list) counts[Math.min(BINS - 1, Math.max(0, Math.floor(value * BINS)))] += 1 / list.length;
+    counts.forEach((share, bin) => {
+      if (share === 0) return;
+      context.globalAlpha = 0.12 + 0.88 * Math.sqrt(share);
+      const [left, right] = [toX(before), toX(after)].map(Math.round);
+      const [top, bottom] = [toY((bin + 1) / BINS), toY(bin / BINS)].map(Math.round);
+      context.fillRect(left, top, right - left, bottom - top);
+    });
+  });
+  context.globalAlpha = 1;
+}

@@ -1,0 +1,488 @@
+"""The tab as a user has it: in Chromium, in TensorBoard, without a single error on the console."""
+
+import csv
+import io
+import json
+import shutil
+import urllib.parse
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from tensorboard.compat.proto.summary_pb2 import Summary
+from torch.utils.tensorboard import SummaryWriter
+
+from hfc_probe import tensorboard
+
+from .conftest import EPOCHS, Tab, tensorboard_server
+from .runs import RunWriter, accuracy_result, heatmap_result, kernel_result, write_run
+from .test_plugin import PAIR, hfc_value, write_values
+
+PICTURE = "canvas => canvas.toDataURL()"
+
+
+@contextmanager
+def served(tab: Tab, environment, log_dir, *flags):
+    """A server that the page leaves before it ends."""
+    with tensorboard_server(environment, log_dir, *flags) as address:
+        yield address
+        tab.page.goto("about:blank")
+
+
+def state_of(tab: Tab) -> dict[str, str]:
+    """What the address says of our state; it is written a moment after a change."""
+    tab.page.wait_for_timeout(250)
+    parts = urllib.parse.urlsplit(tab.page.url).fragment.split("&")
+    assert parts[0] == "hfc"
+    pairs = [part.split("=", 1) for part in parts[1:]]
+    return {key.removeprefix("p.hfc."): urllib.parse.unquote(value) for key, value in pairs}
+
+
+def hover(tab: Tab, plot: str, x: float, y: float) -> str:
+    """The tip at a place of a plot, in shares of its width and pixels from its top."""
+    canvas = tab.plot(plot).locator("canvas")
+    canvas.scroll_into_view_if_needed()
+    canvas.hover(position={"x": x * canvas.bounding_box()["width"], "y": y})
+    tip = tab.plot(plot).locator(".tip")
+    tip.wait_for()
+    return tip.inner_text()
+
+
+def download(tab: Tab, plot: str, kind: str) -> bytes:
+    with tab.page.expect_download() as waiting:
+        tab.plot(plot).get_by_role("button", name=kind).click()
+    return open(waiting.value.path(), "rb").read()
+
+
+def rows_of(data: bytes) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(data.decode())))
+
+
+def test_says_at_once_which_run_uses_more_hfc_where_and_since_when(tab, server):
+    tab.open(server)
+    verdict = tab.find(".verdict").inner_text()
+    # Planted: 60 % against 12.5 % at r = 4, and apart from epoch 3 on, when the rise begins.
+    assert verdict.startswith("rough uses more of the high frequencies: at epoch 12 it gets 60 %")
+    assert "HFC(4)" in verdict
+    assert "smooth 13 % [10, 16]" in verdict
+    assert "since epoch 3." in verdict
+    # 20 % [16, 24] against 10 % [7, 13] at r = 12 is apart; 12.5 % against 10 % at r = 16 is not.
+    assert "The same way round at radius 8, 12." in verdict
+
+
+def test_curves_tell_values_intervals_and_counts_under_the_mouse(tab, server):
+    tab.open(server)
+    tip = hover(tab, "curves", 0.45, 200)
+    assert "rough" in tip
+    assert "epoch" in tip
+    assert "of 400 images" in tip
+    assert "HFC(4)" in tip
+    tab.find('button[data-value="radius"]').click()
+    tab.ready()
+    assert "r = 16" in hover(tab, "curves", 0.97, 200)
+
+
+def test_curves_export_what_was_logged(tab, server):
+    rows = rows_of(download(tab.open(server), "curves", "CSV"))
+    chosen = [row for row in rows if (row["panel"], row["line"]) == ("rough", "HFC(4)")]
+    assert [float(row["epoch"]) for row in chosen] == list(range(1, EPOCHS + 1))
+    expected = accuracy_result([0.3] * 4, [0.6, 0.4, 0.2, 0.125]).arrays()
+    last = chosen[-1]
+    for name, key in (("accuracy", "hfc"), ("lower", "hfc_lower"), ("upper", "hfc_upper")):
+        assert float(last[name]) == pytest.approx(expected[key][0], abs=1e-6)
+    assert float(last["count"]) == 400
+
+
+def test_choosing_runs(tab, server):
+    tab.open(server)
+    tab.find('[data-run="smooth"]').uncheck()
+    tab.ready()
+    assert "Runs (1 of 2)" in tab.text()
+    assert json.loads(state_of(tab)["runs"]) == ["rough"]
+    assert {row["panel"] for row in rows_of(download(tab, "curves", "CSV"))} == {"rough"}
+    tab.find("aside").get_by_role("button", name="None").click()
+    tab.ready()
+    assert "None of the chosen runs" in tab.text()
+
+
+def test_letters_choose_what_is_compared(tab, server):
+    tab.open(server, "p.hfc.view=heatmap")
+    tab.find('li:has([data-run="smooth"]) .letter').first.click()
+    tab.ready()
+    assert (state_of(tab)["a"], state_of(tab)["b"]) == ("smooth", "rough")
+
+
+def test_heatmap_shows_both_runs_and_their_difference(tab, server):
+    tab.open(server, "p.hfc.view=heatmap")
+    rows = rows_of(download(tab, "heatmap", "CSV"))
+    maps = {}
+    for row in rows:
+        maps.setdefault(row["panel"][:5], {})[int(row["i"]), int(row["j"])] = float(row["value"])
+    rough = heatmap_result(16, (0, 4), 0.7).arrays()["error"]
+    smooth = heatmap_result(16, (2, 0), 0.7).arrays()["error"]
+    for (i, j), value in maps["A − B"].items():
+        assert maps["A: ro"][i, j] == pytest.approx(rough[i + 8, j + 8], abs=1e-6)
+        assert maps["B: sm"][i, j] == pytest.approx(smooth[i + 8, j + 8], abs=1e-6)
+        assert value == pytest.approx(rough[i + 8, j + 8] - smooth[i + 8, j + 8], abs=1e-6)
+
+
+def test_heatmap_tells_frequency_error_interval_and_count_under_the_mouse(tab, server):
+    tab.open(server, "p.hfc.view=heatmap")
+    tab.page.wait_for_timeout(600)  # intervals come after the picture
+    tip = hover(tab, "heatmap", 0.15, 180)
+    assert "cycles/image" in tip
+    assert "i = " in tip
+    assert "of 200 images" in tip
+    assert "[" in tip
+    assert "points" in hover(tab, "heatmap", 0.83, 180)
+
+
+def test_steps_by_slider_keys_and_play(tab, server):
+    tab.open(server, "p.hfc.view=heatmap")
+    output = tab.find(".stepper output")
+    canvas = tab.plot("heatmap").locator("canvas")
+    assert output.inner_text() == "step 240 (epoch 12)"
+    last = canvas.evaluate(PICTURE)
+    tab.press("ArrowLeft")
+    assert output.inner_text() == "step 220 (epoch 11)"
+    assert canvas.evaluate(PICTURE) != last
+    assert state_of(tab)["step"] == "220"
+    tab.press("ArrowRight")
+    assert canvas.evaluate(PICTURE) == last
+    assert "step" not in state_of(tab)  # the last step: goes on following
+    tab.find(".stepper input").fill("2")
+    assert output.inner_text() == "step 60 (epoch 3)"
+    tab.find(".stepper").get_by_role("button", name="Play").click()
+    tab.page.wait_for_function(
+        "() => document.querySelector('iframe[src*=\"name=hfc\"]').contentDocument"
+        ".querySelector('.stepper output').textContent.startsWith('step 240')"
+    )
+    times = tab.run("() => performance.getEntriesByName('hfc-step').map((one) => one.duration)")
+    assert len(times) > 8
+    assert np.median(times) < 50  # milliseconds
+
+
+def test_one_colour_scale_or_one_each(tab, server):
+    tab.open(server, "p.hfc.view=heatmap&p.hfc.step=20")
+    canvas = tab.plot("heatmap").locator("canvas")
+    common = canvas.evaluate(PICTURE)
+    tab.find(".toggle", has_text="Common scale").locator("input").uncheck()
+    tab.ready()
+    assert canvas.evaluate(PICTURE) != common
+    assert state_of(tab)["common"] == "0"
+
+
+def test_a_cell_clicked_shows_its_history(tab, server):
+    tab.open(server, "p.hfc.view=heatmap")
+    assert tab.plot("heatmap_history").is_hidden()
+    canvas = tab.plot("heatmap").locator("canvas")
+    canvas.click(position={"x": 0.15 * canvas.bounding_box()["width"], "y": 180})
+    tab.ready()
+    tab.plot("heatmap_history").wait_for()
+    i, j = map(int, state_of(tab)["cells"].split(","))
+    rows = rows_of(download(tab, "heatmap_history", "CSV"))
+    own = [row for row in rows if row["line"] == f"A ({i}, {j})"]
+    expected = [heatmap_result(16, (0, 4), 0.7 * e / EPOCHS).arrays() for e in range(1, EPOCHS + 1)]
+    for row, arrays in zip(own, expected, strict=True):
+        for name, key in (("error rate", "error"), ("lower", "lower"), ("upper", "upper")):
+            assert float(row[name]) == pytest.approx(arrays[key][i + 8, j + 8], abs=1e-6)
+
+
+def test_kernels_of_two_runs_sorted_with_the_one_clicked(tab, server):
+    tab.open(server, "p.hfc.view=kernels")
+    smoothness = [float(row["smoothness"]) for row in rows_of(download(tab, "kernels", "CSV"))]
+    assert len(smoothness) == 32
+    for run in (smoothness[:16], smoothness[16:]):
+        assert run == sorted(run, reverse=True)
+    assert tab.plot("kernel_spectrum").is_hidden()
+    tab.plot("kernels").locator("canvas").click(position={"x": 20, "y": 70})
+    tab.ready()
+    tab.plot("kernel_spectrum").wait_for()
+    assert state_of(tab)["kernel"].startswith("a:")
+    tip = hover(tab, "kernels", 0.02, 70)
+    assert "smoothness" in tip
+    assert "Kernel" in tip
+
+
+def test_pictures_are_exported_on_white_at_three_times_the_size(browser, server):
+    from PIL import Image
+
+    dark = Tab(browser, color_scheme="dark")
+    dark.open(server, "p.hfc.view=heatmap")
+    width = dark.plot("heatmap").locator("canvas").bounding_box()["width"]
+    data = download(dark, "heatmap", "PNG")
+    assert dark.wrong == []
+    dark.context.close()
+    picture = Image.open(io.BytesIO(data)).convert("RGB")
+    assert picture.width == pytest.approx(3 * width, abs=3)
+    assert picture.getpixel((2, 2)) == (255, 255, 255)
+    assert len(picture.getcolors(1 << 24)) > 50
+
+
+def test_a_link_brings_a_colleague_to_the_same_view(tab, server):
+    state = "p.hfc.view=heatmap&p.hfc.step=100&p.hfc.cells=2%2C-3&p.hfc.a=smooth&p.hfc.b=rough"
+    tab.open(server, state)
+    assert tab.find(".stepper output").inner_text() == "step 100 (epoch 5)"
+    tab.plot("heatmap_history").wait_for()
+    assert "A: smooth" in tab.plot("heatmap").locator("canvas").get_attribute("aria-label")
+    tab.press("ArrowRight")
+    found = state_of(tab)
+    assert (found["step"], found["cells"], found["a"]) == ("120", "2,-3", "smooth")
+    # The same page, another link: pasted into the address bar, nothing is loaded anew.
+    tab.page.evaluate("location.hash = '#hfc&p.hfc.view=kernels'")
+    tab.ready("kernels")
+    tab.page.evaluate("location.hash = '#hfc&p.hfc.view=none&p.hfc.runs={&p.hfc.step=x'")
+    tab.ready("curves")
+
+
+def test_digits_choose_views(tab, server):
+    tab.open(server)
+    for digit, view in enumerate(["heatmap", "kernels", "detections", "examples", "cost"], 2):
+        tab.press(str(digit))
+        tab.ready(view)
+    assert "hfc_detection" not in state_of(tab)
+    assert "What each measurement took" in tab.text()
+    tab.press("4")
+    tab.ready("detections")
+    assert "None of the chosen runs has logged a detection audit" in tab.text()
+
+
+def test_dark_as_tensorboard_is(tab, server):
+    tab.open(server)
+    background = "() => getComputedStyle(document.body).backgroundColor"
+    canvas = tab.plot("curves").locator("canvas")
+    light, picture = tab.run(background), canvas.evaluate(PICTURE)
+    tab.page.evaluate("document.body.classList.add('dark-mode')")
+    tab.find("main").wait_for()
+    tab.page.wait_for_timeout(200)
+    assert tab.run(background) != light
+    assert canvas.evaluate(PICTURE) != picture
+    tab.page.evaluate("document.body.classList.remove('dark-mode')")
+    tab.page.wait_for_timeout(200)
+    assert tab.run(background) == light
+    assert canvas.evaluate(PICTURE) == picture
+
+
+def test_live_while_a_training_writes(tab, environment, tmp_path):
+    run = RunWriter(tmp_path / "run", uses_hfc=True)
+    run.step(1, 10)
+    run.step(2, 10)
+    with served(tab, environment, tmp_path) as address:
+        tab.open(address, "p.hfc.view=heatmap")
+        assert tab.find(".stepper output").inner_text() == "step 40 (epoch 2)"
+        run.step(3, 10)
+        tab.find("header").get_by_label("every").select_option("2")
+        tab.find("#live").check()
+        tab.find(".stepper output", has_text="step 60 (epoch 3)").wait_for()
+        tab.find("#live").uncheck()
+        run.step(4, 10)
+        # TensorBoard's own reload reaches the tab by a message.
+        tab.page.wait_for_timeout(1500)
+        tab.page.locator("app-header-reload button").first.click()
+        tab.find(".stepper output", has_text="step 80 (epoch 4)").wait_for()
+    run.close()
+
+
+def test_an_empty_log_directory_says_what_to_add(tab, environment, tmp_path):
+    with served(tab, environment, tmp_path, "--path_prefix", "/deep/down") as address:
+        tab.open(address)
+        assert "hfc_probe.attach(model, val_loader, optimizer=optimizer" in tab.text()
+        tab.find(".snippet button").first.click()
+        run = RunWriter(tmp_path / "run", uses_hfc=True)
+        run.step(1, 2)
+        tab.page.wait_for_timeout(2500)
+        tab.find("header").get_by_role("button", name="Refresh").click()
+        tab.find('[data-plot="curves"]').wait_for()
+        run.close()
+
+
+BAD = "<img src=x onerror=alert(1)>"
+
+
+def test_damaged_logs_show_a_sentence_and_run_no_script(tab, environment, tmp_path):
+    write_run(tmp_path / BAD, 3, uses_hfc=True)
+    write_run(tmp_path / "fine", 3, uses_hfc=False)
+    script = f"<script>alert('{BAD}')</script>"
+    newer = json.dumps({"version": 7}).encode()
+    nothing = np.full(2, np.nan, np.float32)
+    odd = [
+        hfc_value(f"{script}/hfc", np.float32([1, 2]), PAIR, content=b"\x00\x01"),
+        hfc_value("newer/hfc", np.float32([1, 2]), PAIR, content=newer),
+        hfc_value("frequency_accuracy/hfc", nothing, [PAIR[0] | {"unit": script}]),
+        hfc_value("frequency_accuracy/lfc", np.zeros((3, 3), np.float32), PAIR),
+    ]
+    write_values(tmp_path / "nan", {1: odd, 2: odd})
+    with SummaryWriter(str(tmp_path / "other")) as writer:
+        writer.add_scalar("loss", 1.0, 1)
+    (whole,) = (tmp_path / "fine").iterdir()
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / whole.name).write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    with served(tab, environment, tmp_path) as address:
+        for view in ("curves", "heatmap", "kernels", "cost"):
+            tab.open(address, f"p.hfc.view={view}&p.hfc.a={urllib.parse.quote(BAD)}&p.hfc.b=nan")
+            tab.ready(view)
+            text = tab.text()
+            assert BAD in text
+            assert "series are not shown, or not wholly" in text
+            assert "1 more without anything from hfc_probe" in text
+        tab.open(address, "p.hfc.mode=radius")
+        tab.find(".problems summary").click()
+        assert "version 7" in tab.text()
+        assert script in tab.text()
+        assert tab.page.evaluate("document.images.length") is not None
+        assert tab.run("() => document.querySelectorAll('img, script:not([type])').length") == 0
+
+
+def test_runs_without_what_a_view_shows(tab, environment, tmp_path):
+    write_run(tmp_path / "curves-only", 3, uses_hfc=True, parts=("curves",))
+    write_run(tmp_path / "small", 3, uses_hfc=True, size=8)
+    write_run(tmp_path / "large", 3, uses_hfc=True, size=16)
+    with served(tab, environment, tmp_path) as address:
+        tab.open(address, "p.hfc.view=heatmap&p.hfc.a=small&p.hfc.b=large")
+        label = tab.plot("heatmap").locator("canvas").get_attribute("aria-label")
+        assert "A: small" in label
+        assert rows_of(download(tab, "heatmap", "CSV"))[-1]["panel"].startswith("A: small")
+        tab.open(address, "p.hfc.view=kernels&p.hfc.runs=[%22curves-only%22]")
+        assert "curves-only: no kernels logged" in tab.text()
+        tab.open(address, "p.hfc.view=heatmap&p.hfc.runs=[%22curves-only%22]")
+        assert "no Fourier heatmap and no gradient sensitivity logged" in tab.text()
+
+
+def test_detections_and_pictures_where_they_are_logged(tab, environment, tmp_path):
+    with SummaryWriter(str(tmp_path / "detector")) as writer:
+        for step, low in ((10, 0.2), (20, 0.3)):
+            writer.add_scalar("hfc_detection/AP/original", 0.4, step)
+            writer.add_scalar("hfc_detection/AP/lfc_r064", low - 0.1, step)
+            writer.add_scalar("hfc_detection/AP/lfc_r128", low, step)
+            writer.add_scalar("hfc_detection/AP/hfc_r128", 0.1, step)
+            writer.add_scalar("hfc_detection/AP50/original", 0.6, step)
+            writer.add_scalar("hfc_detection/images_gain_any/lfc_r128", 17.0, step)
+            for end, bound in (("lower", -0.13), ("upper", -0.04)):
+                axes = [{"name": "radius", "values": [64, 128]}, {"name": "metric"}]
+                axes[1]["values"] = ["AP", "AP50", "AP75"]
+                what = {"version": 1, "measurement": "detection_audit", "unit": "AP"}
+                what |= {"array": f"lfc_difference_{end}", "axes": axes}
+                tensor = np.full((2, 3), bound, np.float32)
+                tag = f"detection_audit/lfc_difference_{end}"
+                value = hfc_value(tag, tensor, [], content=json.dumps(what).encode())
+                writer._get_file_writer().add_summary(Summary(value=[value]), step)
+            writer.add_image("hfc_detection/gains", np.zeros((3, 20, 30), np.uint8), step)
+        writer.add_image("hfc_examples/figure", np.zeros((3, 20, 30), np.uint8), 5)
+    with served(tab, environment, tmp_path) as address:
+        tab.open(address, "p.hfc.view=detections")
+        assert "−10.0 [-13.0, -4.0] points" in tab.text()
+        assert tab.find("tr", has_text="images: gain").inner_text().split("\t")[-2:] == [
+            "by any margin",
+            "17",
+        ]
+        tab.find(".picture img").first.wait_for()
+        rows = rows_of(download(tab, "detection_ap", "CSV"))
+        low = [float(row["AP"]) for row in rows if row["line"] == "LFC detector"]
+        assert low == pytest.approx([0.2, 0.3])
+        tab.press("ArrowLeft")
+        tab.find("table", has_text="−20.0 [-13.0, -4.0] points").wait_for()
+        tab.open(address, "p.hfc.view=examples")
+        assert "hfc_examples/figure, step 5" in tab.text()
+        loaded = "img => img.complete && img.naturalWidth"
+        image = tab.find(".picture img").first
+        image.scroll_into_view_if_needed()
+        tab.page.wait_for_timeout(300)
+        assert image.evaluate(loaded) == 30
+        tab.open(address, "p.hfc.view=curves")
+        assert "None of the chosen runs has logged FrequencyAccuracy" in tab.text()
+        assert tab.page.locator("plugin-selector .mdc-tab", has_text="HFC").is_visible()
+
+
+def test_gradient_sensitivity_like_the_heatmap(tab, environment, tmp_path):
+    axis = list(range(-4, 4))
+    axes = [{"name": name, "unit": "cycles/image", "values": axis} for name in ("i", "j")]
+    what = {"version": 1, "measurement": "fourier_sensitivity", "array": "sensitivity"}
+    content = json.dumps(what | {"unit": "loss per unit L2 norm", "axes": axes}).encode()
+    map_ = np.random.default_rng(0).random((8, 8), np.float32) * 3
+    map_[0, 0] = np.nan
+    value = hfc_value("fourier_sensitivity/sensitivity", map_, [], content=content)
+    write_values(tmp_path / "run", {7: [value]})
+    with served(tab, environment, tmp_path) as address:
+        tab.open(address, "p.hfc.view=heatmap")
+        label = tab.plot("heatmap").locator("canvas").get_attribute("aria-label")
+        assert label.startswith("Fourier sensitivity: A: run, step 7")
+        rows = rows_of(download(tab, "heatmap", "CSV"))
+        assert rows[0]["value"] == ""
+        np.testing.assert_allclose([float(r["value"]) for r in rows[1:]], map_.ravel()[1:])
+
+
+def test_a_wide_layer_of_which_the_first_kernels_are_logged(tab, environment, tmp_path):
+    with SummaryWriter(str(tmp_path / "run")) as writer:
+        tensorboard._log_tensors(kernel_result(100, 0.3, 0), writer, 1)
+    with served(tab, environment, tmp_path) as address:
+        tab.open(address, "p.hfc.view=kernels&p.hfc.kernel=a:99")
+        rows = rows_of(download(tab, "kernels", "CSV"))
+        assert len(rows) == 100
+        assert sum(bool(row["weights"]) for row in rows) == 64
+
+
+def test_sixty_runs(tab, environment, tmp_path):
+    write_run(tmp_path / "run00", 40, uses_hfc=True, parts=("curves",))
+    for number in range(1, 60):
+        shutil.copytree(tmp_path / "run00", tmp_path / f"run{number:02d}")
+    with served(tab, environment, tmp_path) as address:
+        tab.open(address)
+        assert "Runs (6 of 60)" in tab.text()
+        tab.find("aside").get_by_role("button", name="All").click()
+        tab.ready()
+        assert "Runs (60 of 60)" in tab.text()
+        assert "The first 24 of 60 chosen runs have a panel each." in tab.text()
+        tab.find('button[data-value="radius"]').click()
+        tab.ready()
+        assert "lines farther off" in hover(tab, "curves", 0.5, 200)
+        tab.find('input[type="search"]').fill("run42")
+        assert tab.find("aside li").count() == 1
+
+
+WORDS = """async (rows) => {
+  const { compare, verdict } = await import('./static/words.js');
+  const curve = ([keys, y, half]) => ({
+    keys, y, low: y.map((v) => v - half), high: y.map((v) => v + half),
+  });
+  const found = rows.map(([radius, a, b]) => (
+    { radius, unit: 'cycles/image', found: compare(curve(a), curve(b)) }));
+  return verdict(['A', 'B'], found, (key) => `epoch ${key}`);
+}"""
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (
+            [[4, [[1, 2, 3], [0.5, 0.5, 0.5], 0.1], [[1, 2, 3], [0.5, 0.6, 0.55], 0.1]]],
+            "At epoch 3 the 95 % intervals of the two runs overlap at every radius",
+        ),
+        (
+            # Apart at 1 by chance, together at 2, apart the other way at 3 and 4: since 3.
+            [
+                [
+                    4,
+                    [[1, 2, 3, 4], [0.9, 0.5, 0.2, 0.1], 0.05],
+                    [[1, 2, 3, 4], [0.1, 0.5, 0.6, 0.7], 0.05],
+                ]
+            ],
+            "B uses more of the high frequencies: at epoch 4 it gets 70 % [65, 75] right from "
+            "HFC(4) alone (beyond 4 cycles/image), A 10 % [5, 15]. The intervals have been apart "
+            "since epoch 3.",
+        ),
+        (
+            [
+                [4, [[1, 2], [0.8, 0.8], 0.05], [[1, 2], [0.1, 0.1], 0.05]],
+                [8, [[1, 2], [0.1, 0.1], 0.05], [[1, 2], [0.4, 0.4], 0.05]],
+            ],
+            "apart from the first measurement on. The other way round at radius 8.",
+        ),
+        (
+            [[4, [[1, 2], [0.8, 0.8], 0.05], [[3, 4], [0.1, 0.1], 0.05]]],
+            "The two runs have no radius and no place in training in common.",
+        ),
+    ],
+)
+def test_the_verdict_is_conditional_on_intervals(tab, server, rows, expected):
+    tab.open(server)
+    assert expected in tab.run(WORDS, rows)

@@ -314,7 +314,7 @@ class Probe:
                 entry.forwards = 0
                 if self.samples is not None and entry.measurement.needs_data:
                     count, shape = len(self.samples), self.samples.image_shape
-                    entry.forwards = entry.measurement.forwards(count, shape)
+                    entry.forwards = entry.measurement.cost(count, shape)
             estimate = entry.forwards * self._forward_seconds() if entry.forwards else 0.0
         return self._budget.fits(entry.key, estimate, self._elapsed())
 

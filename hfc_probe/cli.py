@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -73,16 +74,19 @@ def demo(
         train: Any = PlantedFrequencies(2048, band=band, seed=seed)  # type: ignore[arg-type]
         val: Any = PlantedFrequencies(512, band=band, seed=seed, train=False)  # type: ignore[arg-type]
         title = f"SmallCNN on planted-frequency images (class in {band})"
+        planted = (round(math.hypot(*pairs[0])) for pairs in train.waves.where.values())
+        note = f"The class was written at about {' and at '.join(map(str, planted))} cycles/image."
     else:
         train, val = load_splits(data, size=size, seed=seed)
         title = f"SmallCNN on {data}"
+        note = None
     out = _writable(out or _next_free(Path("runs")))
     classes = _class_count(train, val)
     click.echo(f"{title}: {len(train)} training and {len(val)} validation images, {where}")
     _, probe = train_with_probe(
         train, val, classes=classes, epochs=epochs, log_dir=out, device=where, seed=seed
     )
-    _report(probe.results.values(), probe.samples, out, title)
+    _report(probe.results.values(), probe.samples, out, title, note)
 
 
 @main.command()
@@ -151,11 +155,12 @@ def audit(
     from .loading import default_pixels, load_model, load_samples
     from .measurements import FourierHeatmap, FrequencyAccuracy, KernelSpectra, Measurement
 
+    # Accuracy first: it finds what is wrong with labels or model before anything is written.
     chosen: list[Measurement] = [
-        KernelSpectra(layer=layer),
         FrequencyAccuracy(
             radii=_numbers("--radii", radii), hfc_background=hfc_background, topk=(topk,)
         ),
+        KernelSpectra(layer=layer),
     ]
     where = _device(device)
     pixels = _pixels(normalize, mean, std)
@@ -191,7 +196,13 @@ def audit(
 
 
 def _report(
-    results: Iterable[Any], samples: Any, out: Path, title: str, *, save: bool = True
+    results: Iterable[Any],
+    samples: Any,
+    out: Path,
+    title: str,
+    note: str | None = None,
+    *,
+    save: bool = True,
 ) -> None:
     """Files, tables, what it means, and where to look next."""
     from .measurements.base import write_atomically
@@ -210,6 +221,8 @@ def _report(
     accuracy = next((r for r in results if r.name == "frequency_accuracy"), None)
     if accuracy is not None:
         click.echo(f"\n{accuracy.sentence()}")
+    if note is not None:
+        click.echo(note)
     click.echo(f"\ntensorboard --logdir {_quoted(out.parent if save else out)}")
 
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -112,6 +113,8 @@ class PlantedFrequencies(Dataset[tuple[Tensor, int]]):
         if isinstance(count, bool) or count != int(count) or count < 1:
             raise InputError(f"count: expected at least 1 image, got {count!r}")
         high_strength = strength if high_strength is None else high_strength
+        if isinstance(seed, bool) or seed != int(seed) or seed < 0:
+            raise InputError(f"seed: expected a whole number of at least 0, got {seed!r}")
         for name, value in (
             ("strength", strength),
             ("high_strength", high_strength),
@@ -121,7 +124,7 @@ class PlantedFrequencies(Dataset[tuple[Tensor, int]]):
                 raise InputError(f"{name}: expected a number of at least 0, got {value!r}")
         self.waves = PlantedWaves(band, classes, size)
         self.noise = noise
-        self.seed = 2 * seed + int(train)
+        self.seed = (seed, int(train))
         self.targets = torch.arange(count) % classes
         scale = {"low": strength, "high": high_strength}
         self._planted = {
@@ -144,14 +147,14 @@ class PlantedFrequencies(Dataset[tuple[Tensor, int]]):
             raise IndexError(f"index {index} out of range for {len(self)} images")
         index %= len(self)
         target = int(self.targets[index])
-        generator = torch.Generator().manual_seed((self.seed << 32) + index)
+        rng = np.random.default_rng((*self.seed, index))
         size = self.waves.size
-        white = torch.randn(3, size, size, generator=generator)
+        white = torch.from_numpy(rng.standard_normal((3, size, size), dtype=np.float32))
         pink = torch.fft.irfft2(torch.fft.rfft2(white) * self._fall, s=(size, size))
         # Photographs are mostly grey: the channels share most of their noise.
         pink = 0.3 * pink + 0.7 * pink.mean(0, keepdim=True)
         image = 0.5 + self.noise * pink / pink.std()
         for planted in self._planted.values():
-            sign = 1 - 2 * int(torch.randint(2, (), generator=generator))
+            sign = 1 - 2 * int(rng.integers(2))
             image = image + sign * planted[target]
         return image.clamp(0, 1), target

@@ -22,9 +22,7 @@ from .isolation import unwrap
 
 Layout = Literal["auto", "channels_first", "channels_last"]
 
-# Images have at most this many channels; more are features, bands or rearranged pixels.
-_IMAGE_CHANNELS = 4
-_LISTED = 8
+_LISTED = 8  # layers named in the error that none sees pixels
 
 
 def first_layer(
@@ -35,11 +33,12 @@ def first_layer(
     Looked for, in the order in which the model registers its modules, and without running
     it (so a model on the meta device will do):
 
-    1. a convolution with a kernel larger than one pixel that reads an image's number of
-       channels (``channels``, or 4 at most where that is not given);
-    2. the very first layer with weights, if it is a convolution with a larger kernel:
-       several spectral bands, or pixels moved into channels;
-    3. the very first layer with weights, if it is linear over flattened square patches of
+    1. a convolution with a kernel larger than one pixel that reads 3 or 4 channels (or
+       ``channels``, where that is given);
+    2. the very first layer with weights, if it is a convolution with a larger kernel: one
+       channel, several spectral bands, or pixels moved into channels;
+    3. such a convolution over one channel with more than one output;
+    4. the very first layer with weights, if it is linear over flattened square patches of
        1, 3 or 4 channels: the patch embedding of some vision transformers, an MLP.
 
     Wrappers (``DistributedDataParallel``, ``DataParallel``, ``torch.compile``) are looked
@@ -63,12 +62,16 @@ def first_layer(
     if layer is not None:
         return layer, _named(modules, layer)
     layers = [(name, module) for name, module in modules.items() if _is_layer(module)]
-    wanted = range(1, _IMAGE_CHANNELS + 1) if channels is None else (channels,)
-    for name, module in layers:
-        if _kernel_size(module) > 1 and _inputs(module) in wanted:
-            return name, module
-    if layers and (_kernel_size(layers[0][1]) > 1 or _patch_shape(*layers[0], "auto")):
-        return layers[0]
+    spatial = [(name, module) for name, module in layers if _kernel_size(module) > 1]
+    wanted = (3, 4) if channels is None else (channels,)
+    # One channel comes last, and only with several outputs: attention and position encodings
+    # are convolutions from one channel to one.
+    candidates = [pair for pair in spatial if _inputs(pair[1]) in wanted]
+    candidates += [pair for pair in spatial[:1] if pair[1] is layers[0][1]]
+    candidates += [pair for pair in spatial if _inputs(pair[1]) == 1 and pair[1].out_channels != 1]
+    candidates += [pair for pair in layers[:1] if _patch_shape(*pair, "auto")]
+    if candidates:
+        return candidates[0]
     looked_at = ", ".join(f"{name or '(root)'}: {_describe(m)}" for name, m in layers[:_LISTED])
     raise InputError(
         "first_layer: expected a convolution with a kernel larger than 1×1 that reads the image, "

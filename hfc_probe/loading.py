@@ -421,18 +421,24 @@ def _state_in(content: Any, name: str) -> dict[str, Tensor]:
 
 
 def _without_prefix(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Strip prefixes that wrappers add, as long as more keys fit the model without them."""
+    """Strip prefixes that wrappers add: those of every key, or without which more keys fit."""
     current = dict(state)
-    while True:
+    for _ in range(2 * len(_PREFIXES)):
         for prefix in _PREFIXES:
             stripped = {
                 k.removeprefix(prefix): v for k, v in current.items() if k.startswith(prefix)
             }
-            if sum(k in own for k in stripped) > sum(k in own for k in current):
+            everywhere = len(stripped) == len(current) and not any(k in own for k in current)
+            if stripped and (everywhere or _fitting(stripped, own) > _fitting(current, own)):
                 current = stripped
                 break
         else:
-            return current
+            break
+    return current
+
+
+def _fitting(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> int:
+    return sum(key in own for key in state)
 
 
 def _classes_of(model: nn.Module, state: Mapping[str, Tensor]) -> int | None:

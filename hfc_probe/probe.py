@@ -192,6 +192,7 @@ class Probe:
         self._writer_failures = 0
         self._layout_logged = False
         self._seconds_per_forward: float | None = None
+        self._trial_seconds = 0.0
         self._closed = False
         self._warned: set[str] = set()
         self._started = time.perf_counter()
@@ -334,7 +335,8 @@ class Probe:
                 self._seconds_per_forward = (time.perf_counter() - begin) / count
             except Exception:
                 self._seconds_per_forward = 0.0  # let the measurement run and report it
-            self._budget.spent += time.perf_counter() - start
+            # Booked with the measurement that asked for it: a trial is no reason to put it off.
+            self._trial_seconds = time.perf_counter() - start
         return self._seconds_per_forward
 
     def _run(self, entry: _Entry) -> None:
@@ -348,7 +350,7 @@ class Probe:
                 self._model, self.samples, pixels=self._pixels, predict=self._predict
             )
         except Exception:
-            self._budget.charge(entry.key, time.perf_counter() - start)
+            self._charge(entry, start)
             entry.failures += 1
             if self._strict:
                 raise
@@ -370,7 +372,7 @@ class Probe:
                 result.log(self._writer, step)
                 if entry.measurement.needs_data:
                     self._log_text(step)
-                self._budget.charge(entry.key, time.perf_counter() - start)
+                self._charge(entry, start)
                 self._log_cost(entry, step)
                 return
             except Exception:
@@ -382,7 +384,12 @@ class Probe:
                     "results could not be logged; training goes on and they stay in "
                     f"probe.results\n{traceback.format_exc()}",
                 )
+        self._charge(entry, start)
+
+    def _charge(self, entry: _Entry, start: float) -> None:
         self._budget.charge(entry.key, time.perf_counter() - start)
+        self._budget.spent += self._trial_seconds
+        self._trial_seconds = 0.0
 
     def _log_cost(self, entry: _Entry, step: int) -> None:
         share = self._budget.spent / max(self._elapsed(), 1e-9)

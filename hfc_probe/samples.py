@@ -385,6 +385,8 @@ def _gather(
                     "resize them in the transform"
                 )
             count += images.shape[0]
+            if pixels is not None:
+                pixels.check(images.shape[1])
             image_parts.append(to_pixels(images, pixels))
             target_parts.append(targets)
     finally:

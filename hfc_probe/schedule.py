@@ -45,14 +45,17 @@ class Every:
         return " and ".join(parts)
 
 
+_FIRST_RUN = 5.0  # seconds that nobody minds once
+
+
 @dataclass
 class Budget:
     """Share of wall time that measurements may take, all together.
 
     A measurement runs where the time spent so far and its own estimate fit the share of
-    the time elapsed. The first run of a measurement is let through earlier, so that there is
-    something to see: when nothing is overdrawn and it is estimated to take no longer than
-    training has taken so far. Whatever the estimates, the overdraft is one measurement.
+    the time elapsed. The first run of each measurement is let through earlier, so that there
+    is something to see: when it should take no longer than training has taken so far, or
+    5 seconds. So the share at any time is at most the budget plus one run of each measurement.
     """
 
     share: float
@@ -71,7 +74,7 @@ class Budget:
         allowance = self.share * elapsed
         if self.share == 1 or self.spent + estimate <= allowance:
             return True
-        return name not in self.seconds and self.spent <= allowance and estimate <= elapsed
+        return name not in self.seconds and estimate <= max(elapsed, _FIRST_RUN)
 
     def charge(self, name: str, seconds: float) -> None:
         """Book what a run took; the latest one is the next estimate."""

@@ -21,38 +21,43 @@ def accuracy_sentence(result: FrequencyAccuracyResult) -> str:
     from radius b on means that what it needs lies between a and b.
     """
     arrays = result.arrays()
-    unit = "cycles/image" if result.settings["units"] == "cycles" else "of Nyquist"
+    radii = result.radii
+    unit = "cycles/image" if result.settings["units"] == "cycles" else "× Nyquist"
+    clean = float(arrays["original"])
+    low, high = arrays["lfc"], arrays["hfc"]
     sides = _ahead(arrays)
-    clean = percent(float(arrays["original"]))
     low_ahead = [k for k, side in enumerate(sides) if side > 0]
     high_ahead = [k for k, side in enumerate(sides) if side < 0]
-    radii = result.radii
 
-    def at(k: int) -> str:
-        low, high = (percent(float(arrays[name][k])) for name in ("lfc", "hfc"))
-        return f"at r = {radii[k]:g} {unit} LFC keeps {low} and HFC {high} of {clean}"
-
-    note = f" (HFC on {'zero' if result.background == 'zero' else 'mean'} background)"
-    if not low_ahead and not high_ahead:
-        middle = len(radii) // 2
+    def both(k: int) -> str:
         return (
-            "No radius separates low from high frequencies for this model: "
-            f"{at(middle)}, and their intervals overlap at every radius{note}."
+            f"frequencies up to {radii[k]:g} {unit} alone give {percent(float(low[k]))}, those "
+            f"beyond alone {percent(float(high[k]))}"
         )
-    if low_ahead and not high_ahead:
-        k = low_ahead[0]
-        return f"This model relies on low frequencies, d ≤ {radii[k]:g} {unit}: {at(k)}{note}."
-    if high_ahead and not low_ahead:
-        k = high_ahead[-1]
-        return f"This model relies on high frequencies, d > {radii[k]:g} {unit}: {at(k)}{note}."
+
+    end = f"; original images give {percent(clean)} (HFC on {result.background} background)."
+    if not low_ahead and not high_ahead:
+        k = len(radii) // 2
+        weaker, stronger = sorted((float(low[k]), float(high[k])))
+        if weaker >= clean / 2:
+            what = "Low or high frequencies alone are enough for this model"
+        elif stronger < clean / 2:
+            what = "Neither low nor high frequencies alone are enough for this model"
+        else:
+            what = "Low and high frequencies cannot be told apart in what they give this model"
+        return f"{what}: {both(k)}{end}"
+    if not high_ahead:
+        return f"This model relies on low frequencies: {both(low_ahead[0])}{end}"
+    if not low_ahead:
+        return f"This model relies on high frequencies: {both(high_ahead[-1])}{end}"
     below, above = max(high_ahead), min(low_ahead)
     if below < above:
         return (
             f"This model relies most on frequencies between {radii[below]:g} and "
-            f"{radii[above]:g} {unit}: {at(below)}, {at(above)}{note}."
+            f"{radii[above]:g} {unit}: {both(below)}; {both(above)}{end}"
         )
-    k = int(np.argmax(np.abs(arrays["lfc"] - arrays["hfc"])))
-    return f"This model relies on low and high frequencies in turn; {at(k)}{note}."
+    k = int(np.argmax(np.abs(low - high)))
+    return f"This model relies on low and high frequencies in turn: {both(k)}{end}"
 
 
 def _ahead(arrays: dict[str, NDArray[Any]]) -> list[int]:

@@ -115,7 +115,7 @@ class Subject:
             return
         from tqdm.auto import tqdm
 
-        with tqdm(total=total, unit=unit, leave=False, dynamic_ncols=True) as bar:
+        with tqdm(total=total, unit=unit, leave=False, dynamic_ncols=True, delay=0.5) as bar:
             yield bar.update
 
 

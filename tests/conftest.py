@@ -1,0 +1,55 @@
+"""Fixtures: real data where it is present, a seeded start for every test."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import hfc_probe
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+    np.random.seed(0)
+
+
+def load_example(name: str):
+    """An example of the examples/ folder as a module."""
+    path = ROOT / "examples" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"example_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def cifar_path() -> Path:
+    path = DATA / "cifar10"
+    if not (path / "test.npz").is_file():
+        pytest.skip("the CIFAR-10 sample is not at ../shared/data/cifar10")
+    return path
+
+
+@pytest.fixture(scope="session")
+def cifar(cifar_path) -> hfc_probe.Samples:
+    with np.load(cifar_path / "test.npz") as archive:
+        return hfc_probe.Samples(
+            torch.from_numpy(archive["images"]), torch.from_numpy(archive["labels"])
+        )
+
+
+@pytest.fixture(scope="session")
+def resnet20(cifar_path) -> torch.nn.Module:
+    model = load_example("cifar_resnet").resnet20()
+    model.load_state_dict(torch.load(cifar_path / "resnet20.pth", weights_only=True))
+    return model.eval()

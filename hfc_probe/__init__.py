@@ -9,6 +9,7 @@ from . import fourier, kernels
 from .errors import InputError
 from .measurements import (
     FourierHeatmap,
+    FourierSensitivity,
     FrequencyAccuracy,
     KernelSpectra,
     Measurement,
@@ -22,6 +23,7 @@ from .version import __version__
 __all__ = [
     "Every",
     "FourierHeatmap",
+    "FourierSensitivity",
     "FrequencyAccuracy",
     "InputError",
     "KernelSpectra",

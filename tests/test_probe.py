@@ -273,7 +273,7 @@ def test_budget_rules():
 
 def test_what_never_fits_is_said_at_the_end(caplog):
     class Expensive(FrequencyAccuracy):
-        def forwards(self, samples, image_shape):
+        def cost(self, samples, image_shape):
             return 10**12
 
     probe = hfc_probe.attach(network(), loader(), measurements=[Expensive(radii=(2,))])

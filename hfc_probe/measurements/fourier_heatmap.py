@@ -184,6 +184,10 @@ class FourierHeatmap(Measurement):
         if image_shape is not None:
             self.grid(*image_shape[1:])
 
+    def window(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the map for images of that size."""
+        return self.grid(height, width).shape
+
     def grid(self, height: int, width: int) -> Grid:
         """The cells of the map for images of that size."""
         if height < 2 or width < 2:
@@ -375,7 +379,7 @@ class _Run:
         direction or many directions of few images, whichever fills a batch.
         """
         total = self.count * self.cells
-        clean = self.look_at_clean()
+        clean = self.clean or self.look_at_clean()
         columns = clean.wrong.shape[1]
         device = self.engine.device
         wrong = torch.zeros(self.cells, columns, dtype=torch.long, device=device)
@@ -437,7 +441,15 @@ class _Run:
             variance = np.maximum(sums[:, 1] / safe - mean**2, 0) * safe / np.maximum(safe - 1, 1)
             half = 1.96 * np.sqrt(variance / safe)
             half = np.where(seen > 1, half, np.inf)
-            return self.make(mean, mean - half, mean + half, seen, loss=mean, quantity="score")
+            return self.make(
+                mean,
+                mean - half,
+                mean + half,
+                seen,
+                loss=mean,
+                quantity="score",
+                estimator="exhaustive",
+            )
         lower, upper = wilson(counts[:, 0], seen)
         error = np.where(seen > 0, counts[:, 0] / safe, np.nan)
         assert isinstance(self.settings.topk, tuple)
@@ -447,7 +459,13 @@ class _Run:
         }
         plain_score = self.settings.score is None
         return self.make(
-            error, lower, upper, seen, loss=mean if plain_score else None, further=further
+            error,
+            lower,
+            upper,
+            seen,
+            loss=mean if plain_score else None,
+            further=further,
+            estimator="exhaustive",
         )
 
     def make(
@@ -659,8 +677,7 @@ class _Run:
             apart |= found & (np.abs(fit.residual) >= 0.8 * np.abs(fit.residual[~apart]).max())
             fit = self._fit(table, apart)
         apart &= np.abs(fit.residual) > limit / 2
-        half = 1.96 * fit.deviation
-        lower, upper = np.clip(fit.error - half, 0, 1), np.clip(fit.error + half, 0, 1)
+        lower, upper = heatmap_model.interval(fit, self.count)
         alone = sequential.interval(table.errors, table.seen, self.count, 1.96)
         error = np.where(apart, table.rate(), fit.error)
         lower = np.where(apart, alone[0], lower)
@@ -902,6 +919,12 @@ class FourierHeatmapResult(Result):
             out["loss"] = self.loss
         out |= {f"error_top{k}": values for k, values in self.further.items()}
         return out | self.rings
+
+    @property
+    def wrong(self) -> NDArray[np.int64]:
+        """Number of errors of each cell among the images seen under its noise, as estimated."""
+        counts: NDArray[np.int64] = np.rint(np.nan_to_num(self.error) * self.count).astype(np.int64)
+        return counts
 
     def _clean(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         if self.quantity == "score":

@@ -9,9 +9,10 @@ import math
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,9 +113,7 @@ class Engine:
             while start < len(self.samples):
                 stop = min(start + self.batch_size, len(self.samples))
                 part = slice(start, stop)
-                found = self._forward(
-                    lambda part=part: self._pixels(part), self._targets[part], "original"
-                )
+                found = self._forward(partial(self._pixels, part), self._targets[part], "original")
                 if first and self.score is None:
                     self.subject.check_targets(self._classes)
                 first = False
@@ -135,11 +134,8 @@ class Engine:
                 stop = min(start + self.batch_size, len(cells))
                 which, part = cells[start:stop], images[start:stop]
                 index = self._index(part)
-                found = self._forward(
-                    lambda which=which, part=part, index=index: self._perturbed(which, part, index),
-                    self._targets[index],
-                    "perturbed",
-                )
+                make = partial(self._perturbed, which, part, index)
+                found = self._forward(make, self._targets[index], "perturbed")
                 parts.append(found)
                 start = stop
         return _joined(parts)
@@ -200,7 +196,7 @@ class Engine:
         images = make()
         return _joined(
             [
-                self._forward(lambda p=p: images[p], targets[p], what)
+                self._forward(partial(images.__getitem__, p), targets[p], what)
                 for p in (slice(0, half), slice(half, None))
             ]
         )
@@ -394,13 +390,11 @@ def fingerprint(engine: Engine, extra: object = ()) -> str:
     for name, tensor in sorted(engine.subject.model.state_dict().items()):
         if isinstance(tensor, Tensor):
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    digest.update(engine.samples.images.contiguous().reshape(-1).view(torch.uint8).numpy())
-    digest.update(engine.samples.targets.numpy())
+            digest.update(_bytes(tensor))
+    digest.update(_bytes(engine.samples.images))
+    digest.update(_bytes(engine.samples.targets))
     return digest.hexdigest()
 
 
-def chunks(total: int, size: int) -> Iterator[tuple[int, int]]:
-    """``(start, stop)`` of parts of at most ``size``."""
-    for start in range(0, total, size):
-        yield start, min(start + size, total)
+def _bytes(tensor: Tensor) -> memoryview:
+    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

@@ -38,6 +38,10 @@ _RINGS = 8
 # More classes or sign patterns than this have no functions of their own.
 _MOST_GROUPS = 20
 _ITERATIONS = 12
+_INTERCEPT = 3.0  # prior deviation of μ
+# Roughness between cells that the smooth functions do not reach widens the intervals: by a
+# tenth, measured on networks that the model was not made with (tests/benchmarks).
+_WIDER = 1.1
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,27 @@ class Fit:
     error: Floats
     deviation: Floats
     residual: Floats
+
+
+def interval(fit: Fit, total: int) -> tuple[Floats, Floats]:
+    """95 % intervals of the cells' error rates, ``(lower, upper)``.
+
+    The posterior's Gaussian on the scale of the error rate or on that of its log odds, whichever
+    reaches further on each side: the first is too short above a rate near 0, the second does
+    not hold 0 itself. Both are widened by ``_WIDER`` for what the model leaves out.
+
+    Args:
+        fit: the model.
+        total: N, the number of images.
+    """
+    half = 1.96 * _WIDER * fit.deviation
+    inner = np.clip(fit.error, 0.5 / total, 1 - 0.5 / total)
+    centre = np.log(inner / (1 - inner))
+    reach = half / (inner * (1 - inner))
+    odds = [1 / (1 + np.exp(-np.clip(centre + side * reach, -40, 40))) for side in (-1, 1)]
+    lower = np.minimum(odds[0], fit.error - half)
+    upper = np.maximum(odds[1], fit.error + half)
+    return np.clip(lower, 0, 1), np.clip(upper, 0, 1)
 
 
 def threshold(directions: int, level: float = 0.05) -> float:
@@ -92,95 +117,149 @@ def fit(
         margins: ``(N,)`` of the clean predictions; NaN where there are none.
         apart: ``(D,)`` cells known not to be smooth, which the model does not learn from.
     """
-    from scipy.linalg import cho_factor, cho_solve, solve_triangular
-    from scipy.special import expit
-
     count, total = patterns.shape
     design = _Design(positions, periods, scale, patterns, classes, margins)
     used = np.ones(len(cells), bool) if apart is None else ~apart[cells]
     if not used.any():
         used[:] = True
-    c, n, y = cells[used], images[used], wrong[used].astype(np.float64)
-    rows = design.rows(c, n)
-    order = np.argsort(n, kind="stable")
-    starts = np.flatnonzero(np.r_[True, np.diff(n[order]) > 0])
-    seen_images = n[order][starts]
-    size = rows.shape[1]
-    weights, effect = np.zeros(size), np.zeros(total)
-    rate = np.clip(y.mean(), 0.01, 0.99)
-    weights[0] = np.log(rate / (1 - rate)) / design.first
-    variance = np.ones(len(design.blocks))  # of each block's weights
-    image_variance = 1.0
-    free = np.array([scale > 0 for scale in design.learnt])
-    for iteration in range(_ITERATIONS):
-        eta = rows @ weights + effect[n]
-        p = expit(eta)
-        w = np.maximum(p * (1 - p), 1e-5)
-        z = w * eta + (y - p)
-        weighted = rows * w[:, None].astype(np.float32)
-        prior = np.concatenate(
-            [np.full(b.stop - b.start, 1 / v) for b, v in zip(design.blocks, variance, strict=True)]
-        )
-        gram = (rows.T @ weighted).astype(np.float64)
-        cross = np.zeros((total, size))
-        cross[seen_images] = np.add.reduceat(weighted[order], starts, axis=0)
-        diagonal = np.bincount(n, w, total) + 1 / image_variance
-        pull = np.bincount(n, z, total)
-        scaled = cross / diagonal[:, None]
-        reduced = gram - cross.T @ scaled
-        reduced[np.diag_indices(size)] += prior
-        factor = cho_factor(reduced, lower=True)
-        new_weights = cho_solve(factor, rows.T @ z - scaled.T @ pull)
-        new_effect = (pull - cross @ new_weights) / diagonal
-        change = max(
-            float(np.abs(new_effect - effect).max()),
-            float(np.abs(rows[:: max(1, len(rows) // 2000)] @ (new_weights - weights)).max()),
-        )
-        weights, effect = new_weights, new_effect
-        if change < 0.03 and iteration > 3:
-            break
-        if iteration < 2:
-            continue
-        # EM: a variance is the mean square of its weights plus their posterior variance.
-        root = solve_triangular(factor[0], np.eye(size), lower=True)
-        posterior = (root**2).sum(0)
-        for k, block in enumerate(design.blocks):
-            if free[k]:
-                moment = float((weights[block] ** 2 + posterior[block]).mean())
-                variance[k] = np.clip(moment, 1e-3, 30.0)
-        own = 1 / diagonal + ((scaled @ root.T) ** 2).sum(1)
-        image_variance = float(np.clip((effect**2 + own).mean(), 1e-2, 30.0))
-    root = solve_triangular(factor[0], np.eye(size), lower=True)  # posterior = rootᵀ root
-
+    posterior = _posterior(design, cells[used], images[used], wrong[used].astype(np.float64))
     known = np.full((count, total), -1, np.int8)
     known[cells, images] = wrong
-    error, deviation = np.empty(count), np.empty(count)
-    residual = np.zeros(count)
+    out = np.empty((3, count))
     for cell in range(count):
-        eta = design.eta(cell, weights) + effect
+        learnt = apart is None or not apart[cell]
+        out[:, cell] = _of_cell(design, posterior, cell, known[cell], learnt)
+    return Fit(*out)
+
+
+@dataclass(frozen=True)
+class _Posterior:
+    """Gaussian posterior around the mode.
+
+    Attributes:
+        weights: ``(P,)`` of the columns of the design.
+        effect: ``(N,)`` how hard each image is.
+        root: ``(P, P)``; ``rootᵀ root`` is the covariance of the weights.
+        coupling: ``(N, P)`` how an image's effect answers to the weights.
+        information: ``(N,)`` precision of each image's effect, given the weights.
+    """
+
+    weights: Floats
+    effect: Floats
+    root: Floats
+    coupling: Floats
+    information: Floats
+
+    def variance(self, gradient: Floats, of_images: Floats) -> float:
+        """Of a linear function of weights and effects."""
+        total = gradient - self.coupling.T @ of_images
+        spread = float(((self.root @ total) ** 2).sum())
+        return spread + float((of_images**2 / self.information).sum())
+
+
+def _posterior(
+    design: _Design, cells: NDArray[np.int64], images: NDArray[np.int64], wrong: Floats
+) -> _Posterior:
+    """Mode by damped Newton steps, the images' effects eliminated; variances by EM on the way."""
+    from scipy.linalg import cho_factor, cho_solve, solve_triangular
+    from scipy.special import expit
+
+    total, size = len(design.classes), design.size
+    rows = design.rows(cells, images)
+    order = np.argsort(images, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(images[order]) > 0])
+    seen_images = images[order][starts]
+    weights, effect = np.zeros(size), np.zeros(total)
+    rate = float(np.clip(wrong.mean(), 0.01, 0.99))
+    weights[0] = np.log(rate / (1 - rate)) / _INTERCEPT
+    variance = np.ones(len(design.blocks))  # of each block's weights
+    image_variance = 1.0
+    widths = [block.stop - block.start for block in design.blocks]
+    for iteration in range(_ITERATIONS):
+        eta = rows @ weights + effect[images]
         p = expit(eta)
-        seen = known[cell] >= 0
-        v = p * (1 - p)
-        rest = np.where(seen, 0.0, v) / total
-        gradient = design.gradient(cell, rest) - scaled.T @ rest
-        error[cell] = (known[cell][seen].sum() + p[~seen].sum()) / total
-        spread = ((root @ gradient) ** 2).sum() + (rest**2 / diagonal).sum()
-        deviation[cell] = np.sqrt(spread + v[~seen].sum() / total**2)
-        if seen.any():
-            own = np.where(seen, v, 0.0)
-            gradient = design.gradient(cell, own) - scaled.T @ own
-            model = ((root @ gradient) ** 2).sum() + (own**2 / diagonal).sum()
-            noise = own.sum()
-            excess = known[cell][seen].sum() - p[seen].sum()
-            learnt = apart is None or not apart[cell]
-            # What the fit has already taken up of this cell's own errors is given back: the
-            # residual that leaving the cell out would have shown.
-            if learnt:
-                lever = min(model / noise, 0.9) if noise > 0 else 0.0
-                residual[cell] = excess / np.sqrt(max(noise * (1 - lever), 0.25))
-            else:
-                residual[cell] = excess / np.sqrt(max(noise + model, 0.25))
-    return Fit(error, deviation, residual)
+        w = np.maximum(p * (1 - p), 1e-5)
+        z = w * eta + (wrong - p)
+        weighted = rows * w[:, None].astype(np.float32)
+        prior = np.repeat(1 / variance, widths)
+        cross = np.zeros((total, size))
+        cross[seen_images] = np.add.reduceat(weighted[order], starts, axis=0)
+        information = np.bincount(images, w, total) + 1 / image_variance
+        pull = np.bincount(images, z, total)
+        coupling = cross / information[:, None]
+        reduced = (rows.T @ weighted).astype(np.float64) - cross.T @ coupling
+        reduced[np.diag_indices(size)] += prior
+        factor = cho_factor(reduced, lower=True)
+        move = cho_solve(factor, rows.T @ z - coupling.T @ pull) - weights
+        move_effect = (pull - cross @ (weights + move)) / information - effect
+        eta_move = rows @ move + move_effect[images]
+        # Halved until it helps: where classes separate, a full step can lead astray.
+        step = 1.0
+        before = _minus_log(eta, wrong, weights, effect, prior, image_variance)
+        while step > 1e-3:
+            ahead = weights + step * move, effect + step * move_effect
+            after = _minus_log(eta + step * eta_move, wrong, *ahead, prior, image_variance)
+            if after <= before:
+                break
+            step /= 2
+        weights, effect = ahead
+        if iteration > 3 and step * float(np.abs(eta_move).max()) < 0.05:
+            break
+        if 1 < iteration < _ITERATIONS - 1:
+            # EM: a variance is the mean square of its weights plus their posterior variance.
+            root = solve_triangular(factor[0], np.eye(size), lower=True)
+            spread = (root**2).sum(0)
+            for k, block in enumerate(design.blocks):
+                if design.learnt[k]:
+                    moment = float((weights[block] ** 2 + spread[block]).mean())
+                    variance[k] = np.clip(moment, 1e-3, 30.0)
+            own = 1 / information + ((coupling @ root.T) ** 2).sum(1)
+            image_variance = float(np.clip((effect**2 + own).mean(), 1e-2, 30.0))
+    root = solve_triangular(factor[0], np.eye(size), lower=True)
+    return _Posterior(weights, effect, root, coupling, information)
+
+
+def _minus_log(
+    eta: Floats,
+    wrong: Floats,
+    weights: Floats,
+    effect: Floats,
+    prior: Floats,
+    image_variance: float,
+) -> float:
+    """Minus the log posterior, up to a constant."""
+    fit_loss = float((np.logaddexp(0, eta) - wrong * eta).sum())
+    penalty = float((prior * weights**2).sum() + (effect**2).sum() / image_variance)
+    return fit_loss + penalty / 2
+
+
+def _of_cell(
+    design: _Design, posterior: _Posterior, cell: int, known: NDArray[np.int8], learnt: bool
+) -> tuple[float, float, float]:
+    """Error rate, its deviation and the residual of one cell; ``known`` is −1 where not seen."""
+    from scipy.special import expit
+
+    total = len(known)
+    p = expit(design.eta(cell, posterior.weights) + posterior.effect)
+    v = p * (1 - p)
+    seen = known >= 0
+    error = (float(known[seen].sum()) + float(p[~seen].sum())) / total
+    rest = np.where(seen, 0.0, v) / total
+    spread = posterior.variance(design.gradient(cell, rest), rest)
+    deviation = np.sqrt(spread + float(v[~seen].sum()) / total**2)
+    if not seen.any():
+        return error, deviation, 0.0
+    own = np.where(seen, v, 0.0)
+    model = posterior.variance(design.gradient(cell, own), own)
+    noise = float(own.sum())
+    excess = float(known[seen].sum()) - float(p[seen].sum())
+    if learnt:
+        # What the fit has taken up of this cell's own errors is given back: about the residual
+        # that leaving the cell out would have shown.
+        noise *= 1 - min(model / noise, 0.9) if noise > 0 else 1.0
+    else:
+        noise += model
+    return error, deviation, excess / float(np.sqrt(max(noise, 0.25)))
 
 
 class _Design:
@@ -200,8 +279,7 @@ class _Design:
         rings = _bumps(np.log1p(distance))
         smooth = _cosines(positions, periods, scale, min(_MAIN, count))
         ones = np.ones((count, 1))
-        self.first = 3.0
-        self.main = np.concatenate([self.first * ones, rings, smooth], 1).astype(np.float32)
+        self.main = np.concatenate([_INTERCEPT * ones, rings, smooth], 1).astype(np.float32)
         self.pattern = np.concatenate([0.5 * ones, 0.5 * rings, smooth[:, :_PATTERN]], 1).astype(
             np.float32
         )
@@ -263,7 +341,7 @@ class _Design:
             chosen = np.flatnonzero(groups == group)
             left = start + group * width
             out[chosen, left : left + width] = features[cells[chosen]]
-        return start + width * (int(groups.max()) + 1)
+        return int(start + width * (int(groups.max()) + 1))
 
     def eta(self, cell: int, weights: Floats) -> Floats:
         """Log odds without the images' own effects for every image of a cell, ``(N,)``."""
@@ -311,8 +389,8 @@ def _cosines(
     to what the number of functions cuts off.
     """
     reach = int(np.ceil(np.sqrt(count))) + 1
-    a, b = np.meshgrid(np.arange(0, reach + 1), np.arange(-reach, reach + 1), indexing="ij")
-    a, b = a.ravel(), b.ravel()
+    grid = np.meshgrid(np.arange(0, reach + 1), np.arange(-reach, reach + 1), indexing="ij")
+    a, b = (axis.ravel() for axis in grid)
     own = (a > 0) | (b > 0)  # one of each pair ±(a, b), without the constant
     a, b = a[own], b[own]
     turn = [np.array(k) / p for k, p in zip((a, b), periods, strict=True)]

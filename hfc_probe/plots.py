@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from .measurements.fourier_heatmap import FourierHeatmapResult
     from .measurements.fourier_sensitivity import FourierSensitivityResult
     from .measurements.frequency_accuracy import FrequencyAccuracyResult
+    from .measurements.heatmap_result import FourierHeatmapResult
     from .measurements.kernel_spectra import KernelSpectraResult
     from .samples import Samples
 

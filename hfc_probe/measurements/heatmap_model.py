@@ -184,7 +184,7 @@ def _posterior(
         prior = np.repeat(1 / variance, widths)
         cross = np.zeros((total, size))
         cross[seen_images] = np.add.reduceat(weighted[order], starts, axis=0)
-        information = np.bincount(images, w, total) + 1 / image_variance
+        information = np.bincount(images, w, total).astype(np.float64) + 1 / image_variance
         pull = np.bincount(images, z, total)
         coupling = cross / information[:, None]
         reduced = (rows.T @ weighted).astype(np.float64) - cross.T @ coupling

@@ -42,7 +42,7 @@ def interval(
 
     >>> lower, upper = interval(30, 100, 400, 1.96)
     >>> print(f"{lower:.3f} {upper:.3f}")
-    0.231 0.379
+    0.229 0.383
     """
     k, n = np.broadcast_arrays(np.asarray(wrong, np.float64), np.asarray(seen, np.float64))
     square = z**2 * (total - n) / max(total - 1, 1)

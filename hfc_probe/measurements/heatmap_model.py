@@ -54,11 +54,13 @@ class Fit:
         residual: ``(D,)`` standardised: errors seen less errors expected from the
             *other* cells and images, in standard deviations; about N(0, 1) where the map
             is smooth.
+        posterior: a later fit may start from it.
     """
 
     error: Floats
     deviation: Floats
     residual: Floats
+    posterior: Posterior
 
 
 def interval(fit: Fit, total: int) -> tuple[Floats, Floats]:
@@ -104,6 +106,7 @@ def fit(
     classes: NDArray[np.int64],
     margins: Floats,
     apart: NDArray[np.bool_] | None = None,
+    start: Posterior | None = None,
 ) -> Fit:
     """Fit the model to observations.
 
@@ -116,24 +119,26 @@ def fit(
         classes: ``(N,)`` class of each image.
         margins: ``(N,)`` of the clean predictions; NaN where there are none.
         apart: ``(D,)`` cells known not to be smooth, which the model does not learn from.
+        start: of an earlier fit to much the same observations, which saves time.
     """
     count, total = patterns.shape
     design = _Design(positions, periods, scale, patterns, classes, margins)
     used = np.ones(len(cells), bool) if apart is None else ~apart[cells]
     if not used.any():
         used[:] = True
-    posterior = _posterior(design, cells[used], images[used], wrong[used].astype(np.float64))
+    seen = cells[used], images[used], wrong[used].astype(np.float64)
+    posterior = _posterior(design, *seen, start)
     known = np.full((count, total), -1, np.int8)
     known[cells, images] = wrong
     out = np.empty((3, count))
     for cell in range(count):
         learnt = apart is None or not apart[cell]
         out[:, cell] = _of_cell(design, posterior, cell, known[cell], learnt)
-    return Fit(*out)
+    return Fit(out[0], out[1], out[2], posterior)
 
 
 @dataclass(frozen=True)
-class _Posterior:
+class Posterior:
     """Gaussian posterior around the mode.
 
     Attributes:
@@ -142,6 +147,7 @@ class _Posterior:
         root: ``(P, P)``; ``rootᵀ root`` is the covariance of the weights.
         coupling: ``(N, P)`` how an image's effect answers to the weights.
         information: ``(N,)`` precision of each image's effect, given the weights.
+        variances: prior variances of the design's blocks, and of the effects last.
     """
 
     weights: Floats
@@ -149,6 +155,7 @@ class _Posterior:
     root: Floats
     coupling: Floats
     information: Floats
+    variances: Floats
 
     def variance(self, gradient: Floats, of_images: Floats) -> float:
         """Of a linear function of weights and effects."""
@@ -158,8 +165,12 @@ class _Posterior:
 
 
 def _posterior(
-    design: _Design, cells: NDArray[np.int64], images: NDArray[np.int64], wrong: Floats
-) -> _Posterior:
+    design: _Design,
+    cells: NDArray[np.int64],
+    images: NDArray[np.int64],
+    wrong: Floats,
+    start: Posterior | None,
+) -> Posterior:
     """Mode by damped Newton steps, the images' effects eliminated; variances by EM on the way."""
     from scipy.linalg import cho_factor, cho_solve, solve_triangular
     from scipy.special import expit
@@ -174,6 +185,10 @@ def _posterior(
     weights[0] = np.log(rate / (1 - rate)) / _INTERCEPT
     variance = np.ones(len(design.blocks))  # of each block's weights
     image_variance = 1.0
+    if start is not None:
+        weights, effect = start.weights, start.effect
+        variance, image_variance = start.variances[:-1].copy(), float(start.variances[-1])
+    settled = 3 if start is None else 0
     widths = [block.stop - block.start for block in design.blocks]
     for iteration in range(_ITERATIONS):
         eta = rows @ weights + effect[images]
@@ -203,9 +218,9 @@ def _posterior(
                 break
             step /= 2
         weights, effect = ahead
-        if iteration > 3 and step * float(np.abs(eta_move).max()) < 0.05:
+        if iteration > settled and step * float(np.abs(eta_move).max()) < 0.05:
             break
-        if 1 < iteration < _ITERATIONS - 1:
+        if settled - 2 < iteration < _ITERATIONS - 1:
             # EM: a variance is the mean square of its weights plus their posterior variance.
             root = solve_triangular(factor[0], np.eye(size), lower=True)
             spread = (root**2).sum(0)
@@ -216,7 +231,8 @@ def _posterior(
             own = 1 / information + ((coupling @ root.T) ** 2).sum(1)
             image_variance = float(np.clip((effect**2 + own).mean(), 1e-2, 30.0))
     root = solve_triangular(factor[0], np.eye(size), lower=True)
-    return _Posterior(weights, effect, root, coupling, information)
+    variances = np.append(variance, image_variance)
+    return Posterior(weights, effect, root, coupling, information, variances)
 
 
 def _minus_log(
@@ -234,7 +250,7 @@ def _minus_log(
 
 
 def _of_cell(
-    design: _Design, posterior: _Posterior, cell: int, known: NDArray[np.int8], learnt: bool
+    design: _Design, posterior: Posterior, cell: int, known: NDArray[np.int8], learnt: bool
 ) -> tuple[float, float, float]:
     """Error rate, its deviation and the residual of one cell; ``known`` is −1 where not seen."""
     from scipy.special import expit

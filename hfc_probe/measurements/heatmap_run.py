@@ -323,7 +323,7 @@ class Run:
         full = self.grid.height, self.grid.width
         window = self.grid.rows, self.grid.columns
         periods = tuple(float(a if a == b else 2 * b) for a, b in zip(full, window, strict=True))
-        return heatmap_model.fit(
+        self._latest = heatmap_model.fit(
             np.array(self.grid.directions, dtype=np.float64),
             (periods[0], periods[1]),
             (float(window[0]), float(window[1])),
@@ -334,7 +334,9 @@ class Run:
             self.engine.samples.targets.numpy(),
             self.clean.margin.cpu().numpy().astype(np.float64),
             apart,
+            None if self._latest is None else self._latest.posterior,
         )
+        return self._latest
 
     def patterns(self) -> NDArray[np.int64]:
         if self._patterns is None:
@@ -342,6 +344,7 @@ class Run:
         return self._patterns
 
     _patterns: NDArray[np.int64] | None = None
+    _latest: heatmap_model.Fit | None = None
 
     def fitted(self, table: Table) -> FourierHeatmapResult:
         """The model's map; cells where it does not hold as sampled."""
@@ -499,15 +502,14 @@ class Table:
         """Errors of pairs, from the checkpoint where it has them."""
         found = self._kept[cells, images]
         missing = np.flatnonzero(found < 0)
-        size = 8 * self.run.engine.batch_size
         start = 0
         try:
             while start < len(missing):
-                part = missing[start : start + size]
+                part = missing[start : start + self.run.engine.batch_size]
                 outcome = self.run.engine.run(cells[part], images[part])
                 found[part] = outcome.wrong[:, 0].cpu().numpy()
                 self.known[cells[part], images[part]] = found[part]
-                start += size
+                start += len(part)
                 advance(len(part))
                 if self.run.checkpoint.due():
                     self._save()

@@ -23,6 +23,8 @@ from ..proportions import wilson
 
 FIRST_LOOK, STEP = 16, 8
 _MOST_Z = 3.5
+# 5 % quantiles of the mean of a Poisson variable that was 0, 1, 2 or 3.
+_POISSON = np.array([0.0, 0.0513, 0.3554, 0.8177])
 
 
 def interval(
@@ -37,7 +39,9 @@ def interval(
         z: normal quantile.
 
     Returns:
-        ``(lower, upper)``, no further out than what is still possible: the errors seen, and
+        ``(lower, upper)``. Up to three errors (or all but three) the near end is Poisson's, since
+        Wilson's misses rates near 0 (Brown, Cai and DasGupta, Statistical Science 2001). Neither
+        is further out than what is still possible: the errors seen, and
         those plus all images not seen.
 
     >>> lower, upper = interval(30, 100, 400, 1.96)
@@ -51,8 +55,12 @@ def interval(
     spread = 1 + square / safe
     centre = (p + square / (2 * safe)) / spread
     half = np.sqrt(square * (p * (1 - p) / safe + square / (4 * safe**2))) / spread
-    lower = np.where(n == 0, 0.0, np.maximum(centre - half, k / total))
-    upper = np.where(n == 0, 1.0, np.minimum(centre + half, (k + total - n) / total))
+    few = np.append(_POISSON, np.inf)
+    lower = np.minimum(centre - half, few[np.minimum(k, len(_POISSON)).astype(int)] / safe)
+    rest = np.minimum(n - k, len(_POISSON)).astype(int)
+    upper = np.maximum(centre + half, 1 - few[rest] / safe)
+    lower = np.where(n == 0, 0.0, np.maximum(lower, k / total))
+    upper = np.where(n == 0, 1.0, np.minimum(upper, (k + total - n) / total))
     return lower, upper
 
 

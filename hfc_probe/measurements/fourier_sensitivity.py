@@ -30,10 +30,11 @@ class FourierSensitivity(Measurement):
     along the Fourier basis image U_ij of one channel changes the loss, to first order, by at
     most √2·v times that number (v for the frequencies that are their own mirror).
 
-    This is the slope at the image itself, that is the heatmap of *small* noise: at a small norm
-    its order of frequencies is that of :class:`FourierHeatmap`'s mean rise of the loss. It is no
-    substitute at the usual norm: on a CIFAR-10 ResNet-20 its rank correlation with the heatmap
-    was 0.45 at norm 4, where the loss is far from linear.
+    This is the slope at the image itself, that is the map of *small* noise: it agrees with a
+    :class:`FourierHeatmap` of the absolute change of the loss (``score=``) at a small norm. It
+    is no substitute for the heatmap at the usual norm, where the loss is far from linear: on a
+    CIFAR-10 ResNet-20 the rank correlation with that change is 0.82 at norm 0.02 and 0.27 at
+    norm 4, and 0.45 with the error rate at norm 4.
 
     Args:
         samples: at most so many images, a seeded random choice.

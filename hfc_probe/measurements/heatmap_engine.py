@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import time
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -34,7 +35,7 @@ Score = Callable[[nn.Module, Tensor, Tensor], Tensor]
 # Bytes of basis images and of signs that are kept for the next batches.
 _HELD_BYTES = 64 << 20
 # Images of the pair of calls that shows whether the model answers the same twice.
-_TWICE = 8
+_TWICE = 2
 # Seconds between two writes of the checkpoint.
 _CHECKPOINT_SECONDS = 20.0
 
@@ -116,6 +117,7 @@ class Engine:
                 found = self._forward(partial(self._pixels, part), self._targets[part], "original")
                 if first and self.score is None:
                     self.subject.check_targets(self._classes)
+                    self._warn_if_fewer_samples_than_classes()
                 first = False
                 parts.append(found)
                 start = stop
@@ -233,6 +235,15 @@ class Engine:
             return Outcome(~values[:, None], (~values).to(torch.float32), nothing)
         empty = torch.zeros(len(values), 0, dtype=torch.bool, device=values.device)
         return Outcome(empty, values.detach().to(torch.float32), nothing)
+
+    def _warn_if_fewer_samples_than_classes(self) -> None:
+        if len(self.samples) < self._classes:
+            warnings.warn(
+                f"FourierHeatmap looks at {len(self.samples)} samples of a model with "
+                f"{self._classes} classes: most classes have none, and the error rate is that of "
+                "the few that have; pass more samples",
+                stacklevel=2,
+            )
 
     def _check_repeatable(self) -> None:
         part = slice(0, min(_TWICE, self.batch_size, len(self.samples)))

@@ -28,6 +28,8 @@ FEWEST_PER_CELL = 4
 # Passes of one round of the sequential estimator, images a cell of one of the model's.
 _ROUND, _ROUND_PER_CELL = 2048, 8
 _WATCH_SECONDS = 5.0
+# Cells within this distance from DC get so many times the images of others.
+_NEAR, _MORE_NEAR = 1.5, 4
 
 
 class Run:
@@ -269,27 +271,44 @@ class Run:
             return self.exhaustive()
         with self.subject.progress(rest if budget is not None else 0, "forward") as advance:
             # Nine tenths go evenly to all cells, the rest to those that stick out.
-            even = min(self.count, max(1, int(0.9 * rest) // self.cells))
+            # Around DC, where the error changes most from cell to cell, each gets four times as
+            # many images: they are few cells.
+            share = np.where(self.grid.distances() < _NEAR, _MORE_NEAR, 1)
+            even = min(self.count, max(1, int(0.9 * rest) // int(share.sum())))
             if deadline is not None:
-                even = self._until(deadline, table, advance)
+                even = self._until(deadline, table, share, advance)
             else:
                 while int(table.target.min()) < even:
                     step = min(_ROUND_PER_CELL, even - int(table.target.min()))
-                    table.extend(np.arange(self.cells), np.full(self.cells, step), advance)
+                    self._further(table, step * share, advance)
                     table.show(lambda: self.fitted(table))
             fit = self._fit(table, None)
-            extra = rest - even * self.cells if budget is not None else even * self.cells // 9
+            spent = int(table.seen.sum())
+            extra = rest - spent if budget is not None else spent // 9
             table.extend(*self._suspects(fit, table, extra), advance)
         self.checkpoint.remove()
         return self.fitted(table)
 
-    def _until(self, deadline: float, table: Table, advance: Callable[[int], Any]) -> int:
+    def _further(
+        self, table: Table, counts: NDArray[np.int64], advance: Callable[[int], Any]
+    ) -> None:
+        """So many more images of every cell, as far as there are any."""
+        counts = np.minimum(counts, self.count - table.seen)
+        table.extend(np.arange(self.cells), counts, advance)
+
+    def _until(
+        self,
+        deadline: float,
+        table: Table,
+        share: NDArray[np.int64],
+        advance: Callable[[int], Any],
+    ) -> int:
         """Rounds over all cells, each half as large again, until the time is nearly used up."""
         step, even = FEWEST_PER_CELL, 0
         while True:
             began = time.perf_counter()
             step = min(step, self.count - even)
-            table.extend(np.arange(self.cells), np.full(self.cells, step), advance)
+            self._further(table, step * share, advance)
             even += step
             table.show(lambda: self.fitted(table))
             now = time.perf_counter()
@@ -308,7 +327,7 @@ class Run:
         most = max(1, self.cells // 20)
         suspicious = order[: max(1, min(most, int((np.abs(fit.residual) > 2).sum())))]
         each = max(1, extra // len(suspicious))
-        more = np.minimum(np.minimum(each, 4 * int(table.seen.max())), self.count - table.seen)
+        more = np.minimum(np.minimum(each, 4 * int(np.median(table.seen))), self.count - table.seen)
         cells, counts = suspicious, more[suspicious]
         left = extra - int(counts.sum())
         # What they do not need goes to the cells after them, one image each.

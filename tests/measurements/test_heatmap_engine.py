@@ -45,7 +45,7 @@ def test_top_k_and_mean_loss_come_from_the_same_passes():
     model, samples = Counting(linear()), some(20)
     result = FourierHeatmap(norm=1.0, topk=(1, 2, 5)).measure(model, samples)
     directions = fourier.half_plane(8, 8)
-    assert model.images == 20 * (1 + len(directions)) + 2 * 8  # and the pair of identical calls
+    assert model.images == 20 * (1 + len(directions)) + 2 * 2  # and the pair of identical calls
     assert result.passes == model.images
     arrays = result.arrays()
     assert (arrays["error_top5"] == 0).all()
@@ -168,7 +168,7 @@ def test_a_score_that_is_a_loss_works_for_models_that_are_no_classifiers():
 
 
 def test_a_score_of_the_wrong_shape_is_told_in_a_sentence():
-    with pytest.raises(InputError, match=r"shape \(8,\), got \(\)"):
+    with pytest.raises(InputError, match=r"shape \(2,\), got \(\)"):
         FourierHeatmap(score=lambda m, x, t: m(x).sum()).measure(linear(), some())
 
 
@@ -194,3 +194,8 @@ def test_a_stride_takes_every_so_many_cells_of_the_whole_map(size, stride):
     centre = size // 2
     np.testing.assert_array_equal(few.error, whole.error[np.ix_(i + centre, j + centre)])
     few.figure()
+
+
+def test_fewer_samples_than_classes_are_warned_about():
+    with pytest.warns(UserWarning, match="4 samples of a model with 5 classes"):
+        FourierHeatmap(norm=1.0, crop=3).measure(linear(), some(4))

@@ -189,6 +189,8 @@ class FourierHeatmap(Measurement):
         whole = count * (1 + len(self.directions(*image_shape[1:])))
         if self.radial:
             return count + whole // 100
+        if self.seconds is not None:  # the least it takes; the time itself is in the settings
+            return min(whole, count + FEWEST_PER_CELL * (whole // count))
         if self.precision is not None:
             return min(whole, int(whole * sequential.share(count, self.precision)))
         return whole
@@ -230,11 +232,12 @@ class FourierHeatmap(Measurement):
                     f"stand for others, got ±{self.precision:g}; that takes {need} images"
                 )
         if self.forwards is not None and not self.radial:
-            least = count + FEWEST_PER_CELL * directions
+            each = min(FEWEST_PER_CELL, count)
+            least = count + each * directions
             if self.forwards < least:
                 raise InputError(
                     f"forwards: expected at least {least} ({count} clean images and "
-                    f"{FEWEST_PER_CELL} for each of {directions} directions), got "
+                    f"{each} for each of {directions} directions), got "
                     f"{self.forwards}; use fewer samples, a crop or a stride, or radial=True"
                 )
 

@@ -206,10 +206,12 @@ class Engine:
     def _evaluate(self, images: Tensor, targets: Tensor, what: str) -> Outcome:
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        self.forwards += len(images)
         if self.score is not None:
-            return self._scored(images, targets)
+            scored = self._scored(images, targets)
+            self.forwards += len(images)
+            return scored
         logits = self.subject.logits(images, what)
+        self.forwards += len(images)
         self._classes = logits.shape[1]
         places = rank(logits, targets)
         wrong = torch.stack([places >= k for k in self.topk], 1)

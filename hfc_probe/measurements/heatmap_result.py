@@ -57,7 +57,7 @@ class FourierHeatmapResult(Result):
             not hold there, and they are shown as sampled.
         detectable: where a model made the map, how far an isolated cell must typically lie
             off its neighbours to be seen as such; a smaller spike may be smoothed away.
-        passes: single-image forward passes in all, the clean ones included.
+        passes: single-image forward passes of this call, the clean ones included.
         elapsed: seconds.
     """
 

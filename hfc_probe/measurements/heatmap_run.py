@@ -177,6 +177,7 @@ class Run:
             "estimator": estimator or self.settings.estimator,
         }
         layout = self.grid.layout
+        flagged = np.zeros(self.cells, bool) if unsafe is None else unsafe
         clean_wrong, clean_loss = self.clean.wrong.cpu().numpy(), self.clean.loss.cpu().numpy()
         return FourierHeatmapResult(
             settings=settings,
@@ -194,11 +195,7 @@ class Run:
             clean_loss=float(clean_loss.mean(dtype=np.float64)),
             loss=None if loss is None else layout(loss),
             further={k: layout(values) for k, values in (further or {}).items()},
-            unsafe=tuple(
-                self.grid.directions[k] for k in np.flatnonzero(unsafe) if unsafe is not None
-            )
-            if unsafe is not None
-            else (),
+            unsafe=tuple(where for k, where in enumerate(self.grid.directions) if flagged[k]),
             detectable=detectable,
             rings=dict(radial or {}),
             passes=self.engine.forwards,
@@ -236,9 +233,9 @@ class Run:
             while pending.any():
                 # A round: the more uncertain half of the unfinished cells, one look further.
                 lower, upper = sequential.interval(table.errors, table.seen, self.count, z)
-                width = np.where(pending, upper - lower, -1.0)
-                chosen = np.flatnonzero(width >= max(float(np.median(width[pending])), 0.0))
-                chosen = chosen[: max(1, -(-_ROUND // sequential.STEP))]
+                order = np.argsort(np.where(pending, lower - upper, 1.0), kind="stable")
+                half = -(-int(pending.sum()) // 2)
+                chosen = np.sort(order[: min(half, _ROUND // sequential.STEP)])
                 table.extend(chosen, planned[chosen] - table.seen[chosen], advance)
                 lower, upper = sequential.interval(table.errors, table.seen, self.count, z)
                 done = (upper - lower) / 2 <= precision
@@ -282,10 +279,10 @@ class Run:
                     step = min(_ROUND_PER_CELL, even - int(table.target.min()))
                     self._further(table, step * share, advance)
                     table.show(lambda: self.fitted(table))
-            fit = self._fit(table, None)
             spent = int(table.seen.sum())
             extra = rest - spent if budget is not None else spent // 9
-            table.extend(*self._suspects(fit, table, extra), advance)
+            if extra > 0:
+                table.extend(*self._suspects(self._fit(table, None), table, extra), advance)
         self.checkpoint.remove()
         return self.fitted(table)
 
@@ -326,7 +323,8 @@ class Run:
         order = np.argsort(-np.abs(fit.residual), kind="stable")
         most = max(1, self.cells // 20)
         suspicious = order[: max(1, min(most, int((np.abs(fit.residual) > 2).sum())))]
-        each = max(1, extra // len(suspicious))
+        suspicious = suspicious[:extra]
+        each = extra // len(suspicious)
         more = np.minimum(np.minimum(each, 4 * int(np.median(table.seen))), self.count - table.seen)
         cells, counts = suspicious, more[suspicious]
         left = extra - int(counts.sum())

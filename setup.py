@@ -10,18 +10,40 @@ ROOT = Path(__file__).parent
 plugins = find_packages("plugins")
 
 extras = {
+    "calibration": ["torchmetrics>=1.2"],
+    "detection": ["pycocotools>=2.0.7"],
+    # What detectron2 itself needs; it is not on PyPI, see its installation page.
+    "detectron2": [
+        "cloudpickle",
+        "fvcore>=0.1.5",
+        "hydra-core>=1.1",
+        "iopath>=0.1.9",
+        "omegaconf>=2.1",
+        "pycocotools>=2.0.7",
+        "tabulate",
+        "termcolor",
+        "yacs>=0.1.8",
+    ],
+    "ignite": ["pytorch-ignite>=0.5"],
+    "lightning": ["lightning>=2.4"],
     "timm": ["timm>=1.0"],
+    "transformers": ["accelerate>=1.0", "transformers>=4.45"],
     "test": [
+        "foolbox>=3.3",
         "hypothesis>=6.100",
         "mypy>=1.15",
         "pytest>=8",
         "ruff>=0.9",
         "timm>=1.0",
+        "torchmetrics>=1.2",
         "types-tabulate",
         "types-tqdm",
     ],
 }
-extras["all"] = sorted({need for name, needs in extras.items() if name != "test" for need in needs})
+# detectron2 itself cannot be had from PyPI, so "all" leaves its needs out.
+extras["all"] = sorted(
+    {n for name, needs in extras.items() if name not in ("detectron2", "test") for n in needs}
+)
 
 version: dict[str, str] = {}
 exec((ROOT / "hfc_probe" / "version.py").read_text(encoding="utf-8"), version)
@@ -47,12 +69,15 @@ setup(
         "scipy>=1.11",
         "tabulate>=0.9",
         "tensorboard>=2.21,<3",
-        "torch>=2.2",
-        "torchvision>=0.17",
+        "torch>=2.4",
+        "torchvision>=0.19",
         "tqdm>=4.66",
     ],
     extras_require=extras,
-    entry_points={"console_scripts": ["hfc-probe = hfc_probe.cli:main"]},
+    entry_points={
+        "console_scripts": ["hfc-probe = hfc_probe.cli:main"],
+        "hfc_probe.detection": ["detectron2 = hfc_probe_detectron2.command:audit"],
+    },
     classifiers=[
         "Development Status :: 4 - Beta",
         "Intended Audience :: Science/Research",

@@ -5,15 +5,24 @@
 (4, 8)
 """
 
-from . import fourier, kernels
+from . import detection, fourier, kernels
 from .errors import InputError
 from .measurements import (
+    AdversarialAccuracy,
+    AmplitudePhase,
+    BandAttribution,
+    Calibration,
+    ComponentExamples,
+    CorruptionAccuracy,
+    CriticalBand,
     FourierHeatmap,
     FourierSensitivity,
     FrequencyAccuracy,
+    InputSpectrum,
     KernelSpectra,
     Measurement,
     Result,
+    TruncatedSVD,
 )
 from .probe import Probe, attach
 from .samples import PixelSpace, Samples
@@ -21,19 +30,29 @@ from .schedule import Every
 from .version import __version__
 
 __all__ = [
+    "AdversarialAccuracy",
+    "AmplitudePhase",
+    "BandAttribution",
+    "Calibration",
+    "ComponentExamples",
+    "CorruptionAccuracy",
+    "CriticalBand",
     "Every",
     "FourierHeatmap",
     "FourierSensitivity",
     "FrequencyAccuracy",
     "InputError",
+    "InputSpectrum",
     "KernelSpectra",
     "Measurement",
     "PixelSpace",
     "Probe",
     "Result",
     "Samples",
+    "TruncatedSVD",
     "__version__",
     "attach",
+    "detection",
     "fourier",
     "kernels",
 ]

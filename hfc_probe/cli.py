@@ -1,4 +1,4 @@
-"""The command line: ``hfc-probe demo`` and ``hfc-probe audit``."""
+"""The command line: ``hfc-probe demo``, ``hfc-probe audit`` and ``hfc-probe detect``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
+from .detection.cli import register as register_detect
 from .errors import InputError
 from .version import __version__
 
@@ -116,6 +117,14 @@ def demo(
 )
 @click.option("--topk", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--layer", metavar="NAME", help="Layer of the kernel spectra. [default: the first]")
+@click.option(
+    "--measure",
+    "extra",
+    multiple=True,
+    metavar="NAME[:SETTING=VALUE,…]",
+    help="A further measurement, e.g. adversarial_accuracy:rhos=0+0.5 (values joined by +). "
+    "Repeatable; `--measure help` lists them.",
+)
 @click.option("--heatmap", is_flag=True, help="Measure the Fourier heatmap as well.")
 @click.option(
     "--heatmap-samples",
@@ -153,6 +162,7 @@ def audit(
     hfc_background: Any,
     topk: int,
     layer: str | None,
+    extra: tuple[str, ...],
     heatmap: bool,
     heatmap_samples: int | None,
     precision: float | None,
@@ -178,6 +188,7 @@ def audit(
         ),
         KernelSpectra(layer=layer),
     ]
+    _add(chosen, extra)
     where = _device(device)
     pixels = _pixels(normalize, mean, std)
     _writable(out)
@@ -216,8 +227,29 @@ def audit(
         _save(result, out)
         results.append(result)
     _log(results, out)
-    name = spec.rpartition("/")[2]
-    _report(results, samples, out, f"{name} on {len(samples)} images of {data}", save=False)
+    name, source = spec.rpartition("/")[2], Path(data.partition(":")[2]).name
+    _report(results, samples, out, f"{name} on {len(samples)} images of {source}", save=False)
+
+
+@main.command()
+@click.argument("run_a", type=click.Path(path_type=Path))
+@click.argument("run_b", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="[default: RUN_B/report.html]")
+@_clear_errors
+def report(run_a: Path, run_b: Path, out: Path | None) -> None:
+    """Compare two runs (directories that audit or demo wrote) on one self-contained page."""
+    from .measurements.base import write_atomically
+    from .report import compare, page, read_run
+
+    a, b = read_run(run_a), read_run(run_b)
+    changes = compare(a, b)
+    out = out or run_b / "report.html"
+    write_atomically(out, page(a, b, changes).encode())
+    for change in changes:
+        if change.told_apart:
+            click.echo(change.sentence(a.name, b.name))
+    told = sum(change.told_apart for change in changes)
+    click.echo(f"{told} of {len(changes)} numbers are told apart by their 95 % intervals: {out}")
 
 
 def _report(
@@ -246,9 +278,31 @@ def _report(
     accuracy = next((r for r in results if r.name == "frequency_accuracy"), None)
     if accuracy is not None:
         click.echo(f"\n{accuracy.sentence()}")
+    for result in results:
+        if result is not accuracy:
+            click.echo(result.sentence())
     if note is not None:
         click.echo(note)
     click.echo(f"\ntensorboard --logdir {_quoted(out.parent if save else out)}")
+
+
+def _add(chosen: list[Any], extra: tuple[str, ...]) -> None:
+    """Put further measurements to those chosen; one of a kind that is there replaces it."""
+    from .measurements.registry import MEASUREMENTS, build
+
+    if "help" in extra:
+        for name, kind in MEASUREMENTS.items():
+            click.echo(f"{name:22} {(kind.__doc__ or '').splitlines()[0]}")
+        raise SystemExit(0)
+    built: dict[str, Any] = {}
+    for text in extra:
+        measurement = build(text)
+        if measurement.name in built:
+            raise InputError(f"--measure: expected each once, got {measurement.name} twice")
+        built[measurement.name] = measurement
+    for k, measurement in enumerate(chosen):
+        chosen[k] = built.pop(measurement.name, measurement)
+    chosen.extend(built.values())
 
 
 def _save(result: Any, out: Path) -> None:
@@ -346,3 +400,6 @@ def _quoted(path: Path) -> str:
     import shlex
 
     return shlex.quote(str(path))
+
+
+register_detect(main)

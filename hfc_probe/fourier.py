@@ -18,6 +18,9 @@ from torch import Tensor
 
 from .errors import InputError
 
+# Distances that differ by less are the same: a radius given as sqrt(41) or 0.1 · 3 is meant.
+_ROUNDING = 1e-9
+
 Units = Literal["cycles", "nyquist"]
 
 
@@ -100,7 +103,7 @@ def _bands(
     d = d[:, : width // 2 + 1]
     spectrum: Tensor | None = None
     for cutoff in cutoffs:
-        keep = d <= cutoff if closed else d < cutoff
+        keep = d <= cutoff + _ROUNDING if closed else d < cutoff - _ROUNDING
         if bool(keep.all()):
             # Exactly the image, not the image up to the rounding of two transforms.
             yield images.clone(), torch.zeros_like(images)

@@ -78,7 +78,9 @@ def isolated(model: nn.Module, *, grad: bool = False) -> Iterator[nn.Module]:
     with ExitStack() as stack:
         stack.enter_context(protected_rng())
         stack.enter_context(torch.set_grad_enabled(grad))
-        stack.enter_context(torch.autocast(device_of(inner).type, enabled=False))
+        device_type = device_of(inner).type
+        if torch.amp.is_autocast_available(device_type):  # not on the meta device
+            stack.enter_context(torch.autocast(device_type, enabled=False))
         stack.enter_context(_eager())
         stack.callback(_restore, modes, gradients, buffers)
         for module, _ in modes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -272,17 +272,106 @@ def smoothed(
 
     Source: Wang et al., CVPR 2020, §6.
     """
+    with _replaced(
+        model, lambda weight: smooth(weight, rho, normalize=normalize), "smoothed", layer
+    ) as stand_in:
+        yield stand_in
+
+
+def low_pass(weight: Tensor, radius: float) -> Tensor:
+    """Kernels without the coefficients of their own DFT beyond a radius.
+
+    Args:
+        weight: ``(out, in, kh, kw)`` (or any ``(..., kh, kw)``).
+        radius: cut-off in cycles per kernel, at least 0. A 3×3 kernel has coefficients at 0, 1
+            and √2: radius 1 drops the diagonal ones, radius 0 leaves each plane's mean.
+
+    Returns:
+        A new tensor of the same shape; differentiable.
+
+    Raises:
+        InputError: a radius that is negative or not a number.
+
+    Source: the frequency-domain counterpart of Wang et al., CVPR 2020, equation 3.
+
+    >>> low_pass(torch.tensor([[[[0.0, 3.0, 0.0]]]]), 0).tolist()
+    [[[[1.0, 1.0, 1.0]]]]
+    """
+    low, _ = fourier.split(weight, radius)
+    return low.to(weight.dtype)
+
+
+@contextmanager
+def low_passed(model: nn.Module, radius: float, *, layer: str | None = None) -> Iterator[nn.Module]:
+    """A stand-in for ``model`` whose first layer's kernels are low-passed.
+
+    As :func:`smoothed`, with :func:`low_pass` instead of smoothing: parameters are never
+    written, gradients reach the inputs.
+
+    Raises:
+        InputError: as :func:`smoothed` and :func:`low_pass`.
+    """
+    with _replaced(model, lambda weight: low_pass(weight, radius), "low_passed", layer) as stand_in:
+        yield stand_in
+
+
+def smoothness_penalty(model: nn.Module, *, layer: str | None = None) -> Tensor:
+    """One minus the mean smoothness of the first layer's kernels, to be added to a loss.
+
+    ``Σ |a − b| / Σ (|a| + |b|)`` over adjacent weights (see :func:`smoothness`), averaged
+    over kernels: in [0, 1], 0 for constant kernels, and unchanged by the weights' scale, so
+    that weight decay does not compete with it. Gradients reach the layer's parameters, also
+    through parametrisations.
+
+    Args:
+        model, layer: as :func:`first_layer`; the layer must be a convolution.
+
+    Returns:
+        A scalar; kernels of zeros count as smooth.
+
+    Raises:
+        InputError: no such layer, or one that is not a 2-D convolution.
+
+    >>> layer = nn.Conv2d(3, 4, 3)
+    >>> _ = nn.init.constant_(layer.weight, 0.5)
+    >>> float(smoothness_penalty(layer).detach())
+    0.0
+    """
+    name, module = first_layer(unwrap(model), layer=layer)
+    weight = _raw_weight(module)
+    if not isinstance(weight, Tensor) or weight.dim() != 4 or not weight.is_floating_point():
+        raise InputError(
+            f"smoothness_penalty: expected a 2-D convolution with floating-point weights at "
+            f"{name!r}, got {_describe(module)}"
+        )
+    variation = weight.new_zeros(weight.shape[0])
+    total = weight.new_zeros(weight.shape[0])
+    for axis in (-2, -1):
+        a, b = (
+            weight.narrow(axis, 0, weight.shape[axis] - 1),
+            weight.narrow(axis, 1, weight.shape[axis] - 1),
+        )
+        variation = variation + (a - b).abs().sum((1, 2, 3))
+        total = total + (a.abs() + b.abs()).sum((1, 2, 3))
+    return (variation / total.clamp_min(torch.finfo(weight.dtype).tiny)).mean()
+
+
+@contextmanager
+def _replaced(
+    model: nn.Module, change: Callable[[Tensor], Tensor], who: str, layer: str | None
+) -> Iterator[nn.Module]:
+    """A stand-in for a model whose first layer's weight is replaced by a function of it."""
     target = unwrap(model)
     name, module = first_layer(target, layer=layer)
     weight = getattr(module, "_parameters", {}).get("weight")
     if weight is None or weight.dim() not in (4, 5):
         raise InputError(
-            f"smoothed: expected a convolution with a plain weight at {name!r}, got "
+            f"{who}: expected a convolution with a plain weight at {name!r}, got "
             f"{_describe(module)}; fold its parametrisation or quantisation first"
         )
     with torch.no_grad():
-        replacement = smooth(weight, rho, normalize=normalize)
-    stand_in = _StandIn(target, {f"{name}.weight" if name else "weight": replacement})
+        replacement = change(weight)
+    stand_in = _StandIn(target, {f"{name}.weight" if name else "weight": replacement}, who)
     try:
         yield stand_in
     finally:
@@ -292,8 +381,9 @@ def smoothed(
 class _StandIn(nn.Module):
     """Runs another module with some of its parameters replaced, for as long as they are set."""
 
-    def __init__(self, model: nn.Module, replacements: dict[str, Tensor]) -> None:
+    def __init__(self, model: nn.Module, replacements: dict[str, Tensor], who: str) -> None:
         super().__init__()
+        self.who = who
         self.model = model
         self.replacements: dict[str, Tensor] | None = replacements
         self.training = model.training  # not train(), which would reach into the model
@@ -301,7 +391,7 @@ class _StandIn(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if self.replacements is None:
             raise InputError(
-                "smoothed: expected to be called inside its `with` block, which has ended"
+                f"{self.who}: expected to be called inside its `with` block, which has ended"
             )
         return torch.func.functional_call(self.model, self.replacements, args, kwargs)
 

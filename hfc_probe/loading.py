@@ -301,7 +301,7 @@ def _torchvision_builder(name: str, pretrained: bool, classes: int | None) -> nn
 
     known = models.list_models(module=models)
     if name not in known:
-        raise _unknown_model("torchvision", name, known)
+        raise unknown_model("torchvision", "classification", name, known)
     options: dict[str, Any] = {}
     if name in ("googlenet", "inception_v3"):
         options["init_weights"] = False
@@ -328,7 +328,7 @@ def _timm_builder(name: str, pretrained: bool, classes: int | None) -> nn.Module
         ) from error
     known = timm.list_models() + timm.list_pretrained()
     if name not in known:
-        raise _unknown_model("timm", name, known)
+        raise unknown_model("timm", "classification", name, known)
     options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
     try:
         model: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
@@ -340,6 +340,20 @@ def _timm_builder(name: str, pretrained: bool, classes: int | None) -> nn.Module
 
 
 def _model_from_file(spec: str) -> nn.Module:
+    model = call_from_file(spec)
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"--model: expected {spec} to return a torch.nn.Module, got {type(model).__name__}"
+        )
+    return model
+
+
+def call_from_file(spec: str) -> Any:
+    """Run ``path/to/file.py``, and what ``callable`` in it returns.
+
+    Raises:
+        InputError: another form, no such file or callable, or whatever went wrong in it.
+    """
     path, colon, name = spec.rpartition(":")
     if not colon or not path.endswith(".py"):
         raise InputError(
@@ -363,7 +377,7 @@ def _model_from_file(spec: str) -> nn.Module:
                 f"--model: expected a callable named {name!r} in {file.name}, found none; it has "
                 f"{', '.join(close) or 'no callables'}"
             )
-        model = build()
+        return build()
     except InputError:
         raise
     except Exception as error:
@@ -372,17 +386,13 @@ def _model_from_file(spec: str) -> nn.Module:
         ) from error
     finally:
         sys.path.remove(str(file.parent.resolve()))
-    if not isinstance(model, nn.Module):
-        raise InputError(
-            f"--model: expected {spec} to return a torch.nn.Module, got {type(model).__name__}"
-        )
-    return model
 
 
-def _unknown_model(library: str, name: str, known: Iterable[str]) -> InputError:
+def unknown_model(library: str, kind: str, name: str, known: Iterable[str]) -> InputError:
+    """The error for a name that a library does not know, with the closest ones it does."""
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(close)}?" if close else f"see {library}'s list_models()"
-    return InputError(f"--model: expected a {library} classification model, got {name!r}; {hint}")
+    return InputError(f"--model: expected a {library} {kind} model, got {name!r}; {hint}")
 
 
 def _read_safetensors(file: Path) -> Any:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import logging
 import os
 import time
 import traceback
+import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -51,8 +54,8 @@ def attach(
         optimizer: if given, steps are counted by themselves; otherwise call
             :meth:`Probe.step`, or :meth:`Probe.end_epoch` alone.
         log_dir: TensorBoard directory for a writer of the probe's own.
-        writer: your writer: any object with ``add_scalar``, and what else it has of
-            ``add_histogram``, ``add_image``, ``add_figure``, ``add_text``.
+        writer: your writer, or a list of them: any object with ``add_scalar``, and what else
+            it has of ``add_histogram``, ``add_image``, ``add_figure``, ``add_text``.
         measurements: what to measure: measurements, pairs with :class:`Every`, or a mapping to
             it. None: :func:`default_measurements`.
         pixels: how the loader's images are normalised; None: as found in its transforms.
@@ -76,13 +79,23 @@ def attach(
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"attach: expected a torch.nn.Module, got {type(model).__name__}")
+    if any(hasattr(parameter, "device_mesh") for parameter in model.parameters()) or any(
+        type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()
+    ):
+        raise InputError(
+            "attach: expected a model that each process holds whole, got one sharded over several "
+            "(FSDP), where measuring on one would wait for the others for ever; gather a full copy "
+            "and measure that"
+        )
     if writer is not None and log_dir is not None:
         raise InputError("attach: expected log_dir= or writer=, got both; keep one")
-    if writer is not None and not hasattr(writer, "add_scalar"):
-        raise InputError(
-            f"writer: expected an object with add_scalar, got {type(writer).__name__}; a logger's "
-            "TensorBoard writer is often its .experiment"
-        )
+    writers = list(writer) if isinstance(writer, (list, tuple)) else [writer]
+    for one in writers if writer is not None else []:
+        if not hasattr(one, "add_scalar"):
+            raise InputError(
+                f"writer: expected an object with add_scalar, got {type(one).__name__}; a logger's "
+                "TensorBoard writer is often its .experiment"
+            )
     chosen = _scheduled(measurements) if measurements is not None else None
     samples = None
     needs_data = chosen is None or any(m.needs_data for m, _ in chosen)
@@ -106,8 +119,8 @@ def attach(
         budget=Budget(budget),
         strict=strict,
         optimizer=optimizer,
-        writer=_open_writer(log_dir) if log_dir is not None and _leads() else writer,
-        owns_writer=log_dir is not None,
+        writers=_open_writers(log_dir) if writer is None else writers,
+        owns_writers=log_dir is not None,
     )
 
 
@@ -174,8 +187,8 @@ class Probe:
         budget: Budget,
         strict: bool,
         optimizer: torch.optim.Optimizer | None,
-        writer: Any,
-        owns_writer: bool,
+        writers: list[Any],
+        owns_writers: bool,
     ) -> None:
         self.results: dict[str, Result] = {}
         self.steps = 0
@@ -187,8 +200,8 @@ class Probe:
         self._predict = predict
         self._budget = budget
         self._strict = strict
-        self._writer = writer
-        self._owns_writer = owns_writer
+        self._writers = writers
+        self._owns_writers = owns_writers
         self._writer_failures = 0
         self._layout_logged = False
         self._seconds_per_forward: float | None = None
@@ -198,6 +211,9 @@ class Probe:
         self._started = time.perf_counter()
         self._elapsed_before = 0.0
         self._hook = _count_steps(optimizer, self._end_step) if optimizer is not None else None
+        # A script that never calls close() still learns how often each measurement ran.
+        self._at_exit = functools.partial(_close, weakref.ref(self))
+        atexit.register(self._at_exit)
 
     def step(self) -> None:
         """One optimizer step has ended. Not needed where the probe was given the optimizer."""
@@ -228,13 +244,14 @@ class Probe:
         if self._closed:
             return
         self._closed = True
+        atexit.unregister(self._at_exit)
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
         self._report_schedule()
-        if self._owns_writer and self._writer is not None:
+        for writer in self._writers if self._owns_writers else []:
             try:
-                self._writer.close()
+                writer.close()
             except OSError as error:
                 self._warn_once("close", f"the event file could not be closed: {error}")
 
@@ -317,7 +334,15 @@ class Probe:
                     count, shape = len(self.samples), self.samples.image_shape
                     entry.forwards = entry.measurement.cost(count, shape)
             estimate = entry.forwards * self._forward_seconds() if entry.forwards else 0.0
-        return self._budget.fits(entry.key, estimate, self._elapsed())
+        fits = self._budget.fits(entry.key, estimate, self._elapsed())
+        if not fits and not entry.runs and not entry.failures:
+            self._warn_once(
+                f"late {entry.key}",
+                f"{entry.key} should take about {estimate:.1f} s and is put off until that fits "
+                f"the budget of {100 * self._budget.share:g} % of the training time; raise budget= "
+                "to see it earlier",
+            )
+        return fits
 
     def _forward_seconds(self) -> float:
         """Seconds per image of a forward pass, from a trial of one batch."""
@@ -364,12 +389,13 @@ class Probe:
     def _log(self, entry: _Entry, result: Result, start: float) -> None:
         """Write a result; what that takes belongs to the measurement's cost."""
         step = self.steps or self.epochs
-        if self._writer is not None and self._writer_failures < _FAILURES:
+        if self._writers and self._writer_failures < _FAILURES:
             try:
-                if not self._layout_logged and self._owns_writer:
-                    tensorboard.log_layout(self._writer, result.scalars())
+                if not self._layout_logged and self._owns_writers:
+                    tensorboard.log_layout(self._writers[0], result.scalars())
                     self._layout_logged = "hfc_accuracy/original" in result.scalars()
-                result.log(self._writer, step)
+                for writer in self._writers:
+                    result.log(writer, step)
                 if entry.measurement.needs_data:
                     self._log_text(step)
                 self._charge(entry, start)
@@ -393,16 +419,16 @@ class Probe:
 
     def _log_cost(self, entry: _Entry, step: int) -> None:
         share = self._budget.spent / max(self._elapsed(), 1e-9)
-        self._writer.add_scalar(
-            f"hfc_cost/seconds/{entry.key}", self._budget.seconds[entry.key], step
-        )
-        self._writer.add_scalar("hfc_cost/share", share, step)
-        tensorboard.flush(self._writer)
+        seconds = self._budget.seconds[entry.key]
+        for writer in self._writers:
+            writer.add_scalar(f"hfc_cost/seconds/{entry.key}", seconds, step)
+            writer.add_scalar("hfc_cost/share", share, step)
+            tensorboard.flush(writer)
 
     def _log_text(self, step: int) -> None:
-        if hasattr(self._writer, "add_text"):
-            lines = [f"- {result.sentence()}" for result in self.results.values()]
-            self._writer.add_text("hfc_report/summary", "\n".join(lines), step)
+        lines = [f"- {result.sentence()}" for result in self.results.values()]
+        for writer in self._writers:
+            tensorboard.log_text(writer, "hfc_report/summary", "\n".join(lines), step)
 
     def _report_failure(self, entry: _Entry) -> None:
         self._warn_once(
@@ -443,6 +469,13 @@ class Probe:
         if key not in self._warned:
             self._warned.add(key)
             logger.warning("hfc_probe: %s", message)
+
+
+def _close(probe: weakref.ref[Probe]) -> None:
+    """Close a probe that is still there when the program ends."""
+    held = probe()
+    if held is not None:
+        held.close()
 
 
 def _scheduled(measurements: Measurements) -> list[tuple[Measurement, Every]]:
@@ -488,11 +521,13 @@ def _count_steps(optimizer: Any, callback: Any) -> Any:
     return optimizer.register_step_post_hook(lambda *_: callback())
 
 
-def _open_writer(log_dir: str | os.PathLike[str]) -> Any:
+def _open_writers(log_dir: str | os.PathLike[str] | None) -> list[Any]:
+    if log_dir is None or not _leads():
+        return []
     from torch.utils.tensorboard import SummaryWriter
 
     try:
-        return SummaryWriter(os.fspath(log_dir), filename_suffix=".hfc")
+        return [SummaryWriter(os.fspath(log_dir), filename_suffix=".hfc")]
     except OSError as error:
         raise InputError(
             f"log_dir: expected a directory that can be written, got {os.fspath(log_dir)} "

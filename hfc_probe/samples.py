@@ -325,13 +325,23 @@ def _indices(loader: DataLoader[Any]) -> Sequence[int] | None:
     dataset = loader.dataset
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
         return None
-    if loader.batch_size is None or not hasattr(dataset, "__len__"):
-        return None  # the dataset makes its own batches
-    sampler = loader.sampler
+    if not hasattr(dataset, "__len__"):
+        return None
+    # With a batch sampler of its own, a loader's .sampler is a placeholder that is not used;
+    # without any, the dataset makes its own batches.
+    sampler = getattr(_batches_of(loader), "sampler", None)
     if isinstance(sampler, (SequentialSampler, RandomSampler, DistributedSampler)):
         return range(len(dataset))
     chosen = getattr(sampler, "indices", None)  # SubsetRandomSampler: a split by sampler
     return [int(k) for k in chosen] if chosen is not None else None
+
+
+def _batches_of(loader: DataLoader[Any]) -> Any:
+    """The batch sampler inside those that shard it over processes."""
+    batches: Any = loader.batch_sampler
+    while hasattr(batches, "batch_sampler"):
+        batches = batches.batch_sampler
+    return batches
 
 
 def _reader(loader: DataLoader[Any], indices: Sequence[int], seed: int) -> DataLoader[Any]:
@@ -339,7 +349,7 @@ def _reader(loader: DataLoader[Any], indices: Sequence[int], seed: int) -> DataL
     workers = min(loader.num_workers, len(indices))
     return DataLoader(
         loader.dataset,
-        batch_size=loader.batch_size,
+        batch_size=loader.batch_size or getattr(_batches_of(loader), "batch_size", None) or 64,
         sampler=indices,
         collate_fn=loader.collate_fn,
         num_workers=workers,

@@ -45,6 +45,18 @@ def flush(writer: Any) -> None:
         writer.flush()
 
 
+def log_text(writer: Any, tag: str, text: str, step: int) -> None:
+    """Markdown under exactly this tag (``SummaryWriter.add_text`` appends to it)."""
+    file_writer = _file_writer(writer)
+    if file_writer is None:
+        if hasattr(writer, "add_text"):
+            writer.add_text(tag, text, step)
+        return
+    from tensorboard.plugins.text.summary_v2 import text_pb
+
+    file_writer.add_summary(text_pb(tag, text), step)
+
+
 def log_layout(writer: Any, scalars: dict[str, float]) -> None:
     """The custom-scalars layout: LFC and HFC by radius, and one against the other."""
     if not hasattr(writer, "add_custom_scalars"):
@@ -94,7 +106,7 @@ def _log_tensors(result: Result, writer: Any, step: int) -> None:
     )
     from tensorboard.util.tensor_util import make_tensor_proto
 
-    arrays = result.arrays()
+    arrays = result.tensors()
     values = []
     for name, axes in result.axes().items():
         content = {

@@ -82,6 +82,22 @@ def test_closed_and_open_differ_exactly_by_the_circle():
     assert power[..., on_it].min() > 1e-6
 
 
+def test_a_radius_that_is_meant_to_lie_on_the_circle_does_whatever_its_rounding():
+    x = images(20, 20, n=1)
+    for radius in (
+        math.sqrt(41),
+        math.nextafter(math.sqrt(41), 0),
+        math.nextafter(math.sqrt(41), 9),
+    ):
+        low, _ = fourier.split(x, radius)
+        power = torch.fft.fft2(low).abs()
+        assert float(power[0, 0, 4, 5]) > 1e-6
+        low, _ = fourier.split(x, radius, closed=False)
+        assert float(torch.fft.fft2(low).abs()[0, 0, 4, 5]) < 1e-9
+    low, _ = fourier.split(x, 1.0, units="nyquist")  # (6, 8) of 10 is at 1, up to rounding
+    assert float(torch.fft.fft2(low).abs()[0, 0, 6, 8]) > 1e-6
+
+
 def test_radius_zero_keeps_the_mean_and_a_radius_beyond_the_corner_keeps_everything():
     x = images(9, 12, torch.float32)
     low, high = fourier.split(x, 0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -93,7 +95,7 @@ def test_event_files_hold_what_the_results_say(tmp_path):
     assert "hfc_0/smoothness" in tags["histograms"]
     assert 0 < events.Scalars("hfc_cost/share")[-1].value < 1
     assert events.Scalars("hfc_cost/seconds/frequency_accuracy")[-1].value > 0
-    text = events.Tensors("hfc_report/summary/text_summary")[-1].tensor_proto.string_val[0].decode()
+    text = events.Tensors("hfc_report/summary")[-1].tensor_proto.string_val[0].decode()
     assert results["frequency_accuracy"].sentence() in text
 
 
@@ -112,7 +114,7 @@ def test_every_array_behind_a_picture_is_a_tensor_of_our_plugin(tmp_path):
             assert described["version"] == 1
             assert (described["measurement"], described["array"]) == (result.name, name)
             array = make_ndarray(events.Tensors(tag)[0].tensor_proto)
-            np.testing.assert_allclose(array, result.arrays()[name], rtol=1e-6)
+            np.testing.assert_allclose(array, result.tensors()[name], rtol=1e-6)
             assert len(described["axes"]) == array.ndim
             for axis, size in zip(described["axes"], array.shape, strict=True):
                 assert len(axis.get("values", range(size))) == size
@@ -154,6 +156,16 @@ def test_a_writer_that_knows_scalars_only_gets_scalars():
         expected = probe.results["frequency_accuracy"].scalars()
     for tag, value in expected.items():
         assert writer.scalars[tag] == (value, 1)
+
+
+def test_several_writers_get_the_same():
+    writers = [Recorder(), Recorder()]
+    with hfc_probe.attach(
+        network(), loader(), writer=writers, measurements=[FrequencyAccuracy(radii=(2,))]
+    ) as probe:
+        probe.measure()
+    assert writers[0].scalars == writers[1].scalars
+    assert "hfc_cost/share" in writers[0].scalars
 
 
 class Pictures(Recorder):
@@ -282,6 +294,28 @@ def test_what_never_fits_is_said_at_the_end(caplog):
     assert not probe.results
     assert "expensive ran 0 of the 1 times it was due" in caplog.text
     assert "raise budget= or call probe.measure()" in caplog.text
+    assert "is put off until that fits the budget of 5 %" in caplog.text
+
+
+def test_a_script_that_never_closes_its_probe_is_told_too():
+    script = """
+import torch, hfc_probe
+from torch import nn
+
+class Expensive(hfc_probe.FrequencyAccuracy):
+    def cost(self, samples, image_shape):
+        return 10**12
+
+model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+samples = hfc_probe.Samples(torch.rand(8, 3, 12, 12), torch.arange(8) % 4)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+hfc_probe.attach(model, samples, optimizer=optimizer, measurements=[Expensive()]).end_epoch()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert "expensive ran 0 of the 1 times it was due" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_state_goes_on_after_a_checkpoint(tmp_path):

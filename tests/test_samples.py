@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import (
+    BatchSampler,
     ConcatDataset,
     DataLoader,
     Dataset,
@@ -125,6 +126,28 @@ def test_a_split_by_sampler_is_respected():
     chosen = [3, 30, 17, 8]
     samples = Samples.collect(DataLoader(data, 2, sampler=SubsetRandomSampler(chosen)))
     assert torch.equal(samples.images, data.images[chosen])
+
+
+def test_a_batch_sampler_is_respected():
+    data = Photographs(40)
+    chosen = [3, 30, 17, 8]
+    inner = BatchSampler(SubsetRandomSampler(chosen), 2, drop_last=False)
+
+    class Sharded:
+        """As Accelerate's: batches of another batch sampler, for one of several processes."""
+
+        batch_sampler = inner
+
+        def __iter__(self):
+            return iter(inner)
+
+    class Own:
+        def __iter__(self):
+            return iter([[5, 6], [7, 8]])
+
+    for batches, expected in ((inner, chosen), (Sharded(), chosen), (Own(), [5, 6, 7, 8])):
+        samples = Samples.collect(DataLoader(data, batch_sampler=batches))
+        assert torch.equal(samples.images, data.images[expected])
 
 
 def test_the_loaders_own_collate_function_and_mappings_are_understood():

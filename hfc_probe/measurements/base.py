@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import math
 import os
 import re
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Predict = Callable[[nn.Module, Tensor], Tensor]
-Item = TypeVar("Item")
+logger = logging.getLogger("hfc_probe")
 
 # Pixels of one batch where the caller names no size: 256 images of 32×32, 16 of 224×224.
 _BATCH_PIXELS = 256 * 3 * 32 * 32
@@ -183,7 +184,7 @@ class Measurement(ABC):
             predict: ``predict(model, images) -> logits`` where the model returns neither a
                 tensor, nor a tuple that starts with one, nor something with ``.logits``.
             limit: at most so many samples (a seeded random choice).
-            batch_size: images per forward pass.
+            batch_size: images per forward pass; halved and tried again where memory runs out.
             progress: show a progress bar on standard error.
 
         Raises:
@@ -198,15 +199,26 @@ class Measurement(ABC):
             raise InputError(
                 f"{type(self).__name__}: expected data (a loader or Samples), got none"
             )
-        with subject_of(
-            model,
-            samples,
-            pixels=pixels,
-            predict=predict,
-            batch_size=batch_size,
-            progress=progress,
-        ) as subject:
-            return self.compute(subject)
+        while True:
+            with subject_of(
+                model,
+                samples,
+                pixels=pixels,
+                predict=predict,
+                batch_size=batch_size,
+                progress=progress,
+            ) as subject:
+                batch_size = subject.batch_size
+                try:
+                    return self.compute(subject)
+                except (torch.OutOfMemoryError, MemoryError):
+                    if batch_size == 1:
+                        raise
+            # Outside the handler, so that its traceback no longer holds the tensors.
+            batch_size //= 2
+            logger.info("hfc_probe: out of memory, trying again with batches of %d", batch_size)
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()
 
     def validate(self, model: nn.Module, image_shape: tuple[int, int, int] | None) -> None:
         """Raise :class:`InputError` for what :meth:`compute` is sure to refuse.
@@ -312,6 +324,10 @@ class Result(ABC):
         """TensorBoard tags and the values whose distribution they show."""
         return {}
 
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """95 % intervals of those of :meth:`scalars` that have one, by tag."""
+        return {}
+
     def images(self) -> dict[str, Any]:
         """TensorBoard tags and pictures: figures, or uint8 arrays ``(H, W)`` or ``(H, W, 3)``."""
         return {}
@@ -319,6 +335,11 @@ class Result(ABC):
     def axes(self) -> dict[str, dict[str, Any]]:
         """For arrays that belong in the event file: their axes and units, by array name."""
         return {}
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """What the event file keeps of :meth:`arrays`: those that :meth:`axes` describes."""
+        arrays = self.arrays()
+        return {name: arrays[name] for name in self.axes()}
 
     @property
     def group(self) -> str:
@@ -328,11 +349,10 @@ class Result(ABC):
     @property
     def name(self) -> str:
         """The measurement's name, as in :attr:`Measurement.name`."""
-        return (
-            re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__)
-            .lower()
-            .removesuffix("_result")
-        )
+        # Without the suffix first, which an abbreviation (SVDResult) would swallow.
+        return re.sub(
+            r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__.removesuffix("Result")
+        ).lower()
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain Python values, ready for JSON; NaN becomes None."""
@@ -343,6 +363,7 @@ class Result(ABC):
             "samples": self.samples,
             "summary": self.sentence(),
             "scalars": plain(self.scalars()),
+            "intervals": plain(self.intervals()),
             "arrays": plain(self.arrays()),
         }
 
@@ -352,7 +373,7 @@ class Result(ABC):
         Raises:
             InputError: a path that cannot be written.
         """
-        text = json.dumps(self.to_dict(), indent=1, allow_nan=False, ensure_ascii=False)
+        text = json.dumps(self.to_dict(), allow_nan=False, ensure_ascii=False)
         return write_atomically(Path(path), text.encode())
 
     def log(self, writer: Any, step: int) -> None:

@@ -194,6 +194,18 @@ class FrequencyAccuracyResult(Result):
         out["hfc_gap/area"] = self.area()
         return out
 
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        arrays = self.arrays()
+
+        def of(name: str, at: tuple[int, ...] = ()) -> tuple[float, float]:
+            return float(arrays[f"{name}_lower"][at]), float(arrays[f"{name}_upper"][at])
+
+        out = {"hfc_accuracy/original": of("original")}
+        for k, radius in enumerate(self.radius_tags()):
+            out[f"hfc_lfc/{radius}"] = of("lfc", (k,))
+            out[f"hfc_hfc/{radius}"] = of("hfc", (k,))
+        return out
+
     def area(self) -> float:
         """Mean of LFC − HFC over the radii measured (trapezoid rule), in [−1, 1]."""
         arrays = self.arrays()

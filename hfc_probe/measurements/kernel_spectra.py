@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 # "High" is beyond half the Nyquist frequency: the outer half of the radial range.
 HIGH_CYCLES_PER_PIXEL = 0.25
+# Pictures and their tensors hold so many kernels; all 768 of a vision transformer, logged every
+# 100 steps, would make event files of gigabytes.
+_LOGGED = 64
 
 
 @dataclass(frozen=True)
@@ -162,9 +165,13 @@ class KernelSpectraResult(Result):
         from ..plots import kernel_tiles, spectrum_tiles
 
         return {
-            f"{self.section}/kernels": kernel_tiles(self.kernels),
-            f"{self.section}/spectra": spectrum_tiles(self.spectra),
+            f"{self.section}/kernels": kernel_tiles(self.kernels[:_LOGGED]),
+            f"{self.section}/spectra": spectrum_tiles(self.spectra[:_LOGGED]),
         }
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        kept = super().tensors()
+        return kept | {name: kept[name][:_LOGGED] for name in ("kernels", "spectra")}
 
     def figure(self) -> Figure:
         from ..plots import kernel_figure
@@ -214,11 +221,14 @@ class KernelSpectraResult(Result):
         )
 
     def sentence(self) -> str:
+        from ..summary import smoothness_words
+
         return (
             f"The kernels of {self.layer or 'the model'} have a mean smoothness of "
             f"{_mean(self.smoothness):.2f} (1 constant, 0.29 Gaussian noise) and "
             f"{100 * _mean(self.high_frequency_ratio):.0f} % of their power beyond "
-            f"{HIGH_CYCLES_PER_PIXEL} cycles/pixel (an impulse: 80 %)."
+            f"{HIGH_CYCLES_PER_PIXEL} cycles/pixel (an impulse: 80 %)"
+            f"{smoothness_words(_mean(self.smoothness), max(self.kernels.shape[-2:]))}."
         )
 
 

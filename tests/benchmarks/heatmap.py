@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data" / "cifar10"
 sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 
-from hfc_probe import (  # noqa: E402
+from hfc_probe import (
     FourierHeatmap,
     FourierSensitivity,
     FrequencyAccuracy,

@@ -82,3 +82,15 @@ def test_diverged_weights_and_unknown_layers_are_told():
         KernelSpectra(size=1)
     with pytest.raises(InputError, match="layout: expected"):
         KernelSpectra(layout="nhwc")
+
+
+def test_event_files_keep_the_pictures_of_64_kernels_and_the_numbers_of_all():
+    result = KernelSpectra().measure(conv(torch.randn(100, 3, 5, 5)))
+    tensors = result.tensors()
+    assert len(tensors["spectra"]) == len(tensors["kernels"]) == 64
+    assert len(tensors["smoothness"]) == 100
+
+
+def test_a_model_on_the_meta_device_is_told():
+    with pytest.raises(InputError, match="load weights"):
+        KernelSpectra().measure(nn.Sequential(nn.Conv2d(3, 8, 3, device="meta")))

@@ -1,0 +1,470 @@
+"""A detector on original, low- and high-frequency images: one pass over a COCO data set."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import random
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import fourier
+from ..errors import InputError
+from ..isolation import device_of, first_tensor, isolated, protected_rng, unwrap
+from ..samples import check_limit
+from . import evaluation
+from .coco import (
+    BrokenImageError,
+    DetectionDataset,
+    Detections,
+    GroundTruth,
+    ImageId,
+    detections_from,
+    some,
+)
+from .distributed import Together
+from .result import DetectionAuditResult
+from .store import Finished, PredictionStore, detector_fingerprint
+from .variants import (
+    ORIGINAL,
+    Background,
+    background_of,
+    pixel_mean_of,
+    run_variants,
+    variant_names,
+)
+
+logger = logging.getLogger("hfc_probe")
+
+Detector = Callable[[list[Tensor]], Sequence[Any]]
+_ROUNDING = 1e-3
+
+
+@dataclass(frozen=True)
+class DetectionAudit:
+    """Average precision of a detector on the original images, on LFC(r) and on HFC(r).
+
+    Args:
+        radii: cut-offs, increasing. In cycles per image a radius does not change when the
+            detector resizes its input; the paper's is 128.
+        units: ``"cycles"`` per image, or ``"nyquist"``: i over H/2 and j over W/2, which
+            cuts both axes of a non-square image at the same cycles per pixel.
+        hfc_background: ``"zero"`` feeds the signed HFC as it is (the paper), so that a
+            detector that subtracts a pixel mean does so from zero-mean images; ``"mean"``
+            adds that mean first, so that it sees zero-mean HFC. The AP differs a lot.
+        pixel_mean: what ``"mean"`` adds, one number per channel in the images' range; None:
+            as the detector says (``pixel_mean``, or torchvision's ``transform.image_mean``).
+        closed: LFC holds ``d <= r``; False: ``d < r``, the authors' code.
+        max_dets: detections per image and class that count, COCO's 100.
+        margin: a change of AP (of an image) or score (of an object) up to this is no gain
+            and no drop.
+        floor: an image whose original AP is below this has no gains or drops: a weak model
+            shows spurious ones. The paper's count, any higher AP, is given beside it.
+        bootstrap: replicates over images for the 95 % interval of each AP difference.
+        ignore_unknown: leave out detections whose category id the annotations do not have,
+            as COCOeval does, instead of stopping.
+        seed: of the bootstrap and of the choice under ``limit``.
+
+    Raises:
+        InputError: settings that cannot work.
+
+    Source: Wang et al., CVPR 2020, §7 and Figures 8 and 9.
+
+    >>> DetectionAudit(radii=(64, 128)).variants
+    ('original', 'lfc_r064', 'lfc_r128', 'hfc_r064', 'hfc_r128')
+    """
+
+    radii: tuple[float, ...] = (128,)
+    units: fourier.Units = "cycles"
+    hfc_background: Background = "zero"
+    pixel_mean: tuple[float, ...] | None = None
+    closed: bool = True
+    max_dets: int = 100
+    margin: float = 0.05
+    floor: float = 0.1
+    bootstrap: int = 1000
+    ignore_unknown: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        radii = self.radii if isinstance(self.radii, (tuple, list)) else (self.radii,)
+        numbers = [fourier.check_radius(r) for r in radii]
+        if not numbers or numbers != sorted(set(numbers)):
+            raise InputError(
+                f"radii: expected increasing numbers without repetition, got {radii!r}"
+            )
+        object.__setattr__(self, "radii", tuple(int(r) if r % 1 == 0 else r for r in numbers))
+        for name, known in (("units", ("cycles", "nyquist")), ("hfc_background", ("zero", "mean"))):
+            if getattr(self, name) not in known:
+                raise InputError(
+                    f'{name}: expected "{known[0]}" or "{known[1]}", got {getattr(self, name)!r}'
+                )
+        for name, least in (("max_dets", 1), ("bootstrap", 0)):
+            value = getattr(self, name)
+            if isinstance(value, (bool, str)) or value != int(value) or value < least:
+                raise InputError(
+                    f"{name}: expected a whole number of at least {least}, got {value!r}"
+                )
+        for name in ("margin", "floor"):
+            value = getattr(self, name)
+            if isinstance(value, (bool, str)) or not 0 <= value <= 1:
+                raise InputError(f"{name}: expected a number from 0 to 1, got {value!r}")
+        if self.pixel_mean is not None:
+            object.__setattr__(self, "pixel_mean", tuple(float(v) for v in self.pixel_mean))
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Names of what the detector is shown."""
+        return variant_names(self.radii)
+
+    def measure(
+        self,
+        detector: Detector,
+        dataset: DetectionDataset,
+        *,
+        model: nn.Module | None = None,
+        device: torch.device | str | None = None,
+        batch_size: int = 1,
+        limit: int | None = None,
+        resume: str | os.PathLike[str] | None = None,
+        skip_broken: bool = False,
+        progress: bool = False,
+    ) -> DetectionAuditResult:
+        """Run a detector over a data set, once, and evaluate every variant.
+
+        Each image is loaded once, split once per radius, and shown as original, LFC(r) and
+        HFC(r). A detector that is a module is put into evaluation mode and left exactly as it
+        was. Under ``torch.distributed`` call it on every process: each takes a share of the
+        images, rank 0 evaluates, and all return the same result.
+
+        Args:
+            detector: maps a list of ``(C, H, W)`` images in [0, 1] to a list of mappings
+                with ``boxes`` ``(n, 4)`` (x0, y0, x1, y1 in original pixels), ``scores``
+                ``(n,)``, ``labels`` ``(n,)`` (category ids), or tuples of the three.
+                torchvision's detection models are such.
+            dataset: such as :class:`CocoImages`.
+            model: the module inside a detector that is a plain function: it is kept in
+                evaluation mode and tells detectors apart on resuming.
+            device: where images go; None: where the module is, else the CPU.
+            batch_size: images per call of the detector.
+            limit: at most so many images, a seeded random choice.
+            resume: directory that keeps the detections of finished images; when it holds
+                some of the same audit, those images are not run again.
+            skip_broken: count and name images that cannot be read, and go on without them.
+            progress: show a progress bar on standard error.
+
+        Raises:
+            InputError: a detector, data or directory that cannot be used. What was finished
+                before stays in ``resume``.
+        """
+        if not callable(detector):
+            raise InputError(
+                f"detector: expected something to call with a list of images, got "
+                f"{type(detector).__name__}"
+            )
+        if isinstance(batch_size, bool) or batch_size != int(batch_size) or batch_size < 1:
+            raise InputError(f"batch_size: expected a whole number above 0, got {batch_size!r}")
+        module = detector if isinstance(detector, nn.Module) else model
+        inside = unwrap(detector) if isinstance(detector, nn.Module) else detector
+        mean = self.pixel_mean or pixel_mean_of(inside)
+        background = background_of(self.hfc_background, mean)
+        used = dataclasses.replace(
+            self, pixel_mean=None if background is None else tuple(background.tolist())
+        )
+        truth = dataset.truth
+        image_ids = self._choose(truth, limit)
+        together = Together()
+        try:
+            identity = used.fingerprint(
+                detector_fingerprint(detector, module), truth, {"batch_size": batch_size}
+            )
+            store = PredictionStore(resume, identity, together.rank)
+            together.gather(None)  # nobody writes before everybody has read
+            broken: dict[ImageId, str] = {}
+            failure: InputError | None = None
+            try:
+                with contextlib.closing(store), _undisturbed(detector, module) as run:
+                    where = torch.device(device or (device_of(module) if module else "cpu"))
+                    plan = _Plan(image_ids, batch_size, together.rank, together.world)
+                    shown = progress and together.leads
+                    for found in _pass(
+                        run, dataset, plan.left(store.finished), where, used, background, shown
+                    ):
+                        for image_id, content in found.items():
+                            if isinstance(content, BrokenImageError):
+                                if not skip_broken:
+                                    raise content
+                                broken[image_id] = str(content)
+                            else:
+                                used._check_categories(content, truth)
+                                store.add(image_id, content)
+            except InputError as error:
+                failure = error
+            # A process that failed tells the others, which would wait for it otherwise.
+            for other in together.gather(failure):
+                if other is not None:
+                    raise other
+            parts = together.gather_to_leader((store.finished, broken))
+            outcome: Any = None
+            if together.leads:
+                finished: Finished = {}
+                for part, unreadable in parts:
+                    finished |= part
+                    broken |= unreadable
+                try:
+                    outcome = used.evaluate(
+                        truth, _by_variant(finished, image_ids, used.variants), skipped=broken,
+                        image_ids=image_ids,
+                    )  # fmt: skip
+                except InputError as error:
+                    outcome = error
+            outcome = together.broadcast(outcome)
+        finally:
+            together.close()
+        if isinstance(outcome, InputError):
+            raise outcome
+        result: DetectionAuditResult = outcome
+        return result.reading(dataset)
+
+    def evaluate(
+        self,
+        truth: GroundTruth,
+        predictions: Mapping[str, Mapping[ImageId, Detections]],
+        *,
+        image_ids: Sequence[ImageId] | None = None,
+        skipped: Mapping[ImageId, str] | None = None,
+    ) -> DetectionAuditResult:
+        """Evaluate detections that were made elsewhere.
+
+        Args:
+            truth: the annotations.
+            predictions: by variant (:attr:`variants`), then by image; an image without an
+                entry has no detections.
+            image_ids: images that count; None for all of the annotations.
+            skipped: images left out, and why.
+
+        Raises:
+            InputError: other variants, unknown images or categories, pycocotools not installed.
+        """
+        if set(predictions) != set(self.variants):
+            raise InputError(
+                f"predictions: expected the variants {', '.join(self.variants)}, got "
+                f"{', '.join(predictions) or 'none'}"
+            )
+        skipped = dict(skipped or {})
+        chosen = truth.images if image_ids is None else image_ids
+        kept = sorted((i for i in chosen if i not in skipped), key=_order)
+        if not kept:
+            raise InputError(
+                f"images: expected at least one image that can be read, got {len(skipped)} broken "
+                f"ones: {some(list(skipped.values())) or 'none at all'}"
+            )
+        for name, found in predictions.items():
+            unknown = [i for i in found if i not in truth.images]
+            if unknown:
+                raise InputError(
+                    f"predictions: expected image ids of the annotations, got {some(unknown)} in "
+                    f"{name}"
+                )
+        for image_id in kept:
+            self._check_categories(
+                {n: f[image_id] for n, f in predictions.items() if image_id in f}, truth
+            )
+        evaluations = {
+            name: evaluation.evaluate(truth, kept, predictions[name], max_dets=self.max_dets)
+            for name in self.variants
+        }
+        return DetectionAuditResult.build(
+            settings={f.name: getattr(self, f.name) for f in dataclasses.fields(self)},
+            truth=truth,
+            image_ids=tuple(kept),
+            predictions={
+                n: {i: f for i, f in predictions[n].items() if i not in skipped}
+                for n in self.variants
+            },
+            evaluations=evaluations,
+            skipped=skipped,
+        )
+
+    def _choose(self, truth: GroundTruth, limit: int | None) -> list[ImageId]:
+        limit = check_limit(limit)
+        image_ids = sorted(truth.images, key=_order)
+        if limit is not None and limit < len(image_ids):
+            image_ids = sorted(random.Random(self.seed).sample(image_ids, limit), key=_order)
+        return image_ids
+
+    def fingerprint(
+        self, detector: str, truth: GroundTruth, reading: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Everything that detections depend on: finished images of another audit are refused.
+
+        Args:
+            detector: see :func:`hfc_probe.detection.store.detector_fingerprint`.
+            truth: for the images' names; their annotations do not matter.
+            reading: what else decides how images are read and batched.
+        """
+        names = ("radii", "units", "hfc_background", "pixel_mean", "closed")
+        files = sorted(f"{i} {image.get('file_name')}" for i, image in truth.images.items())
+        return {
+            "version": 1,
+            "detector": detector,
+            "images": f"{len(files)} named {zlib.crc32(chr(10).join(files).encode()):08x}",
+            **reading,
+            **{name: getattr(self, name) for name in names},
+        }
+
+    def _check_categories(self, found: Mapping[str, Detections], truth: GroundTruth) -> None:
+        if self.ignore_unknown:
+            return
+        for name, detections in found.items():
+            unknown = sorted({int(k) for k in detections.labels} - truth.categories.keys())
+            if unknown:
+                raise InputError(
+                    "detector: expected category ids of the annotations "
+                    f"({some(sorted(truth.categories))}), got {some(unknown)} on {name}; map the "
+                    "detector's classes to category ids, or pass ignore_unknown=True "
+                    "(--ignore-unknown) to leave such detections out"
+                )
+
+
+class _Plan:
+    """Which images go together, and who runs them.
+
+    Batches are cut from the whole list, whatever is finished already and however many
+    processes there are, so that every image is always padded with the same companions.
+    """
+
+    def __init__(self, image_ids: Sequence[ImageId], size: int, rank: int, world: int) -> None:
+        batches = [list(image_ids[k : k + size]) for k in range(0, len(image_ids), size)]
+        self._batches = batches
+        self._rank, self._world = rank, world
+
+    def left(self, finished: Mapping[ImageId, Any]) -> list[list[ImageId]]:
+        """Batches of this process that are not finished."""
+        todo = [batch for batch in self._batches if not all(i in finished for i in batch)]
+        return todo[self._rank :: self._world]
+
+
+def _pass(
+    run: Detector,
+    dataset: DetectionDataset,
+    batches: list[list[ImageId]],
+    device: torch.device,
+    audit: DetectionAudit,
+    background: Tensor | None,
+    progress: bool,
+) -> Iterator[dict[ImageId, dict[str, Detections] | BrokenImageError]]:
+    """Run batches; the next one is read while the detector works on this one."""
+    from tqdm.auto import tqdm
+
+    total = sum(len(batch) for batch in batches)
+    bar = tqdm(total=total, unit="image", disable=not progress, leave=False, dynamic_ncols=True)
+    with bar, ThreadPoolExecutor(1, thread_name_prefix="hfc_probe") as reader:
+        coming = reader.submit(_read, dataset, batches[0]) if batches else None
+        for k, batch in enumerate(batches):
+            assert coming is not None
+            images = coming.result()
+            if k + 1 < len(batches):
+                coming = reader.submit(_read, dataset, batches[k + 1])
+            try:
+                yield _detect(run, batch, images, device, audit, background)
+            except BaseException:
+                coming.cancel()
+                raise
+            bar.update(len(batch))
+
+
+def _read(dataset: DetectionDataset, batch: list[ImageId]) -> list[Tensor | BrokenImageError]:
+    images: list[Tensor | BrokenImageError] = []
+    for image_id in batch:
+        try:
+            image = dataset.load(image_id)
+        except BrokenImageError as error:
+            images.append(error)
+            continue
+        if not isinstance(image, Tensor) or image.dim() != 3 or not image.is_floating_point():
+            got = (
+                f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image)
+            )
+            raise InputError(f"dataset: expected load() to give float (C, H, W) images, got {got}")
+        low, high = float(image.min()), float(image.max())
+        if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
+            raise InputError(
+                f"dataset: expected images in [0, 1], got [{low:g}, {high:g}] for image "
+                f"{image_id}; give images before normalisation, 8-bit ones divided by 255"
+            )
+        images.append(image)
+    return images
+
+
+def _detect(
+    run: Detector,
+    batch: list[ImageId],
+    images: list[Tensor | BrokenImageError],
+    device: torch.device,
+    audit: DetectionAudit,
+    background: Tensor | None,
+) -> dict[ImageId, dict[str, Detections] | BrokenImageError]:
+    found: dict[ImageId, dict[str, Detections] | BrokenImageError] = {}
+    readable: list[tuple[ImageId, Tensor]] = []
+    for image_id, image in zip(batch, images, strict=True):
+        if isinstance(image, BrokenImageError):
+            found[image_id] = image
+        else:
+            readable.append((image_id, image.to(device, non_blocking=True)))
+    if not readable:
+        return found
+    rows: dict[ImageId, dict[str, Detections]] = {image_id: {} for image_id, _ in readable}
+    outputs = run_variants(
+        run,
+        [image for _, image in readable],
+        radii=audit.radii,
+        closed=audit.closed,
+        units=audit.units,
+        background=background,
+    )
+    for name, output in outputs:
+        for row, detections in zip(
+            rows.values(), detections_from(output, len(readable)), strict=True
+        ):
+            row[name] = detections
+    return found | rows
+
+
+@contextlib.contextmanager
+def _undisturbed(detector: Detector, module: nn.Module | None) -> Iterator[Detector]:
+    """The detector in evaluation mode, without gradients, its module left as it was."""
+    if module is None:
+        with protected_rng(), torch.no_grad():
+            yield detector
+        return
+    with isolated(module) as inner:
+        if detector is not module:
+            yield detector
+            return
+        dtype = getattr(first_tensor(inner), "dtype", torch.float32)
+        if dtype.is_floating_point and dtype != torch.float32:
+            yield lambda images: inner([image.to(dtype) for image in images])
+        else:
+            yield inner
+
+
+def _by_variant(
+    finished: Finished, image_ids: Sequence[ImageId], names: Sequence[str]
+) -> dict[str, dict[ImageId, Detections]]:
+    return {n: {i: finished[i][n] for i in image_ids if i in finished} for n in names}
+
+
+def _order(image_id: ImageId) -> tuple[bool, Any]:
+    return isinstance(image_id, str), image_id
+
+
+__all__ = ["ORIGINAL", "DetectionAudit", "Detector"]

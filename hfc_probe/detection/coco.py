@@ -1,0 +1,350 @@
+"""COCO ground truth, images and detections, keyed by dataset ids and never by position."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import InputError
+
+ImageId = int | str
+_NAMED = 5
+
+
+class BrokenImageError(InputError):
+    """An image file that cannot be used; with ``skip_broken`` the audit goes on without it."""
+
+
+class Detections(NamedTuple):
+    """Detections in one image, in the order in which the detector gave them.
+
+    Attributes:
+        boxes: ``(n, 4)`` x, y, width, height in pixels of the original image.
+        scores: ``(n,)``.
+        labels: ``(n,)`` category ids.
+    """
+
+    boxes: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class GroundTruth:
+    """COCO annotations, checked.
+
+    Attributes:
+        images: by id: ``file_name``, ``height``, ``width`` and what else the file has.
+        categories: names by category id.
+        annotations: with ``id``, ``image_id``, ``category_id``, ``bbox`` (x, y, width,
+            height), ``area``, ``iscrowd``; nothing else is kept.
+        notes: what was missing and how it was filled in.
+    """
+
+    images: dict[ImageId, dict[str, Any]]
+    categories: dict[int, str]
+    annotations: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, source: str | os.PathLike[str] | Mapping[str, Any]) -> GroundTruth:
+        """From a COCO JSON file, or what was read from one.
+
+        Raises:
+            InputError: no such file, not JSON, not COCO, ids that are repeated or unknown.
+        """
+        if isinstance(source, Mapping):
+            return _checked(source, "annotations")
+        path = Path(source)
+        if not path.is_file():
+            what = "a folder" if path.is_dir() else "no such file"
+            raise InputError(f"annotations: expected a COCO JSON file, got {path} ({what})")
+        try:
+            content = json.loads(path.read_bytes())
+        except (ValueError, OSError) as error:
+            raise InputError(
+                f"annotations: expected a COCO JSON file, got {path.name}, which cannot be read "
+                f"as JSON ({error})"
+            ) from error
+        return _checked(content, path.name)
+
+
+def _checked(content: Any, name: str) -> GroundTruth:
+    wanted = ("images", "annotations", "categories")
+    missing = [k for k in wanted if not isinstance(content, Mapping) or k not in content]
+    if missing or not all(isinstance(content[k], Sequence) for k in wanted):
+        found = ", ".join(map(str, content)) if isinstance(content, Mapping) else "a list"
+        raise InputError(
+            f"annotations: expected COCO's lists of images, annotations and categories in {name}, "
+            f"got {found or 'nothing'}; a test set without annotations cannot be audited"
+        )
+    try:
+        images = {image["id"]: dict(image) for image in content["images"]}
+        categories = {int(c["id"]): str(c.get("name", c["id"])) for c in content["categories"]}
+        notes: Counter[str] = Counter()
+        annotations = tuple(_annotation(a, notes) for a in content["annotations"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"annotations: expected COCO's fields (id, image_id, category_id, bbox of four "
+            f"numbers) in {name}, got an entry without them ({type(error).__name__}: {error})"
+        ) from error
+    if not images or not categories:
+        what = "images" if not images else "categories"
+        raise InputError(f"annotations: expected at least one entry of {what} in {name}, got none")
+    if len({isinstance(image_id, str) for image_id in images}) > 1:
+        raise InputError(f"annotations: expected image ids of one kind in {name}, got both")
+    for what, count, unique in (
+        ("image", len(content["images"]), len(images)),
+        ("category", len(content["categories"]), len(categories)),
+        ("annotation", len(annotations), len({a["id"] for a in annotations})),
+    ):
+        if unique != count:
+            raise InputError(
+                f"annotations: expected each {what} id once in {name}, got {count - unique} "
+                "repeated; renumber them"
+            )
+    for field, known in (("image_id", images), ("category_id", categories)):
+        unknown = sorted({a[field] for a in annotations if a[field] not in known}, key=str)
+        if unknown:
+            raise InputError(
+                f"annotations: expected each {field} in {name} among its own "
+                f"{'images' if field == 'image_id' else 'categories'}, got {some(unknown)}"
+            )
+    lines = [f"{text} ({count} annotations)" for text, count in notes.items()]
+    if any(a["id"] == 0 for a in annotations):
+        lines.append(
+            "pycocotools counts a match with the annotation of id 0 as a miss, and AP here equals "
+            "pycocotools' AP; number the annotations from 1"
+        )
+    return GroundTruth(images, categories, annotations, tuple(lines))
+
+
+def _annotation(raw: Mapping[str, Any], notes: Counter[str]) -> dict[str, Any]:
+    x, y, width, height = (float(v) for v in raw["bbox"])
+    if not all(math.isfinite(v) for v in (x, y, width, height)):
+        raise ValueError(f"bbox {raw['bbox']}")
+    if "area" not in raw:
+        notes["area is missing and the box's area is used"] += 1
+    if "iscrowd" not in raw:
+        notes["iscrowd is missing and taken as 0"] += 1
+    return {
+        "id": int(raw["id"]),
+        "image_id": raw["image_id"],
+        "category_id": int(raw["category_id"]),
+        "bbox": [x, y, width, height],
+        "area": float(raw.get("area", width * height)),
+        "iscrowd": int(raw.get("iscrowd", 0)),
+    }
+
+
+class DetectionDataset(Protocol):
+    """What an audit reads: ground truth, and images by id."""
+
+    @property
+    def truth(self) -> GroundTruth:
+        """The annotations."""
+
+    def load(self, image_id: ImageId) -> Tensor:
+        """The image as float ``(C, H, W)`` in pixel space; raises :class:`BrokenImageError`."""
+
+
+class CocoImages:
+    """A folder of images with COCO annotations.
+
+    Args:
+        images: the folder that ``file_name`` is relative to.
+        annotations: a COCO JSON file, or its content.
+
+    Raises:
+        InputError: no such folder, annotations that are not COCO's.
+    """
+
+    def __init__(
+        self,
+        images: str | os.PathLike[str],
+        annotations: str | os.PathLike[str] | Mapping[str, Any] | GroundTruth,
+    ) -> None:
+        self.folder = Path(images)
+        if not self.folder.is_dir():
+            raise InputError(f"images: expected a folder of images, got {self.folder}")
+        self.truth: GroundTruth = (
+            annotations if isinstance(annotations, GroundTruth) else GroundTruth.read(annotations)
+        )
+        names = [image.get("file_name") for image in self.truth.images.values()]
+        if not all(isinstance(name, str) for name in names):
+            raise InputError("annotations: expected a file_name for every image, got some without")
+
+    def __len__(self) -> int:
+        return len(self.truth.images)
+
+    def load(self, image_id: ImageId) -> Tensor:
+        """The image as RGB float32 ``(3, H, W)`` in [0, 1].
+
+        A photograph that is stored turned (EXIF) is turned upright where only that agrees
+        with the annotated size.
+
+        Raises:
+            BrokenImageError: the file is missing, truncated, no image, or of another size than
+                annotated.
+        """
+        from PIL import Image, ImageOps, UnidentifiedImageError
+
+        entry = self.truth.images[image_id]
+        path = self.folder / entry["file_name"]
+        try:
+            with Image.open(path) as file:
+                picture = file.convert("RGB")
+                wanted = (entry.get("width", file.width), entry.get("height", file.height))
+                if picture.size != wanted:
+                    picture = ImageOps.exif_transpose(file).convert("RGB")
+        except FileNotFoundError as error:
+            raise BrokenImageError(
+                f"images: expected {path.name} (id {image_id}), no such file"
+            ) from (error)
+        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+            raise BrokenImageError(
+                f"images: expected an image in {path.name} (id {image_id}), got a file that "
+                f"cannot be read as one ({error})"
+            ) from error
+        if picture.size != wanted:
+            raise BrokenImageError(
+                f"images: expected {wanted[0]}×{wanted[1]} pixels in {path.name} (id {image_id}), "
+                f"as annotated, got {picture.size[0]}×{picture.size[1]}"
+            )
+        pixels = torch.from_numpy(np.array(picture))
+        return pixels.permute(2, 0, 1).to(torch.float32) / 255
+
+
+def detections_from(output: Any, count: int) -> list[Detections]:
+    """What a detector returned for ``count`` images, checked.
+
+    Args:
+        output: a list with one entry per image: a mapping with ``boxes`` ``(n, 4)`` (x0, y0,
+            x1, y1 in original pixels), ``scores`` ``(n,)`` and ``labels`` ``(n,)`` (category
+            ids), other keys such as masks being ignored; or those three as a tuple.
+
+    Raises:
+        InputError: another number of entries, other shapes, NaN.
+    """
+    if not isinstance(output, Sequence) or len(output) != count:
+        size = len(output) if isinstance(output, Sequence) else type(output).__name__
+        raise InputError(
+            f"detector: expected a list of {count} entries, one per image, got {size}; is the "
+            "model in evaluation mode?"
+        )
+    return [_one_image(entry) for entry in output]
+
+
+def _one_image(entry: Any) -> Detections:
+    names = ("boxes", "scores", "labels")
+    if isinstance(entry, Mapping) and all(name in entry for name in names):
+        parts = [entry[name] for name in names]
+    elif isinstance(entry, (tuple, list)) and len(entry) >= 3:
+        parts = list(entry[:3])
+    else:
+        got = ", ".join(map(str, entry)) if isinstance(entry, Mapping) else type(entry).__name__
+        raise InputError(
+            "detector: expected a mapping with boxes, scores and labels per image (or a tuple of "
+            f"the three), got {got}"
+        )
+    boxes, scores, labels = (torch.as_tensor(part).detach().cpu() for part in parts)
+    n = scores.numel()
+    if n == 0 and boxes.numel() == 0:
+        boxes = boxes.reshape(0, 4)
+    if boxes.shape != (n, 4) or scores.shape != (n,) or labels.shape != (n,):
+        raise InputError(
+            "detector: expected boxes (n, 4), scores (n,) and labels (n,), got "
+            f"{tuple(boxes.shape)}, {tuple(scores.shape)} and {tuple(labels.shape)}"
+        )
+    boxes = boxes.to(torch.promote_types(boxes.dtype, torch.float32))
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    if not bool(boxes.isfinite().all() and scores.isfinite().all()):
+        raise InputError(
+            "detector: expected finite boxes and scores, got NaN or infinity; look for diverged "
+            "training"
+        )
+    # Width and height in the boxes' own precision, as every COCO exporter takes them.
+    sizes = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
+    return Detections(
+        sizes.numpy().astype(np.float64),
+        scores.numpy().astype(np.float64),
+        labels.numpy().astype(np.int64),
+    )
+
+
+def to_results(detections: Mapping[ImageId, Detections]) -> list[dict[str, Any]]:
+    """Detections by image as COCO's results format."""
+    return [
+        {"image_id": image_id, "category_id": label, "bbox": box, "score": score}
+        for image_id, found in detections.items()
+        for box, score, label in zip(
+            found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
+        )
+    ]
+
+
+def from_results(
+    results: str | os.PathLike[str] | Sequence[Mapping[str, Any]], truth: GroundTruth
+) -> dict[ImageId, Detections]:
+    """Detections by image from COCO's results format, in the order of the file.
+
+    Raises:
+        InputError: not such a list, or image ids that the annotations do not have.
+    """
+    if isinstance(results, (str, os.PathLike)):
+        path = Path(results)
+        try:
+            entries: Any = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"results: expected a COCO results file, got {path} ({error})"
+            ) from error
+    else:
+        entries = results
+    rows: dict[ImageId, list[tuple[list[float], float, int]]] = {}
+    try:
+        for r in entries:
+            x, y, width, height = (float(v) for v in r["bbox"])
+            row = ([x, y, width, height], float(r["score"]), int(r["category_id"]))
+            rows.setdefault(r["image_id"], []).append(row)
+    except (TypeError, KeyError, ValueError) as error:
+        raise InputError(
+            "results: expected a list of image_id, category_id, bbox and score, got an entry "
+            f"without them ({type(error).__name__}: {error})"
+        ) from error
+    unknown = [image_id for image_id in rows if image_id not in truth.images]
+    if unknown:
+        raise InputError(
+            f"results: expected image ids of the annotations, got {some(unknown)}; are these the "
+            "detections of another split?"
+        )
+    return {image_id: _packed(found) for image_id, found in rows.items()}
+
+
+def _packed(rows: list[tuple[list[float], float, int]]) -> Detections:
+    return Detections(
+        np.array([r[0] for r in rows], dtype=np.float64).reshape(-1, 4),
+        np.array([r[1] for r in rows], dtype=np.float64),
+        np.array([r[2] for r in rows], dtype=np.int64),
+    )
+
+
+def some(items: Sequence[Any]) -> str:
+    """At most five of them by name, and how many more.
+
+    >>> some([1, 2, 3, 4, 5, 6, 7])
+    '1, 2, 3, 4, 5 and 2 more'
+    """
+    rest = len(items) - _NAMED
+    return ", ".join(map(str, items[:_NAMED])) + (f" and {rest} more" if rest > 0 else "")

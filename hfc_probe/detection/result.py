@@ -1,0 +1,523 @@
+"""What a detection audit found: AP, its changes by image and object, and where to see them."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import fourier
+from ..errors import InputError
+from ..measurements.base import Result, plain, write_atomically
+from ..proportions import percent, proportion_arrays, wilson
+from .coco import DetectionDataset, Detections, GroundTruth, ImageId, some, to_results
+from .evaluation import (
+    METRICS,
+    Evaluation,
+    bootstrap_weights,
+    objects_in,
+    percentile_interval,
+    resampled,
+)
+from .variants import ORIGINAL, variant_names
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Direction = Literal["gain", "drop"]
+_DIRECTIONS: tuple[Direction, ...] = ("gain", "drop")
+
+
+@dataclass(frozen=True, eq=False)
+class Changes:
+    """What a variant gets better or worse than the original; positions, largest change first.
+
+    Attributes:
+        images: positions in ``image_ids`` whose AP changed by more than the margin, with an
+            original AP of at least the floor.
+        images_any: all whose AP changed in that direction: the paper's count.
+        objects: positions in ``objects`` that only one of the two finds, with a score above
+            the margin, in images with an original AP of at least the floor.
+        objects_any: all that only one of the two finds.
+    """
+
+    images: NDArray[np.int64]
+    images_any: NDArray[np.int64]
+    objects: NDArray[np.int64]
+    objects_any: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionAuditResult(Result):
+    """AP of every variant, of the data set, by class, by image; matches by object.
+
+    ``arrays()``, R radii, K categories by rising id, I images and G objects (crowds left out)
+    by image; AP in [0, 1], NaN where no object is:
+
+    - ``radii`` (R,) in the settings' units; ``metrics`` is the order AP, AP50, AP75,
+      AP_small, AP_medium, AP_large;
+    - ``original`` (6,), ``lfc`` (R, 6), ``hfc`` (R, 6);
+    - ``lfc_difference``, ``hfc_difference`` (R, 3): AP, AP50, AP75 minus the original's, with
+      ``_lower`` and ``_upper``, the 95 % bootstrap interval over images;
+    - ``lfc_gain``, ``lfc_drop``, ``lfc_gain_any``, ``lfc_drop_any`` and the same for ``hfc``
+      (R,): share of images that a variant gets better or worse, see :class:`Changes`, with
+      ``_lower``, ``_upper`` (95 % Wilson), ``_correct``, ``_count``;
+    - ``class_ids`` (K,), ``original_class`` (K,), ``lfc_class``, ``hfc_class`` (R, K);
+    - ``image_ids`` (I,), ``original_image`` (I,), ``lfc_image``, ``hfc_image`` (R, I): AP of
+      each image alone;
+    - ``object_ids`` (G,), ``original_object`` (G,), ``lfc_object``, ``hfc_object`` (R, G): score
+      of the detection that matches the object at IoU 0.5, NaN where it is missed.
+
+    Attributes:
+        image_ids: images evaluated, sorted.
+        objects: annotations of the objects, in the order of the arrays.
+        predictions: detections by variant and image.
+        match: per variant, which of its image's detections matched each object; −1: none.
+        skipped: images left out, and why.
+        notes: what a reader of the numbers has to know.
+        dataset: where pictures for :meth:`examples_figure` are read again.
+    """
+
+    truth: GroundTruth
+    image_ids: tuple[ImageId, ...]
+    objects: tuple[dict[str, Any], ...]
+    predictions: Mapping[str, Mapping[ImageId, Detections]]
+    metrics: Mapping[str, NDArray[np.float64]]
+    classes: Mapping[str, NDArray[np.float64]]
+    images_ap: Mapping[str, NDArray[np.float64]]
+    match: Mapping[str, NDArray[np.int64]]
+    score: Mapping[str, NDArray[np.float64]]
+    difference_intervals: Mapping[str, NDArray[np.float64]]
+    skipped: Mapping[ImageId, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    dataset: DetectionDataset | None = None
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        settings: Mapping[str, Any],
+        truth: GroundTruth,
+        image_ids: tuple[ImageId, ...],
+        predictions: Mapping[str, Mapping[ImageId, Detections]],
+        evaluations: Mapping[str, Evaluation],
+        skipped: Mapping[ImageId, str],
+    ) -> DetectionAuditResult:
+        """Put evaluations together and bootstrap their differences."""
+        intervals = {n: np.full((3, 2), np.nan) for n in evaluations if n != ORIGINAL}
+        replicates = settings["bootstrap"]
+        if replicates and len(image_ids) > 1:
+            weights = bootstrap_weights(len(image_ids), replicates, settings["seed"])
+            base = resampled(evaluations[ORIGINAL].by_class, weights)
+            for name in intervals:
+                drawn = resampled(evaluations[name].by_class, weights)
+                intervals[name] = percentile_interval(drawn - base)
+        return cls(
+            settings=settings,
+            samples=len(image_ids),
+            truth=truth,
+            image_ids=image_ids,
+            objects=tuple(objects_in(truth, image_ids)),
+            predictions=predictions,
+            metrics={n: e.metrics for n, e in evaluations.items()},
+            classes={n: e.classes for n, e in evaluations.items()},
+            images_ap={n: e.images for n, e in evaluations.items()},
+            match={n: e.match for n, e in evaluations.items()},
+            score={n: e.score for n, e in evaluations.items()},
+            difference_intervals=intervals,
+            skipped=skipped,
+            notes=_notes(settings, truth, image_ids, predictions, skipped),
+        )
+
+    def reading(self, dataset: DetectionDataset | None) -> DetectionAuditResult:
+        """The same result with a data set that pictures are read from."""
+        return dataclasses.replace(self, dataset=dataset)
+
+    @property
+    def radii(self) -> tuple[float, ...]:
+        return tuple(self.settings["radii"])
+
+    @property
+    def background(self) -> str:
+        return str(self.settings["hfc_background"])
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Names of the variants: ``original``, ``lfc_r128``, …"""
+        return variant_names(self.radii)
+
+    @property
+    def main_variant(self) -> str:
+        """The LFC that sentences and examples speak of: of the middle radius."""
+        return self.variants[1 + len(self.radii) // 2]
+
+    @property
+    def unit(self) -> str:
+        return "cycles/image" if self.settings["units"] == "cycles" else "× Nyquist"
+
+    def changes(self, variant: str, direction: Direction = "gain") -> Changes:
+        """Images and objects that a variant gets better (or worse) than the original."""
+        self._check_variant(variant)
+        sign = 1 if direction == "gain" else -1
+        margin, floor = self.settings["margin"], self.settings["floor"]
+        base = self.images_ap[ORIGINAL]
+        change = sign * (self.images_ap[variant] - base)
+        before, after = self.score[ORIGINAL], self.score[variant]
+        if sign < 0:
+            before, after = after, before
+        appeared = np.isnan(before) & ~np.isnan(after)
+        position = {image_id: k for k, image_id in enumerate(self.image_ids)}
+        owner = np.array([position[o["image_id"]] for o in self.objects], dtype=np.int64)
+        strong = base >= floor  # False for NaN: an image without objects
+        with np.errstate(invalid="ignore"):
+            return Changes(
+                images=_largest(change, (change > margin) & strong),
+                images_any=_largest(change, change > 0),
+                objects=_largest(after, appeared & (after > margin) & strong[owner]),
+                objects_any=_largest(after, appeared),
+            )
+
+    def scalars(self) -> dict[str, float]:
+        out = {
+            f"hfc_detection/{metric}/{name}": float(values[k])
+            for k, metric in enumerate(METRICS)
+            for name, values in self.metrics.items()
+        }
+        for name in self.variants[1:]:
+            for direction in _DIRECTIONS:
+                changes = self.changes(name, direction)
+                for what in ("images", "objects"):
+                    count, anything = getattr(changes, what), getattr(changes, f"{what}_any")
+                    out[f"hfc_detection/{what}_{direction}/{name}"] = float(len(count))
+                    out[f"hfc_detection/{what}_{direction}_any/{name}"] = float(len(anything))
+        return out
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        out: dict[str, NDArray[Any]] = {
+            "radii": np.asarray(self.radii, dtype=np.float64),
+            "metrics": np.asarray(METRICS),
+            "class_ids": np.asarray(sorted(self.truth.categories)),
+            "image_ids": np.asarray(self.image_ids),
+            "object_ids": np.asarray([o["id"] for o in self.objects], dtype=np.int64),
+        }
+        count = len(self.radii)
+        parts = {"lfc": self.variants[1 : 1 + count], "hfc": self.variants[1 + count :]}
+        for suffix, values in (
+            ("", self.metrics),
+            ("_class", self.classes),
+            ("_image", self.images_ap),
+            ("_object", self.score),
+        ):
+            out[f"original{suffix}"] = values[ORIGINAL]
+            for part, names in parts.items():
+                out[f"{part}{suffix}"] = np.stack([values[n] for n in names])
+        for part, names in parts.items():
+            out[f"{part}_difference"] = out[part][:, :3] - out["original"][:3]
+            bounds = np.stack([self.difference_intervals[n] for n in names])
+            out[f"{part}_difference_lower"] = bounds[..., 0]
+            out[f"{part}_difference_upper"] = bounds[..., 1]
+            for direction in _DIRECTIONS:
+                changes = [self.changes(n, direction) for n in names]
+                for suffix in ("", "_any"):
+                    counts = [len(getattr(c, f"images{suffix}")) for c in changes]
+                    out |= proportion_arrays(f"{part}_{direction}{suffix}", counts, self.samples)
+        return out
+
+    def axes(self) -> dict[str, dict[str, Any]]:
+        radius = {"name": "radius", "unit": self.settings["units"], "values": list(self.radii)}
+        metric = {"name": "metric", "values": list(METRICS)}
+        one = {"unit": "AP", "hfc_background": self.background}
+        out: dict[str, dict[str, Any]] = {"original": {**one, "axes": [metric]}}
+        for part in ("lfc", "hfc"):
+            out[part] = {**one, "axes": [radius, metric]}
+            three = {"name": "metric", "values": list(METRICS[:3])}
+            for suffix in ("", "_lower", "_upper"):
+                out[f"{part}_difference{suffix}"] = {**one, "axes": [radius, three]}
+        return out
+
+    def to_dict(self) -> dict[str, Any]:
+        out = super().to_dict()
+        out["notes"] = list(self.notes)
+        out["skipped"] = {str(k): v for k, v in self.skipped.items()}
+        out["categories"] = {str(k): v for k, v in self.truth.categories.items()}
+        return out
+
+    def figure(self) -> Figure:
+        """AP against radius for LFC and HFC, overall and by size (bars for a single radius)."""
+        from .figures import radius_figure
+
+        return radius_figure(self)
+
+    def scatter_figure(self, variant: str | None = None) -> Figure:
+        """AP of each image alone, original against a variant (None: :attr:`main_variant`)."""
+        from .figures import scatter_figure
+
+        return scatter_figure(self, self._check_variant(variant or self.main_variant))
+
+    def examples_figure(
+        self, direction: Direction = "gain", *, variant: str | None = None, top: int = 3
+    ) -> Figure | None:
+        """Images with the largest gains or drops, original beside the variant.
+
+        Returns:
+            None where there is no such image.
+
+        Raises:
+            InputError: no data set to read the images from.
+        """
+        from .figures import examples_figure
+
+        variant = self._check_variant(variant or self.main_variant)
+        changes = self.changes(variant, direction)
+        chosen = changes.images if len(changes.images) else changes.images_any
+        if not len(chosen):
+            return None
+        if self.dataset is None:
+            raise InputError(
+                "examples_figure: expected a data set to read the images from, got none; use "
+                "result.reading(CocoImages(…))"
+            )
+        return examples_figure(self, self.dataset, variant, [int(k) for k in chosen[:top]])
+
+    def images(self) -> dict[str, Any]:
+        out: dict[str, Any] = {
+            "hfc_detection/by_radius": self.figure(),
+            "hfc_detection/by_image": self.scatter_figure(),
+        }
+        if self.dataset is not None:
+            for direction in _DIRECTIONS:
+                figure = self.examples_figure(direction)
+                if figure is not None:
+                    out[f"hfc_detection/examples_{direction}"] = figure
+        return out
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        unit = "cycles/image" if self.settings["units"] == "cycles" else "Nyquist"
+        heads = [f"detected on (r in {unit})", "AP", "change [95 % interval]", "AP50", "AP75"]
+        heads += ["small", "medium", "large", "better images", "worse images"]
+        rows = []
+        for name in self.variants:
+            values = [_points(v) for v in self.metrics[name]]
+            change = gains = drops = ""
+            if name != ORIGINAL:
+                low, high = self.difference_intervals[name][0]
+                delta = self.metrics[name][0] - self.metrics[ORIGINAL][0]
+                change = _interval(delta, low, high)
+                gains, drops = (self._counted(name, d) for d in _DIRECTIONS)
+            rows.append([self.label(name), values[0], change, *values[1:], gains, drops])
+        return heads, rows
+
+    def label(self, variant: str) -> str:
+        """A variant in words: ``LFC, r = 128``."""
+        if variant == ORIGINAL:
+            return "original"
+        part = variant.partition("_")[0]
+        radius = self.radii[(self.variants.index(variant) - 1) % len(self.radii)]
+        background = f" ({self.background} background)" if part == "hfc" else ""
+        return f"{part.upper()}, r = {radius:g}{background}"
+
+    def sentence(self) -> str:
+        def at(name: str) -> str:
+            delta = self.metrics[name][0] - self.metrics[ORIGINAL][0]
+            return (
+                f"{_points(self.metrics[name][0])} % on {self.label(name)} "
+                f"({_interval(delta, *self.difference_intervals[name][0])})"
+            )
+
+        count = len(self.radii)
+        middle = count // 2
+        low, high = self.variants[1 + middle], self.variants[1 + count + middle]
+        better = self.changes(low)
+        lower, upper = (float(v) for v in wilson(len(better.images_any), self.samples))
+        share = percent(len(better.images_any) / self.samples, lower, upper)
+        text = (
+            f"AP is {_points(self.metrics[ORIGINAL][0])} % on the original images, {at(low)} and "
+            f"{at(high)}; {len(better.images_any)} of {self.samples} images ({share}) have a "
+            f"higher AP on the LFC, {len(better.images)} of them by more than "
+            f"{self.settings['margin']:g} from an original AP of at least "
+            f"{self.settings['floor']:g}."
+        )
+        return text + "".join(f" Note: {note}." for note in self.notes)
+
+    def save_all(self, directory: str | os.PathLike[str]) -> list[Path]:
+        """Write everything: JSON, figures, CSV per class, image and object, COCO results.
+
+        Returns:
+            The files.
+
+        Raises:
+            InputError: a directory that cannot be written.
+        """
+        from ..plots import png
+
+        out = Path(directory)
+        files = [self.save(out / f"{self.name}.json")]
+        pictures = {
+            self.name: self.figure(),
+            "by_image": self.scatter_figure(),
+        }
+        if self.dataset is not None:
+            for direction in _DIRECTIONS:
+                examples = self.examples_figure(direction)
+                if examples is not None:
+                    pictures[f"{direction}s"] = examples
+        for name, figure in pictures.items():
+            files.append(write_atomically(out / f"{name}.png", png(figure)))
+        files.append(write_atomically(out / "images.csv", self.images_csv().encode()))
+        files.append(write_atomically(out / "objects.csv", self.objects_csv().encode()))
+        files.append(write_atomically(out / "classes.csv", self.classes_csv().encode()))
+        for name in self.variants:
+            text = json.dumps(plain(to_results(self.predictions[name])))
+            files.append(write_atomically(out / f"results_{name}.json", text.encode()))
+        return files
+
+    def classes_csv(self) -> str:
+        """One row per category: its objects and its AP on every variant."""
+        heads = ["category_id", "category", "objects", *(f"AP_{n}" for n in self.variants)]
+        rows = [
+            [
+                category,
+                self.truth.categories[category],
+                sum(o["category_id"] == category for o in self.objects),
+                *(_cell(self.classes[n][k]) for n in self.variants),
+            ]
+            for k, category in enumerate(sorted(self.truth.categories))
+        ]
+        return _csv(heads, rows)
+
+    def images_csv(self) -> str:
+        """One row per image: its objects and its AP alone on every variant."""
+        objects = np.zeros(len(self.image_ids), dtype=np.int64)
+        position = {image_id: k for k, image_id in enumerate(self.image_ids)}
+        for annotation in self.objects:
+            objects[position[annotation["image_id"]]] += 1
+        heads = ["image_id", "file_name", "objects", *(f"AP_{n}" for n in self.variants)]
+        rows = [
+            [
+                image_id,
+                self.truth.images[image_id].get("file_name", ""),
+                int(objects[k]),
+                *(_cell(self.images_ap[n][k]) for n in self.variants),
+            ]
+            for k, image_id in enumerate(self.image_ids)
+        ]
+        return _csv(heads, rows)
+
+    def objects_csv(self) -> str:
+        """One row per object: the score it is found with at IoU 0.5 on every variant."""
+        heads = ["annotation_id", "image_id", "category_id", "category", "area"]
+        heads += [f"score_{n}" for n in self.variants]
+        rows = [
+            [
+                o["id"],
+                o["image_id"],
+                o["category_id"],
+                self.truth.categories[o["category_id"]],
+                o["area"],
+                *(_cell(self.score[n][k]) for n in self.variants),
+            ]
+            for k, o in enumerate(self.objects)
+        ]
+        return _csv(heads, rows)
+
+    def _counted(self, name: str, direction: Direction) -> str:
+        changes = self.changes(name, direction)
+        return f"{len(changes.images)} (any: {len(changes.images_any)})"
+
+    def _check_variant(self, variant: str) -> str:
+        if variant not in self.variants[1:]:
+            raise InputError(
+                f"variant: expected one of {', '.join(self.variants[1:])}, got {variant!r}"
+            )
+        return variant
+
+    def _title(self) -> str:
+        sign = "≤" if self.settings["closed"] else "<"
+        left_out = f", {len(self.skipped)} broken ones left out" if self.skipped else ""
+        return (
+            f"Detection audit, {self.samples} images with {len(self.objects)} objects{left_out}, "
+            f"LFC holds d {sign} r, at most {self.settings['max_dets']} detections per image and "
+            f"class; AP in %"
+        )
+
+
+def _notes(
+    settings: Mapping[str, Any],
+    truth: GroundTruth,
+    image_ids: Sequence[ImageId],
+    predictions: Mapping[str, Mapping[ImageId, Detections]],
+    skipped: Mapping[ImageId, str],
+) -> tuple[str, ...]:
+    notes = list(truth.notes)
+    if skipped:
+        notes.append(f"{len(skipped)} images were left out: {some(list(skipped.values()))}")
+    sizes = {(truth.images[i].get("height"), truth.images[i].get("width")) for i in image_ids}
+    known = {s for s in sizes if all(isinstance(v, int) and v > 0 for v in s)}
+    if known and known == sizes:
+        reach = max(_corner(*size, settings["units"]) for size in known)
+        beyond = [r for r in settings["radii"] if r > reach or (settings["closed"] and r == reach)]
+        if beyond:
+            notes.append(
+                f"r = {', '.join(f'{r:g}' for r in beyond)} is beyond the corner of every image "
+                f"({reach:.4g}): LFC is the original and HFC holds nothing"
+            )
+    for name, found in predictions.items():
+        here = [found[i].labels for i in image_ids if i in found]
+        labels = np.concatenate(here) if here else np.zeros(0, dtype=np.int64)
+        unknown = ~np.isin(labels, list(truth.categories))
+        if unknown.any():
+            ids = sorted({int(k) for k in labels[unknown]})
+            notes.append(
+                f"{int(unknown.sum())} detections on {name} are of categories that the annotations "
+                f"do not have ({some(ids)}) and do not count"
+            )
+        if not len(labels):
+            notes.append(f"nothing at all was detected on {name}")
+    return tuple(notes)
+
+
+def _corner(height: Any, width: Any, units: fourier.Units) -> float:
+    """:func:`hfc_probe.fourier.corner` without the map of all distances."""
+    half = (height // 2, width // 2)
+    if units == "nyquist":
+        return float(np.hypot(half[0] / (height / 2), half[1] / (width / 2)))
+    return float(np.hypot(*half))
+
+
+def _largest(change: NDArray[np.float64], chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
+    positions = np.flatnonzero(chosen)
+    return positions[np.argsort(-change[positions], kind="stable")]
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:.1f}" if np.isfinite(value) else "–"
+
+
+def _interval(delta: float, low: float, high: float) -> str:
+    if not np.isfinite(delta):
+        return "–"
+    text = f"{100 * delta:+.1f}"
+    if np.isfinite(low):
+        text += f" [{100 * low:+.1f}, {100 * high:+.1f}]"
+    return text.replace("-", "−")
+
+
+def _cell(value: float) -> str:
+    return repr(float(value)) if np.isfinite(value) else ""
+
+
+def _csv(heads: list[str], rows: list[list[Any]]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(heads)
+    writer.writerows(rows)
+    return buffer.getvalue()

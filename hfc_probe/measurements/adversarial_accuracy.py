@@ -1,0 +1,413 @@
+"""Accuracy under FGSM and PGD, also with smoothed kernels (Wang et al., CVPR 2020, Table 2)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .. import fourier, kernels
+from ..errors import InputError
+from ..proportions import percent, proportion_arrays
+from .base import Measurement, Result, Subject, rank, settings_of
+from .common import check_numbers, check_whole, numbered_batches, right, uniform_noise
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ATTACKS = ("fgsm", "pgd")
+
+
+@dataclass(frozen=True)
+class AdversarialAccuracy(Measurement):
+    """Accuracy under L∞ attacks in pixel space, clean accuracy beside it.
+
+    Both attacks are captum's, on the cross-entropy of the true class, within ε of the image
+    and within [0, 1]; the model's normalisation is part of what is attacked. With several
+    ``rhos`` the model's first layer is smoothed by each (its parameters are never written)
+    and attacked anew, which is the paper's Table 2; its kernels are not normalised, so
+    activations grow by up to 1 + 8ρ. With BatchNorm, whose statistics are those of training,
+    that alone costs clean accuracy (the authors' published network runs without it);
+    ``normalize=True`` keeps the scale.
+
+    Args:
+        epsilons: L∞ radii in pixel space, increasing, above 0 and at most 1.
+        rhos: smoothing strengths; 0 is the model as it is.
+        steps: gradient steps of PGD.
+        step_size: of PGD, in pixel space; None: 2.5 ε / steps (Madry et al., ICLR 2018).
+        random_start: start PGD at a point drawn uniformly within ε.
+        normalize: keep the sum of a constant kernel when smoothing (:func:`kernels.smooth`).
+        perturbation_radii: also measure accuracy when the perturbation of the first ρ is
+            low-passed or high-passed at these radii, cycles per image.
+        samples: at most so many images, a seeded random choice.
+        seed: of that choice and of the random start.
+
+    Raises:
+        InputError: settings outside those bounds; when measuring, a model that gives no
+            gradient, an installed captum without the attacks.
+
+    Source: Wang et al., CVPR 2020, §6 and Table 2 (ε of 0.03, 0.06, 0.09); Goodfellow et
+    al., ICLR 2015 (FGSM); Madry et al., ICLR 2018 (PGD).
+    """
+
+    epsilons: tuple[float, ...] = (0.03, 0.06, 0.09)
+    rhos: tuple[float, ...] = (0.0,)
+    steps: int = 10
+    step_size: float | None = None
+    random_start: bool = True
+    normalize: bool = False
+    perturbation_radii: tuple[float, ...] = ()
+    samples: int = 512
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        epsilons = check_numbers("epsilons", self.epsilons, high=1, open_low=True)
+        object.__setattr__(self, "epsilons", epsilons)
+        object.__setattr__(self, "rhos", check_numbers("rhos", self.rhos))
+        if self.perturbation_radii:
+            radii = check_numbers("perturbation_radii", self.perturbation_radii)
+            object.__setattr__(self, "perturbation_radii", radii)
+        if self.step_size is not None:
+            check_numbers("step_size", self.step_size, high=1, open_low=True)
+        check_whole("steps", self.steps)
+        check_whole("samples", self.samples)
+
+    def validate(self, model: nn.Module, image_shape: tuple[int, int, int] | None) -> None:
+        _captum_attacks()
+        if any(self.rhos):
+            with kernels.smoothed(model, max(self.rhos)):
+                pass
+
+    def cost(self, samples: int, image_shape: tuple[int, int, int]) -> int:
+        # A gradient costs about three forward passes.
+        each = 1 + 3 + len(self.epsilons) * (2 + 3 * self.steps)
+        filtered = 4 * len(self.epsilons) * len(self.perturbation_radii)
+        return min(samples, self.samples) * (each * len(self.rhos) + filtered)
+
+    def compute(self, subject: Subject) -> AdversarialAccuracyResult:
+        subject = replace(subject, samples=subject.samples.subset(self.samples, seed=self.seed))
+        shape = (len(self.rhos), len(self.epsilons))
+        count = len(subject.samples)
+        tally = _Tally(
+            clean=np.zeros(shape[0], np.int64),
+            moved=np.zeros(shape[0], np.int64),
+            attacked={name: np.zeros(shape, np.int64) for name in ATTACKS},
+            filtered={
+                (name, part): np.zeros((shape[1], len(self.perturbation_radii)), np.int64)
+                for name in ATTACKS
+                for part in ("lfc", "hfc")
+            },
+            power={
+                name: torch.zeros(shape[1], *subject.samples.image_shape[1:], dtype=torch.float64)
+                for name in ATTACKS
+            },
+        )
+        total = len(self.rhos) * count
+        with subject.progress(total, "image") as advance:
+            for row, rho in enumerate(self.rhos):
+                with _smoothed(subject, rho, normalize=self.normalize) as smoothed:
+                    for start, images, targets in numbered_batches(smoothed):
+                        self._batch(smoothed, row, start, images, targets, tally)
+                        advance(len(images))
+        if not tally.moved[0]:
+            raise InputError(
+                "AdversarialAccuracy: expected a model whose loss changes with its input, got a "
+                f"gradient of zero for all {count} images (rounding, an argmax or saturated "
+                "logits hide it); attack the model without that step"
+            )
+        return AdversarialAccuracyResult(
+            settings=settings_of(self),
+            samples=count,
+            clean_right=tally.clean,
+            attacked_right=tally.attacked,
+            filtered_right=tally.filtered,
+            spectra={name: power.numpy() / count for name, power in tally.power.items()},
+            without_gradient=count - tally.moved,
+        )
+
+    def _batch(
+        self,
+        subject: Subject,
+        row: int,
+        start: int,
+        images: Tensor,
+        targets: Tensor,
+        tally: _Tally,
+    ) -> None:
+        logits: list[Tensor] = []  # of the clean images, on the way to their gradient
+        direction = fgsm_direction(subject, images, targets, seen=logits.append)
+        if row == 0 and start == 0:
+            subject.check_targets(logits[0].shape[1])
+        tally.clean[row] += int((rank(logits[0], targets) < 1).sum())
+        tally.moved[row] += int(direction.flatten(1).any(1).sum())
+        noise = uniform_noise(self.seed, start, images) if self.random_start else None
+        for column, epsilon in enumerate(self.epsilons):
+            step_size = 2.5 * epsilon / self.steps if self.step_size is None else self.step_size
+            found = {
+                "fgsm": (images + epsilon * direction).clamp(0, 1),
+                "pgd": pgd(
+                    subject,
+                    images,
+                    targets,
+                    epsilon=epsilon,
+                    step_size=step_size,
+                    steps=self.steps,
+                    start=None if noise is None else epsilon * noise,
+                ),
+            }
+            for name, adversarial in found.items():
+                hits = right(subject, adversarial, targets, f"{name.upper()} ε = {epsilon:g}")
+                tally.attacked[name][row, column] += int(hits.sum())
+                if row:
+                    continue
+                change = adversarial - images
+                transform = torch.fft.fft2(change).abs().square().mean(1).sum(0)
+                tally.power[name][column] += torch.fft.fftshift(transform).double().cpu()
+                for k, parts in enumerate(fourier.bands(change, self.perturbation_radii)):
+                    for part, filtered in zip(("lfc", "hfc"), parts, strict=True):
+                        again = (images + filtered).clamp(0, 1)
+                        hits = right(subject, again, targets, "filtered adversarial")
+                        tally.filtered[name, part][column, k] += int(hits.sum())
+
+
+@dataclass
+class _Tally:
+    clean: NDArray[np.int64]
+    moved: NDArray[np.int64]
+    attacked: dict[str, NDArray[np.int64]]
+    filtered: dict[tuple[str, str], NDArray[np.int64]]
+    power: dict[str, Tensor]
+
+
+def fgsm_direction(
+    subject: Subject,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    seen: Callable[[Tensor], Any] = lambda logits: None,
+) -> Tensor:
+    """Sign of the gradient of the cross-entropy at the images, by captum's FGSM.
+
+    One backward pass serves every ε, since FGSM's step is ε times this.
+
+    Args:
+        seen: called with the clean logits on the way, so that they need no pass of their own.
+    """
+    attack = _captum_attacks()[0](_forward(subject, seen), _loss)
+    attack.zero_thresh = 0.0  # captum's own, 1e-6, would leave confident images as they are
+    with _attacking():
+        stepped = attack.perturb(images, 1.0, targets)
+    direction: Tensor = (stepped - images).detach().round()
+    return direction
+
+
+def pgd(
+    subject: Subject,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    epsilon: float,
+    step_size: float,
+    steps: int,
+    start: Tensor | None,
+) -> Tensor:
+    """Adversarial images by captum's PGD, L∞, in pixel space and within [0, 1].
+
+    Args:
+        start: offset from the images where it starts; None: at the images.
+    """
+    attack = _captum_attacks()[1](_forward(subject), _loss, lower_bound=0.0, upper_bound=1.0)
+    attack.fgsm.zero_thresh = 0.0
+    if start is not None:
+        # captum would draw from the global generator, batch by batch.
+        attack._random_point = lambda center, *_: center + start
+    with _attacking():
+        adversarial: Tensor = attack.perturb(
+            images, epsilon, step_size, steps, targets, random_start=start is not None
+        )
+    return adversarial.detach()
+
+
+def _forward(
+    subject: Subject, seen: Callable[[Tensor], Any] = lambda logits: None
+) -> Callable[[Tensor], Tensor]:
+    def forward(images: Tensor) -> Tensor:
+        logits = subject.logits(images, "attacked")
+        seen(logits.detach())
+        return logits
+
+    return forward
+
+
+def _loss(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(logits, targets, reduction="none")
+
+
+@contextmanager
+def _attacking() -> Iterator[None]:
+    with warnings.catch_warnings(), torch.enable_grad():
+        warnings.filterwarnings("ignore", message="Input Tensor .* did not already require")
+        try:
+            yield
+        except RuntimeError as error:
+            text = str(error)
+            if "does not require grad" in text or "have been used in the graph" in text:
+                raise InputError(
+                    "AdversarialAccuracy: expected a model through which gradients reach the "
+                    "image, got one that cuts them (torch.no_grad, detach or NumPy inside); "
+                    "attack the model without that"
+                ) from error
+            raise
+
+
+def _captum_attacks() -> tuple[Any, Any]:
+    try:
+        from captum.robust import FGSM, PGD
+    except ImportError as error:
+        raise InputError(
+            "AdversarialAccuracy: expected captum with captum.robust.FGSM and PGD (0.7 or newer), "
+            f"got none ({error}); pip install -U captum"
+        ) from error
+    if not hasattr(PGD, "_random_point"):
+        raise InputError(
+            "AdversarialAccuracy: expected a captum whose PGD draws its start in _random_point, "
+            "got a version without it; pip install 'captum<1' or pass random_start=False"
+        )
+    return FGSM, PGD
+
+
+@contextmanager
+def _smoothed(subject: Subject, rho: float, *, normalize: bool) -> Iterator[Subject]:
+    if rho == 0:
+        yield subject
+        return
+    with kernels.smoothed(subject.model, rho, normalize=normalize) as stand_in:
+        yield replace(subject, model=stand_in)
+
+
+@dataclass(frozen=True, eq=False)
+class AdversarialAccuracyResult(Result):
+    """Counts of right predictions, P smoothing strengths and E radii.
+
+    ``arrays()``:
+
+    - ``rhos`` (P,), ``epsilons`` (E,);
+    - ``clean`` (P,), ``fgsm`` and ``pgd`` (P, E): accuracy in [0, 1], with ``_lower``,
+      ``_upper`` (95 % Wilson), ``_correct``, ``_count``;
+    - ``fgsm_spectrum``, ``pgd_spectrum`` (E, H, W): mean over images and channels of the
+      squared DFT of the perturbation, divided by (H·W)² so that it sums to the perturbation's
+      mean square; of the first ρ, DC at ``[H // 2, W // 2]``;
+    - ``perturbation_radii`` (R,) and, where there are any, ``fgsm_lfc``, ``fgsm_hfc``,
+      ``pgd_lfc``, ``pgd_hfc`` (E, R) with the variants: accuracy of the first ρ when only
+      that part of the perturbation is added.
+
+    - ``without_gradient`` (P,): share of the images at which the gradient is exactly zero, so
+      that no gradient attack can move them: masking, not robustness. Smoothing without
+      ``normalize`` scales logits up, where there is no BatchNorm, until the softmax saturates.
+    """
+
+    clean_right: NDArray[np.int64]
+    attacked_right: dict[str, NDArray[np.int64]]
+    filtered_right: dict[tuple[str, str], NDArray[np.int64]]
+    spectra: dict[str, NDArray[np.float64]]
+    without_gradient: NDArray[np.int64]
+
+    @property
+    def rhos(self) -> tuple[float, ...]:
+        return tuple(self.settings["rhos"])
+
+    @property
+    def epsilons(self) -> tuple[float, ...]:
+        return tuple(self.settings["epsilons"])
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        radii = tuple(self.settings["perturbation_radii"])
+        out: dict[str, NDArray[Any]] = {
+            "rhos": np.asarray(self.rhos),
+            "epsilons": np.asarray(self.epsilons),
+            "perturbation_radii": np.asarray(radii, dtype=np.float64),
+        }
+        out |= proportion_arrays("clean", self.clean_right, self.samples)
+        out["without_gradient"] = self.without_gradient / self.samples
+        for name in ATTACKS:
+            out |= proportion_arrays(name, self.attacked_right[name], self.samples)
+            cells = self.spectra[name].shape[-1] * self.spectra[name].shape[-2]
+            out[f"{name}_spectrum"] = self.spectra[name] / cells**2
+        if radii:
+            for (name, part), counts in self.filtered_right.items():
+                out |= proportion_arrays(f"{name}_{part}", counts, self.samples)
+        return out
+
+    def _cells(self) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+        """Tag, array and index of every scalar."""
+        for row, rho in enumerate(self.rhos):
+            end = "" if row == 0 and rho == 0 else f"_rho{rho:g}"
+            yield f"hfc_attack/clean{end}", "clean", (row,)
+            for column, epsilon in enumerate(self.epsilons):
+                for name in ATTACKS:
+                    yield f"hfc_attack/{name}_e{epsilon:g}{end}", name, (row, column)
+
+    def scalars(self) -> dict[str, float]:
+        arrays = self.arrays()
+        return {tag: float(arrays[name][at]) for tag, name, at in self._cells()}
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        arrays = self.arrays()
+        return {
+            tag: (float(arrays[f"{name}_lower"][at]), float(arrays[f"{name}_upper"][at]))
+            for tag, name, at in self._cells()
+        }
+
+    def images(self) -> dict[str, Any]:
+        return {"hfc_attack/overview": self.figure()}
+
+    def figure(self) -> Figure:
+        from ..plots_papers import adversarial_figure
+
+        return adversarial_figure(self)
+
+    def axes(self) -> dict[str, dict[str, Any]]:
+        rho = {"name": "rho", "unit": "1", "values": list(self.rhos)}
+        epsilon = {"name": "epsilon", "unit": "pixel value", "values": list(self.epsilons)}
+        variants = ("", "_lower", "_upper")
+        out = {f"clean{v}": {"unit": "accuracy", "axes": [rho]} for v in variants}
+        for name in ATTACKS:
+            out |= {f"{name}{v}": {"unit": "accuracy", "axes": [rho, epsilon]} for v in variants}
+        return out
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        arrays = self.arrays()
+
+        def cell(name: str, at: tuple[int, ...]) -> str:
+            return percent(*(float(arrays[name + part][at]) for part in ("", "_lower", "_upper")))
+
+        heads = ["ρ", "clean"]
+        heads += [f"{n.upper()} ε = {e:g}" for n in ATTACKS for e in self.epsilons]
+        rows = []
+        for row, rho in enumerate(self.rhos):
+            line = [f"{rho:g}", cell("clean", (row,))]
+            line += [cell(n, (row, k)) for n in ATTACKS for k in range(len(self.epsilons))]
+            rows.append(line)
+        return heads, rows
+
+    def _title(self) -> str:
+        step = self.settings["step_size"]
+        size = "2.5 ε / steps" if step is None else f"{step:g}"
+        start = "random start" if self.settings["random_start"] else "no random start"
+        return (
+            f"Accuracy under L∞ attacks, {self.samples} images, PGD of {self.settings['steps']} "
+            f"steps of {size}, {start}, 95 % Wilson intervals"
+        )
+
+    def sentence(self) -> str:
+        from ..summary import adversarial_sentence
+
+        return adversarial_sentence(self)

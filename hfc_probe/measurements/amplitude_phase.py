@@ -1,0 +1,249 @@
+"""Does a model follow amplitude or phase? (Chen et al., ICCV 2021)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .. import fourier
+from ..errors import InputError
+from ..proportions import percent, proportion_arrays
+from .base import Measurement, Result, Subject, rank, settings_of
+from .common import check_choice, check_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Pairing = Literal["any", "same", "different"]
+_PARTS = ("", "_lower", "_upper")
+
+
+@dataclass(frozen=True)
+class AmplitudePhase(Measurement):
+    """Accuracy when amplitude comes from another image and phase stays, and the reverse.
+
+    Every recombined image has two labels, its phase's and its amplitude's. A model that reads
+    phase is right about the first, one that reads amplitude about the second.
+
+    Args:
+        pairing: with which image each exchanges: ``"any"`` other (a seeded permutation without
+            fixed points), one of the ``"same"`` class, or one of a ``"different"`` class, where
+            the two labels cannot agree by chance.
+        over_channels: transform the colour axis too, as the authors' code does.
+        clip: clip recombined images to [0, 1].
+        examples: pairs kept for the figure.
+        seed: of the pairing.
+
+    Raises:
+        InputError: an unknown pairing; when measuring, one that the labels make impossible
+            (a single class for ``"different"``, no class twice for ``"same"``).
+
+    Source: Chen et al., ICCV 2021, §3 and Figure 2.
+    """
+
+    pairing: Pairing = "different"
+    over_channels: bool = False
+    clip: bool = True
+    examples: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice("pairing", self.pairing, ("any", "same", "different"))
+        check_whole("examples", self.examples)
+
+    def cost(self, samples: int, image_shape: tuple[int, int, int]) -> int:
+        return 3 * samples
+
+    def compute(self, subject: Subject) -> AmplitudePhaseResult:
+        samples = subject.samples
+        own, other = pairs(samples.targets.numpy(), self.pairing, self.seed)
+        counts: dict[str, int] = dict.fromkeys(("original", *KINDS), 0)
+        kept: list[tuple[Any, ...]] = []
+        with subject.progress(len(own), "image") as advance:
+            for start in range(0, len(own), subject.batch_size):
+                rows = torch.from_numpy(own[start : start + subject.batch_size])
+                donors = torch.from_numpy(other[start : start + subject.batch_size])
+                images = samples.pixels(rows).to(subject.device)
+                others = samples.pixels(donors).to(subject.device)
+                label = samples.targets[rows].to(subject.device)
+                donor_label = samples.targets[donors].to(subject.device)
+                clean = subject.logits(images)
+                if start == 0:
+                    subject.check_targets(clean.shape[1])
+                counts["original"] += int((rank(clean, label) < 1).sum())
+                views = {
+                    "phase_kept": fourier.recombine(
+                        others, images, over_channels=self.over_channels
+                    ),
+                    "amplitude_kept": fourier.recombine(
+                        images, others, over_channels=self.over_channels
+                    ),
+                }
+                for name, view in views.items():
+                    view = view.clamp(0, 1) if self.clip else view
+                    logits = subject.logits(view, "recombined")
+                    counts[f"{name}_own"] += int((rank(logits, label) < 1).sum())
+                    counts[f"{name}_other"] += int((rank(logits, donor_label) < 1).sum())
+                    if name == "phase_kept" and len(kept) < self.examples:
+                        for k in range(min(self.examples - len(kept), len(view))):
+                            kept.append(
+                                (
+                                    torch.stack([images[k], others[k], view[k]]).float().cpu(),
+                                    int(label[k]),
+                                    int(donor_label[k]),
+                                    int(logits[k].argmax()),
+                                )
+                            )
+                advance(len(rows))
+        return AmplitudePhaseResult(
+            settings=settings_of(self),
+            samples=len(own),
+            left_out=len(samples) - len(own),
+            counts=counts,
+            example_images=torch.stack([e[0] for e in kept]).numpy(),
+            example_labels=np.array([e[1:] for e in kept]),
+        )
+
+
+# What stays × whose label is asked for.
+KINDS = ("phase_kept_own", "phase_kept_other", "amplitude_kept_own", "amplitude_kept_other")
+
+
+def pairs(
+    labels: NDArray[np.int64], pairing: Pairing, seed: int = 0
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which image exchanges with which, ``(own, other)``, each index once on either side.
+
+    Images that have no partner are left out: alone in their class for ``"same"``; for
+    ``"different"`` those of a class that has more than half of all.
+
+    Raises:
+        InputError: nobody has a partner.
+
+    >>> own, other = pairs(np.array([0, 0, 1, 1]), "different")
+    >>> bool((np.array([0, 0, 1, 1])[own] != np.array([0, 0, 1, 1])[other]).all())
+    True
+    """
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(labels))
+    if pairing == "any":
+        if len(order) < 2:
+            raise InputError("AmplitudePhase: expected at least two images to pair, got one")
+        own, other = order, np.roll(order, -1)
+    else:
+        # Classes as runs of the shuffled images.
+        order = order[np.argsort(labels[order], kind="stable")]
+        classes, sizes = np.unique(labels, return_counts=True)
+        if pairing == "same":
+            ends = np.split(order, np.cumsum(sizes)[:-1])
+            runs = [run for run in ends if len(run) > 1]
+            if not runs:
+                raise InputError(
+                    'pairing: expected a class with two images for "same", got one image of each '
+                    "class; measure more samples"
+                )
+            own = np.concatenate(runs)
+            other = np.concatenate([np.roll(run, -1) for run in runs])
+        else:
+            if len(classes) < 2:
+                raise InputError(
+                    'pairing: expected at least two classes for "different", got class '
+                    f"{classes[0]} only; measure a random choice of samples"
+                )
+            # A shift by the largest class's size leaves every class, where it can be left.
+            own, other = order, np.roll(order, -int(sizes.max()))
+            fits = labels[own] != labels[other]
+            own, other = own[fits], other[fits]
+    back = np.argsort(own, kind="stable")
+    return own[back], other[back]
+
+
+@dataclass(frozen=True, eq=False)
+class AmplitudePhaseResult(Result):
+    """Counts of right predictions on recombined images, by the label asked for.
+
+    ``arrays()``, proportions in [0, 1], each with ``_lower``, ``_upper``, ``_correct``,
+    ``_count``:
+
+    - ``original``: of the images that were paired, as they are;
+    - ``phase_kept_own``: phase of the image, amplitude of its partner, scored against the
+      image's label (the phase's); ``phase_kept_other``: against the partner's (the amplitude's);
+    - ``amplitude_kept_own``, ``amplitude_kept_other``: the reverse;
+    - ``example_images`` (E, 3, C, H, W): image, partner, phase of the one with amplitude of
+      the other; ``example_labels`` (E, 3): both labels and the prediction.
+
+    Attributes:
+        left_out: samples without a partner.
+    """
+
+    left_out: int
+    counts: dict[str, int]
+    example_images: NDArray[np.float32]
+    example_labels: NDArray[np.int64]
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        out: dict[str, NDArray[Any]] = {}
+        for name, count in self.counts.items():
+            out |= proportion_arrays(name, count, self.samples)
+        return out | {"example_images": self.example_images, "example_labels": self.example_labels}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As :meth:`Result.to_dict`; pictures stay out of it (they are in the figure)."""
+        out = super().to_dict()
+        del out["arrays"]["example_images"]
+        return out
+
+    def scalars(self) -> dict[str, float]:
+        arrays = self.arrays()
+        return {f"hfc_phase/{name}": float(arrays[name]) for name in self.counts}
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        return {f"hfc_phase/{name}": self.of(name)[1:] for name in self.counts}
+
+    def of(self, name: str) -> tuple[float, float, float]:
+        """A proportion with its bounds."""
+        arrays = self.arrays()
+        value, low, high = (float(arrays[name + part]) for part in _PARTS)
+        return value, low, high
+
+    def images(self) -> dict[str, Any]:
+        return {"hfc_phase/overview": self.figure()}
+
+    def figure(self) -> Figure:
+        from ..plots_papers import amplitude_phase_figure
+
+        return amplitude_phase_figure(self)
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        heads = ["recombined image", "follows phase", "follows amplitude"]
+        rows = [
+            ["the original", percent(*self.of("original")), ""],
+            [
+                "phase kept, amplitude of another",
+                percent(*self.of("phase_kept_own")),
+                percent(*self.of("phase_kept_other")),
+            ],
+            [
+                "amplitude kept, phase of another",
+                percent(*self.of("amplitude_kept_other")),
+                percent(*self.of("amplitude_kept_own")),
+            ],
+        ]
+        return heads, rows
+
+    def _title(self) -> str:
+        names = {"any": "any other image", "same": "the same class", "different": "another class"}
+        left = f", {self.left_out} left out without a partner" if self.left_out else ""
+        return (
+            f"Amplitude and phase, {self.samples} images paired with "
+            f"{names[str(self.settings['pairing'])]}{left}, 95 % Wilson intervals"
+        )
+
+    def sentence(self) -> str:
+        from ..summary import amplitude_phase_sentence
+
+        return amplitude_phase_sentence(self)

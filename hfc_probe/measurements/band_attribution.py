@@ -1,0 +1,341 @@
+"""Which radial bands a prediction rests on, by captum's attributions over DFT bands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .. import fourier
+from ..errors import InputError
+from .base import Measurement, Result, Subject, settings_of
+from .common import check_choice, check_numbers, check_whole, numbered_batches
+from .frequency_accuracy import Background
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Method = Literal["feature_ablation", "shapley", "integrated_gradients"]
+_METHODS = {
+    "feature_ablation": "FeatureAblation",
+    "shapley": "ShapleyValueSampling",
+    "integrated_gradients": "IntegratedGradients",
+}
+
+
+@dataclass(frozen=True)
+class BandAttribution(Measurement):
+    """How much of a prediction's logit each band of frequencies brings.
+
+    An image is the sum of its bands, ``edges[k−1] < d <= edges[k]``; the first is DC alone.
+    Features are the bands' gains: 1 is the image, 0 an image without that band. ``shapley`` and
+    ``integrated_gradients`` (along the gains from none to all) are complete: attributions sum
+    to the logit of the image minus that of the baseline. ``feature_ablation`` is the logit
+    lost when one band alone is taken away, which sums to something else where bands interact.
+
+    Args:
+        edges: upper ends of the bands after DC, in cycles per image, increasing; None: 1, 2,
+            4, … up to the corner.
+        method: the attribution.
+        of: the logit of the ``"predicted"`` class or of the ``"target"``.
+        background: the image without any band: ``"zero"`` (black) or ``"mean"`` (the samples'
+            mean colour, which the DC band is then counted from).
+        permutations: of Shapley sampling; each costs a forward pass per band.
+        steps: of integrated gradients (Gauss-Legendre), each a forward and a backward pass.
+        samples: at most so many images, a seeded random choice.
+        seed: of that choice and of the permutations.
+
+    Raises:
+        InputError: settings outside those bounds; when measuring, a captum without the
+            attribution, a model without gradients for ``integrated_gradients``.
+
+    Source: Lundberg and Lee, NeurIPS 2017, and Castro et al., 2009 (Shapley sampling);
+    Sundararajan et al., ICML 2017 (integrated gradients); features are ours.
+    """
+
+    edges: tuple[float, ...] | None = None
+    method: Method = "shapley"
+    of: str = "predicted"
+    background: Background = "zero"
+    permutations: int = 25
+    steps: int = 32
+    samples: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice("method", self.method, tuple(_METHODS))
+        check_choice("of", self.of, ("predicted", "target"))
+        check_choice("background", self.background, ("zero", "mean"))
+        for name in ("permutations", "steps", "samples"):
+            check_whole(name, getattr(self, name))
+        if self.edges is not None:
+            object.__setattr__(self, "edges", check_numbers("edges", self.edges, open_low=True))
+
+    @property
+    def variant(self) -> str:
+        return self.method
+
+    def edges_for(self, height: int, width: int) -> tuple[float, ...]:
+        """Upper ends of the bands, DC's 0 first and the corner last.
+
+        >>> [round(e, 1) for e in BandAttribution().edges_for(32, 32)]
+        [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 22.6]
+        """
+        corner = fourier.corner(height, width)
+        if self.edges is None:
+            edges = [1.0]
+            while 2 * edges[-1] <= min(height, width) / 2:
+                edges.append(2 * edges[-1])
+        else:
+            edges = list(self.edges)
+        inner = [edge for edge in edges if edge < corner]
+        return (0.0, *inner, corner)
+
+    def validate(self, model: Any, image_shape: tuple[int, int, int] | None) -> None:
+        _captum(_METHODS[self.method])
+
+    def cost(self, samples: int, image_shape: tuple[int, int, int]) -> int:
+        bands = len(self.edges_for(*image_shape[1:]))
+        each = {
+            "feature_ablation": bands + 3,
+            "shapley": (bands + 1) * self.permutations + 2,
+            "integrated_gradients": 3 * self.steps + 2,
+        }[self.method]
+        return min(samples, self.samples) * each
+
+    def compute(self, subject: Subject) -> BandAttributionResult:
+        subject = replace(subject, samples=subject.samples.subset(self.samples, seed=self.seed))
+        samples = subject.samples
+        edges = self.edges_for(*samples.image_shape[1:])
+        empty = torch.zeros(1, samples.image_shape[0], 1, 1, device=subject.device)
+        if self.background == "mean":
+            empty = samples.mean.to(subject.device, torch.float32).view(1, -1, 1, 1)
+        out = []
+        with subject.progress(len(samples), "image") as advance:
+            for start, images, targets in numbered_batches(subject):
+                parts = bands(images - empty, edges)
+                clean = subject.logits(images)
+                if start == 0:
+                    subject.check_targets(clean.shape[1])
+                chosen = clean.argmax(1) if self.of == "predicted" else targets
+                without = subject.logits(empty.expand_as(images), "baseline")
+                found = self._attributions(subject, parts, empty, chosen)
+                pick = chosen[:, None]
+                out.append(
+                    (
+                        found.cpu(),
+                        clean.gather(1, pick)[:, 0].cpu(),
+                        without.gather(1, pick)[:, 0].cpu(),
+                        chosen.cpu(),
+                        clean.argmax(1).cpu(),
+                    )
+                )
+                advance(len(images))
+        found, clean, without, chosen, predicted = (torch.cat(p) for p in zip(*out, strict=True))
+        return BandAttributionResult(
+            settings=settings_of(self) | {"edges": edges},
+            samples=len(samples),
+            edges=np.asarray(edges),
+            attribution=found.double().numpy(),
+            logit=clean.double().numpy(),
+            baseline=without.double().numpy(),
+            explained=chosen.numpy(),
+            predicted=predicted.numpy(),
+            targets=samples.targets.numpy(),
+            example_images=samples.pixels(slice(0, 4)).float().numpy(),
+        )
+
+    def _attributions(
+        self, subject: Subject, parts: Tensor, empty: Tensor, chosen: Tensor
+    ) -> Tensor:
+        def forward(gains: Tensor, parts: Tensor) -> Tensor:
+            images = torch.einsum("nb,nbchw->nchw", gains, parts) + empty
+            return subject.logits(images, "banded")
+
+        gains = torch.ones(parts.shape[:2], device=parts.device)
+        attribution = _captum(_METHODS[self.method])(forward)
+        options: dict[str, Any] = {
+            "baselines": torch.zeros_like(gains),
+            "target": chosen,
+            "additional_forward_args": (parts,),
+        }
+        if self.method == "shapley":
+            # The same permutations for every batch: results do not depend on its size.
+            torch.manual_seed(self.seed)
+            options["n_samples"] = self.permutations
+        if self.method != "integrated_gradients":
+            result: Tensor = attribution.attribute(gains, **options)
+            return result.detach()
+        try:
+            with torch.enable_grad():
+                result = attribution.attribute(
+                    gains.requires_grad_(),
+                    n_steps=self.steps,
+                    internal_batch_size=max(len(gains), subject.batch_size),
+                    **options,
+                )
+        except RuntimeError as error:
+            if "does not require grad" in str(error) or "have been used in the graph" in str(error):
+                raise InputError(
+                    "BandAttribution: expected a model through which gradients reach the image, "
+                    'got one that cuts them; use method="shapley"'
+                ) from error
+            raise
+        return result.detach()
+
+
+def bands(images: Tensor, edges: tuple[float, ...]) -> Tensor:
+    """Images as the sum of their bands.
+
+    Args:
+        images: ``(N, C, H, W)``.
+        edges: upper ends of the bands, increasing, the last at the corner or beyond.
+
+    Returns:
+        ``(N, B, C, H, W)``; they sum to the images.
+    """
+    lows = [low for low, _ in fourier.bands(images, edges)]
+    parts = [lows[0], *(b - a for a, b in pairwise(lows))]
+    return torch.stack(parts, 1)
+
+
+def _captum(name: str) -> Any:
+    try:
+        import captum.attr
+    except ImportError as error:
+        raise InputError(
+            f"BandAttribution: expected captum, got none ({error}); pip install captum"
+        ) from error
+    found = getattr(captum.attr, name, None)
+    if found is None:
+        import captum
+
+        raise InputError(
+            f"BandAttribution: expected captum with {name}, got version "
+            f"{getattr(captum, '__version__', 'unknown')} without it; pip install -U captum"
+        )
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class BandAttributionResult(Result):
+    """Attributions in logits, N images and B bands.
+
+    ``arrays()``:
+
+    - ``edges`` (B,): upper end of each band in cycles per image, the first is DC alone;
+    - ``attribution`` (N, B): logits that a band brings; ``logit``, ``baseline`` (N,): of the
+      image and of the image without any band;
+    - ``mean`` (B,), ``mean_lower``, ``mean_upper``: over images, with a 95 % interval of the
+      mean (1.96 standard errors);
+    - ``share`` (B,): mean over images of |attribution| divided by its sum over bands;
+    - ``explained``, ``predicted``, ``targets`` (N,): classes.
+    """
+
+    edges: NDArray[np.float64]
+    attribution: NDArray[np.float64]
+    logit: NDArray[np.float64]
+    baseline: NDArray[np.float64]
+    explained: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    example_images: NDArray[np.float32]
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        mean = self.attribution.mean(0)
+        spread = np.zeros_like(mean)
+        if self.samples > 1:
+            spread = 1.96 * self.attribution.std(0, ddof=1) / np.sqrt(self.samples)
+        size = np.abs(self.attribution)
+        total = size.sum(1, keepdims=True)
+        return {
+            "edges": self.edges,
+            "attribution": self.attribution,
+            "logit": self.logit,
+            "baseline": self.baseline,
+            "mean": mean,
+            "mean_lower": mean - spread,
+            "mean_upper": mean + spread,
+            "share": (size / np.where(total > 0, total, 1)).mean(0),
+            "explained": self.explained,
+            "predicted": self.predicted,
+            "targets": self.targets,
+        }
+
+    @property
+    def labels(self) -> list[str]:
+        """The bands' names."""
+        ends = [f"{edge:.3g}" for edge in self.edges]
+        return ["DC", *(f"{a}–{b}" for a, b in pairwise(ends))]
+
+    @property
+    def group(self) -> str:
+        return f"{self.name}/{self.settings['method']}"
+
+    def _tags(self) -> list[str]:
+        whole = len(str(int(self.edges[-1])))
+        return [f"hfc_bands/{str(round(edge)).zfill(max(2, whole))}" for edge in self.edges]
+
+    def scalars(self) -> dict[str, float]:
+        mean = self.arrays()["mean"]
+        return {tag: float(value) for tag, value in zip(self._tags(), mean, strict=True)}
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        arrays = self.arrays()
+        low, high = arrays["mean_lower"], arrays["mean_upper"]
+        return {
+            tag: (float(a), float(b)) for tag, a, b in zip(self._tags(), low, high, strict=True)
+        }
+
+    def images(self) -> dict[str, Any]:
+        return {"hfc_bands/attribution": self.figure()}
+
+    def figure(self) -> Figure:
+        from ..plots_papers import band_figure
+
+        return band_figure(self)
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        arrays = self.arrays()
+        heads = ["band (cycles/image)", "mean attribution (logits)", "95 % interval", "share"]
+        rows = [
+            [
+                label,
+                f"{arrays['mean'][k]:+.2f}",
+                f"[{arrays['mean_lower'][k]:+.2f}, {arrays['mean_upper'][k]:+.2f}]",
+                f"{100 * arrays['share'][k]:.0f} %",
+            ]
+            for k, label in enumerate(self.labels)
+        ]
+        return heads, rows
+
+    def _title(self) -> str:
+        return (
+            f"Attribution to bands by {self.settings['method'].replace('_', ' ')}, "
+            f"{self.samples} images, {self.settings['of']} class"
+        )
+
+    def _named(self, band: int) -> str:
+        return "DC" if band == 0 else f"the band {self.labels[band]} cycles/image"
+
+    def sentence(self) -> str:
+        arrays = self.arrays()
+        order = np.argsort(-arrays["mean"])
+        first, second = int(order[0]), int(order[1])
+        name = self._named(first)
+        text = (
+            f"{name[0].upper()}{name[1:]} brings most to the "
+            f"{self.settings['of']} class, {arrays['mean'][first]:+.2f} of "
+            f"{(self.logit - self.baseline).mean():+.2f} logits"
+        )
+        if arrays["mean_lower"][first] <= arrays["mean_upper"][second]:
+            return (
+                f"{text}; the next, {self._named(second)}, is not told apart from it "
+                f"({arrays['mean'][second]:+.2f})."
+            )
+        return f"{text}; the next is {self._named(second)} with {arrays['mean'][second]:+.2f}."

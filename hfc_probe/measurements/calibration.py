@@ -1,0 +1,333 @@
+"""Calibration and out-of-distribution detection on LFC and HFC (APR's other tables)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .. import fourier
+from ..errors import InputError
+from ..samples import Samples
+from .base import Measurement, Result, Subject, rank, settings_of
+from .common import check_whole
+from .frequency_accuracy import Background, FrequencyAccuracy, radius_tag
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Calibration(Measurement):
+    """ECE on the original, LFC(r) and HFC(r), and how well confidence tells them apart.
+
+    The expected calibration error compares confidence (the largest softmax probability) with
+    accuracy in equal bins of confidence. The AUROC is that of telling the original images
+    from others, LFC(r), HFC(r) or a second data set, by confidence: 1 where every original is
+    more confident than every other image, 0.5 where confidence says nothing.
+
+    Args:
+        radii, hfc_background, closed: as :class:`FrequencyAccuracy`.
+        bins: of the ECE.
+        ood: a second data set's samples, of the same shape; its labels are not looked at.
+        resamples: of the bootstrap that gives the 95 % intervals.
+        seed: of the bootstrap.
+
+    Raises:
+        InputError: settings outside their bounds; torchmetrics not installed; when measuring,
+            a second data set of another image shape.
+
+    Source: Guo et al., ICML 2017 (ECE); Hendrycks and Gimpel, ICLR 2017 (max-softmax);
+    Chen et al., ICCV 2021, report both.
+    """
+
+    radii: tuple[float, ...] | None = None
+    hfc_background: Background = "zero"
+    closed: bool = True
+    bins: int = 15
+    ood: Samples | None = None
+    resamples: int = 200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        same = FrequencyAccuracy(self.radii, self.hfc_background, self.closed)
+        object.__setattr__(self, "radii", same.radii)
+        check_whole("bins", self.bins)
+        check_whole("resamples", self.resamples)
+        if self.ood is not None and not isinstance(self.ood, Samples):
+            raise InputError(
+                f"ood: expected Samples(images, targets), got {type(self.ood).__name__}; "
+                "Samples.collect(loader, pixels=…) makes them"
+            )
+
+    def validate(self, model: Any, image_shape: tuple[int, int, int] | None) -> None:
+        _torchmetrics()
+        if self.ood is None or image_shape is None:
+            return
+        if self.ood.image_shape != image_shape:
+            raise InputError(
+                f"ood: expected images of shape {image_shape} as in data, got "
+                f"{self.ood.image_shape}; resize them"
+            )
+
+    def cost(self, samples: int, image_shape: tuple[int, int, int]) -> int:
+        radii = FrequencyAccuracy(self.radii).radii_for(*image_shape[1:])
+        return samples * (1 + 2 * len(radii)) + (0 if self.ood is None else len(self.ood))
+
+    def compute(self, subject: Subject) -> CalibrationResult:
+        samples = subject.samples
+        self.validate(subject.model, samples.image_shape)
+        radii = FrequencyAccuracy(self.radii).radii_for(*samples.image_shape[1:])
+        mean = samples.mean.to(subject.device, torch.float32).view(1, -1, 1, 1)
+        views = ["original", *(f"{part}_{r:g}" for r in radii for part in ("lfc", "hfc"))]
+        seen: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in views}
+        with subject.progress(len(samples), "image") as advance:
+            for images, targets in subject.batches():
+                parts = [images]
+                for low, high in fourier.bands(images, radii, closed=self.closed):
+                    parts += [low, high + mean if self.hfc_background == "mean" else high]
+                for name, part in zip(views, parts, strict=True):
+                    logits = subject.logits(part, name)
+                    if not seen[name] and name == "original":
+                        subject.check_targets(logits.shape[1])
+                    sure = logits.double().softmax(1).amax(1)
+                    seen[name].append((sure.cpu(), (rank(logits, targets) < 1).cpu()))
+                advance(len(images))
+            if self.ood is not None:
+                seen["ood"] = []
+                for start in range(0, len(self.ood), subject.batch_size):
+                    part = self.ood.pixels(slice(start, start + subject.batch_size))
+                    logits = subject.logits(part.to(subject.device), "out-of-distribution")
+                    sure = logits.double().softmax(1).amax(1).cpu()
+                    seen["ood"].append((sure, torch.zeros(len(sure), dtype=torch.bool)))
+        views = list(seen)
+        confidence = {name: torch.cat([a for a, _ in seen[name]]) for name in views}
+        hits = {name: torch.cat([b for _, b in seen[name]]) for name in views}
+        labelled = [name for name in views if name != "ood"]
+        others = [name for name in views if name != "original"]
+        rng = np.random.default_rng(self.seed)
+        ece = np.array(
+            [
+                interval(
+                    expected_calibration_error(confidence[n], hits[n], self.bins),
+                    lambda a, h: _ece(a, h, self.bins),
+                    [confidence[n].numpy(), hits[n].numpy()],
+                    paired=True,
+                    rng=rng,
+                    resamples=self.resamples,
+                )
+                for n in labelled
+            ]
+        )
+        auroc = np.array(
+            [
+                interval(
+                    area_under_roc(confidence["original"], confidence[n]),
+                    _auroc,
+                    [confidence["original"].numpy(), confidence[n].numpy()],
+                    paired=False,
+                    rng=rng,
+                    resamples=self.resamples,
+                )
+                for n in others
+            ]
+        )
+        return CalibrationResult(
+            settings=settings_of(self)
+            | {"radii": radii, "ood": None if self.ood is None else f"{len(self.ood)} images"},
+            samples=len(samples),
+            radii=np.asarray(radii, np.float64),
+            labelled=tuple(labelled),
+            others=tuple(others),
+            ece=ece,
+            auroc=auroc,
+            confidence=np.array([float(confidence[n].mean()) for n in labelled]),
+            accuracy=np.array([float(hits[n].double().mean()) for n in labelled]),
+        )
+
+
+def expected_calibration_error(confidence: Tensor, right: Tensor, bins: int = 15) -> float:
+    """ECE in [0, 1] by torchmetrics, from confidences and whether each was right.
+
+    >>> sure = torch.tensor([0.9, 0.9, 0.6, 0.6])
+    >>> round(expected_calibration_error(sure, torch.tensor([True, True, True, False])), 3)
+    0.1
+    """
+    functional = _torchmetrics()
+    return float(
+        functional.binary_calibration_error(
+            confidence.float(), right.long(), n_bins=bins, norm="l1"
+        )
+    )
+
+
+def area_under_roc(inside: Tensor, outside: Tensor) -> float:
+    """AUROC by torchmetrics of telling ``inside`` from ``outside`` by larger scores.
+
+    >>> area_under_roc(torch.tensor([0.9, 0.8]), torch.tensor([0.1, 0.8]))
+    0.875
+    """
+    functional = _torchmetrics()
+    scores = torch.cat([inside, outside])
+    truth = torch.cat([torch.ones(len(inside)), torch.zeros(len(outside))]).long()
+    # torchmetrics squashes scores outside [0, 1] through a sigmoid; confidences are inside.
+    return float(functional.binary_auroc(scores, truth))
+
+
+def interval(
+    value: float,
+    statistic: Any,
+    samples: list[NDArray[Any]],
+    *,
+    paired: bool,
+    rng: np.random.Generator,
+    resamples: int,
+) -> tuple[float, float, float]:
+    """A statistic with its percentile-bootstrap 95 % interval."""
+    found = []
+    for _ in range(resamples):
+        if paired:
+            index = rng.integers(0, len(samples[0]), len(samples[0]))
+            drawn = [s[index] for s in samples]
+        else:
+            drawn = [s[rng.integers(0, len(s), len(s))] for s in samples]
+        found.append(statistic(*drawn))
+    low, high = np.percentile(found, (2.5, 97.5))
+    # ECE is biased upwards in resamples; the interval still has to hold the estimate.
+    return value, min(float(low), value), max(float(high), value)
+
+
+def _ece(confidence: NDArray[Any], right: NDArray[Any], bins: int) -> float:
+    where = np.minimum((confidence * bins).astype(int), bins - 1)
+    gap = np.bincount(where, right, bins) - np.bincount(where, confidence, bins)
+    return float(np.abs(gap).sum() / len(confidence))
+
+
+def _auroc(inside: NDArray[Any], outside: NDArray[Any]) -> float:
+    ordered = np.sort(outside)
+    below = np.searchsorted(ordered, inside, "left")
+    upto = np.searchsorted(ordered, inside, "right")
+    return float((below + upto).mean() / 2 / len(outside))
+
+
+def _torchmetrics() -> Any:
+    try:
+        from torchmetrics.functional import classification
+    except ImportError as error:
+        raise InputError(
+            "Calibration: expected torchmetrics, got none; pip install hfc_probe[calibration]"
+        ) from error
+    return classification
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationResult(Result):
+    """ECE per view and AUROC against the original images, R radii.
+
+    ``arrays()``:
+
+    - ``radii`` (R,); ``ece_original``, ``ece_lfc``, ``ece_hfc`` ((), (R,), (R,)) in [0, 1],
+      with ``_lower``, ``_upper`` (95 % bootstrap); ``confidence_…``, ``accuracy_…`` likewise;
+    - ``auroc_lfc``, ``auroc_hfc`` (R,) and, with a second data set, ``auroc_ood``, with the
+      bounds.
+    """
+
+    radii: NDArray[np.float64]
+    labelled: tuple[str, ...]
+    others: tuple[str, ...]
+    ece: NDArray[np.float64]
+    auroc: NDArray[np.float64]
+    confidence: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        out: dict[str, NDArray[Any]] = {"radii": self.radii}
+        for part, offset in (("lfc", 0), ("hfc", 1)):
+            for k, variant in enumerate(("", "_lower", "_upper")):
+                out[f"ece_{part}{variant}"] = self.ece[1 + offset :: 2, k][: len(self.radii)]
+                out[f"auroc_{part}{variant}"] = self.auroc[offset::2, k][: len(self.radii)]
+            out[f"confidence_{part}"] = self.confidence[1 + offset :: 2]
+            out[f"accuracy_{part}"] = self.accuracy[1 + offset :: 2]
+        for k, variant in enumerate(("", "_lower", "_upper")):
+            out[f"ece_original{variant}"] = np.asarray(self.ece[0, k])
+            if "ood" in self.others:
+                out[f"auroc_ood{variant}"] = np.asarray(self.auroc[-1, k])
+        out["confidence_original"] = np.asarray(self.confidence[0])
+        out["accuracy_original"] = np.asarray(self.accuracy[0])
+        return out
+
+    def _cells(self) -> Iterator[tuple[str, dict[str, NDArray[Any]], str, tuple[int, ...]]]:
+        digits = max(2, len(str(int(self.radii.max(initial=0)))))
+        arrays = self.arrays()
+        yield "hfc_calibration/ece_original", arrays, "ece_original", ()
+        for k, radius in enumerate(self.radii):
+            tag = radius_tag(float(radius), digits)
+            for kind in ("ece", "auroc"):
+                for part in ("lfc", "hfc"):
+                    yield f"hfc_calibration/{kind}_{part}_{tag}", arrays, f"{kind}_{part}", (k,)
+        if "ood" in self.others:
+            yield "hfc_calibration/auroc_ood", arrays, "auroc_ood", ()
+
+    def scalars(self) -> dict[str, float]:
+        return {tag: float(arrays[name][at]) for tag, arrays, name, at in self._cells()}
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        return {
+            tag: (float(arrays[f"{name}_lower"][at]), float(arrays[f"{name}_upper"][at]))
+            for tag, arrays, name, at in self._cells()
+        }
+
+    def images(self) -> dict[str, Any]:
+        return {"hfc_calibration/overview": self.figure()}
+
+    def figure(self) -> Figure:
+        from ..plots_papers import calibration_figure
+
+        return calibration_figure(self)
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        heads = ["images", "accuracy", "mean confidence", "ECE", "AUROC against original"]
+        rows = []
+        bounds = {name: self.ece[k] for k, name in enumerate(self.labelled)}
+        areas = {name: self.auroc[k] for k, name in enumerate(self.others)}
+        for name in dict.fromkeys((*self.labelled, *self.others)):
+            part, _, radius = name.partition("_")
+            label = f"{part.upper()}({radius})" if radius else name
+            row = [label if label != "ood" else "second data set"]
+            if name in bounds:
+                k = self.labelled.index(name)
+                row += [f"{100 * self.accuracy[k]:.1f} %", f"{100 * self.confidence[k]:.1f} %"]
+                row.append(_bounded(bounds[name]))
+            else:
+                row += ["", "", ""]
+            row.append(_bounded(areas[name]) if name in areas else "")
+            rows.append(row)
+        return heads, rows
+
+    def _title(self) -> str:
+        return (
+            f"Calibration, {self.samples} images, {self.settings['bins']} bins, HFC on "
+            f"{self.settings['hfc_background']} background, 95 % bootstrap intervals"
+        )
+
+    def sentence(self) -> str:
+        original = self.ece[0]
+        worst = int(np.argmax(self.ece[:, 0]))
+        part, _, radius = self.labelled[worst].partition("_")
+        text = f"Confidence is off by {original[0]:.3f} (ECE) on the original images"
+        if worst and self.ece[worst, 1] > original[2]:
+            text += f" and by {self.ece[worst, 0]:.3f} on {part.upper()}({radius})"
+        else:
+            text += " and by no measurably more on any component"
+        if "ood" in self.others:
+            text += f"; it tells a second data set apart with AUROC {self.auroc[-1, 0]:.3f}"
+        return text + "."
+
+
+def _bounded(values: NDArray[np.float64]) -> str:
+    return f"{values[0]:.3f} [{values[1]:.3f}, {values[2]:.3f}]"

@@ -1,0 +1,244 @@
+"""Accuracy on leading and trailing singular components (Wang et al., CVPR 2020, §8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .. import fourier
+from ..errors import InputError
+from ..proportions import percent, proportion_arrays
+from .base import Measurement, Result, Subject, settings_of
+from .common import check_choice, check_whole, right
+from .frequency_accuracy import Background
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+VIEWS = ("leading", "trailing", "lfc", "hfc")
+
+
+@dataclass(frozen=True)
+class TruncatedSVD(Measurement):
+    """Accuracy on leading and trailing singular components, beside LFC and HFC of their energy.
+
+    Each channel is split at rank k into its leading singular components and the rest; for
+    comparison the same images are split at the radius whose LFC holds, on average over the
+    samples, the energy nearest to that of the leading components. If HFC were mere noise, the
+    model would do no better on it than on as much of the trailing components.
+
+    Args:
+        ranks: increasing, from 1 to min(H, W); None: about 1/16, 1/8, 1/4, 1/2 of it.
+        background: what HFC and the trailing components are fed on, as
+            :class:`FrequencyAccuracy`'s ``hfc_background``.
+
+    Raises:
+        InputError: ranks that are not whole, not increasing or below 1; when measuring, above
+            min(H, W).
+
+    Source: Wang et al., CVPR 2020, §8.
+    """
+
+    ranks: tuple[int, ...] | None = None
+    background: Background = "zero"
+
+    def __post_init__(self) -> None:
+        check_choice("background", self.background, ("zero", "mean"))
+        if self.ranks is not None:
+            given = self.ranks if isinstance(self.ranks, (tuple, list)) else (self.ranks,)
+            ranks = tuple(check_whole("ranks", rank) for rank in given)
+            if not ranks or list(ranks) != sorted(set(ranks)):
+                raise InputError(
+                    f"ranks: expected increasing numbers without repetition, got {self.ranks!r}"
+                )
+            object.__setattr__(self, "ranks", ranks)
+
+    def ranks_for(self, height: int, width: int) -> tuple[int, ...]:
+        """The ranks used for images of that size.
+
+        >>> TruncatedSVD().ranks_for(32, 32)
+        (2, 4, 8, 16)
+        """
+        largest = min(height, width)
+        if self.ranks is None:
+            return tuple(sorted({max(1, largest // n) for n in (16, 8, 4, 2)}))
+        if self.ranks[-1] > largest:
+            raise InputError(
+                f"ranks: expected at most {largest} for images of {height}×{width} pixels, got "
+                f"{self.ranks[-1]}"
+            )
+        return self.ranks
+
+    def validate(self, model: Any, image_shape: tuple[int, int, int] | None) -> None:
+        if image_shape is not None:
+            self.ranks_for(*image_shape[1:])
+
+    def cost(self, samples: int, image_shape: tuple[int, int, int]) -> int:
+        return samples * (1 + 4 * len(self.ranks_for(*image_shape[1:])))
+
+    def compute(self, subject: Subject) -> TruncatedSVDResult:
+        samples = subject.samples
+        ranks = self.ranks_for(*samples.image_shape[1:])
+        energy, radii, kept = _matched(subject, ranks)
+        mean = samples.mean.to(subject.device, torch.float32).view(1, -1, 1, 1)
+        counts = {name: np.zeros(len(ranks), np.int64) for name in VIEWS}
+        original = 0
+        with subject.progress(len(samples), "image") as advance:
+            for images, targets in subject.batches():
+                hits = right(subject, images, targets, "original")
+                original += int(hits.sum())
+                # One decomposition serves every rank.
+                u, s, vh = torch.linalg.svd(images.to(torch.float32), full_matrices=False)
+                by_radius = list(fourier.bands(images, radii))
+                for k, rank in enumerate(ranks):
+                    leading = (u[..., :rank] * s[..., None, :rank]) @ vh[..., :rank, :]
+                    low, high = by_radius[k]
+                    views = dict(zip(VIEWS, (leading, images - leading, low, high), strict=True))
+                    for name, view in views.items():
+                        if self.background == "mean" and name in ("trailing", "hfc"):
+                            view = view + mean
+                        found = right(subject, view, targets, f"{name} at rank {rank}")
+                        counts[name][k] += int(found.sum())
+                advance(len(images))
+        return TruncatedSVDResult(
+            settings=settings_of(self) | {"ranks": ranks},
+            samples=len(samples),
+            ranks=np.asarray(ranks, np.int64),
+            radii=np.asarray(radii),
+            energy=energy,
+            lfc_energy=kept,
+            original_right=original,
+            counts=counts,
+        )
+
+
+def _matched(
+    subject: Subject, ranks: tuple[int, ...]
+) -> tuple[NDArray[np.float64], list[float], NDArray[np.float64]]:
+    """Mean energy share of the leading components per rank, and the radius that comes nearest.
+
+    Energy is that of the image without its channels' means, which nearly all of it would be.
+    """
+    height, width = subject.samples.image_shape[1:]
+    distance = fourier.distance(height, width, centred=False).flatten()
+    order = torch.argsort(distance, stable=True)
+    shares = torch.zeros(height * width, dtype=torch.float64)
+    leading = torch.zeros(len(ranks), dtype=torch.float64)
+    seen = 0
+    for images, targets in subject.batches():
+        centred = (images - images.mean((-2, -1), keepdim=True)).double()
+        total = centred.square().sum((1, 2, 3)).clamp_min(1e-12)
+        power = torch.fft.fft2(centred).abs().square().sum(1).flatten(1) / (height * width)
+        shares += (power / total[:, None]).sum(0).cpu()
+        squares = torch.linalg.svdvals(images.double()).square()
+        for k, rank in enumerate(ranks):
+            lost = squares[..., rank:].sum((1, 2)) / total
+            leading[k] += (1 - lost).sum().cpu()
+        seen += len(targets)
+    leading /= seen
+    cumulative = torch.cumsum(shares[order] / seen, 0)
+    sorted_distance = distance[order]
+    # Only whole circles can be cut: the last coefficient of each distance.
+    last = torch.cat([sorted_distance[1:] > sorted_distance[:-1] + 1e-9, torch.tensor([True])])
+    circles, held = sorted_distance[last], cumulative[last]
+    nearest = [int((held - share).abs().argmin()) for share in leading]
+    # A hair beyond the circle, so that rounding does not lose it.
+    radii = [float(circles[n]) + 1e-6 for n in nearest]
+    return leading.numpy(), radii, held[nearest].numpy()
+
+
+@dataclass(frozen=True, eq=False)
+class TruncatedSVDResult(Result):
+    """Counts of right predictions, K ranks.
+
+    ``arrays()``:
+
+    - ``ranks`` (K,), ``radii`` (K,) in cycles per image, matched by energy;
+    - ``energy``, ``lfc_energy`` (K,): share of the energy about the channels' means that the
+      leading components and the LFC hold, mean over images;
+    - ``original``, ``leading``, ``trailing``, ``lfc``, ``hfc`` (K,) with ``_lower``,
+      ``_upper`` (95 % Wilson), ``_correct``, ``_count``.
+    """
+
+    ranks: NDArray[np.int64]
+    radii: NDArray[np.float64]
+    energy: NDArray[np.float64]
+    lfc_energy: NDArray[np.float64]
+    original_right: int
+    counts: dict[str, NDArray[np.int64]]
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        out: dict[str, NDArray[Any]] = {
+            "ranks": self.ranks,
+            "radii": self.radii,
+            "energy": self.energy,
+            "lfc_energy": self.lfc_energy,
+        }
+        out |= proportion_arrays("original", self.original_right, self.samples)
+        for name, counts in self.counts.items():
+            out |= proportion_arrays(name, counts, self.samples)
+        return out
+
+    def _cells(self) -> list[tuple[str, str, int]]:
+        digits = len(str(int(self.ranks.max())))
+        return [
+            (f"hfc_svd/{name}_k{str(rank).zfill(max(2, digits))}", name, k)
+            for name in VIEWS
+            for k, rank in enumerate(self.ranks)
+        ]
+
+    def scalars(self) -> dict[str, float]:
+        arrays = self.arrays()
+        return {tag: float(arrays[name][k]) for tag, name, k in self._cells()}
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        arrays = self.arrays()
+        return {
+            tag: (float(arrays[f"{name}_lower"][k]), float(arrays[f"{name}_upper"][k]))
+            for tag, name, k in self._cells()
+        }
+
+    def images(self) -> dict[str, Any]:
+        return {"hfc_svd/accuracy": self.figure()}
+
+    def figure(self) -> Figure:
+        from ..plots_papers import svd_figure
+
+        return svd_figure(self)
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        arrays = self.arrays()
+        heads = ["rank", "energy", "leading", "trailing", "radius", "LFC", "HFC"]
+        rows = []
+        for k, rank in enumerate(self.ranks):
+            cells = {
+                name: percent(*(float(arrays[name + part][k]) for part in ("", "_lower", "_upper")))
+                for name in VIEWS
+            }
+            rows.append(
+                [
+                    str(rank),
+                    percent(float(self.energy[k])),
+                    cells["leading"],
+                    cells["trailing"],
+                    f"{self.radii[k]:.1f}",
+                    cells["lfc"],
+                    cells["hfc"],
+                ]
+            )
+        return heads, rows
+
+    def _title(self) -> str:
+        return (
+            f"Singular components against frequencies of the same energy, {self.samples} images, "
+            f"{self.settings['background']} background, 95 % Wilson intervals"
+        )
+
+    def sentence(self) -> str:
+        from ..summary import svd_sentence
+
+        return svd_sentence(self)

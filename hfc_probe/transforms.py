@@ -1,0 +1,431 @@
+"""Frequency transforms for training and evaluation, as torchvision v2 transforms.
+
+All work in pixel space, before normalisation: on float images in [0, 1] or on uint8 (which
+are given back as uint8), ``(..., C, H, W)``, on any device. Values that leave the range are
+clipped: the APR authors' cast to uint8 wraps them around instead.
+
+Random choices come from torch's global generator (which ``DataLoader`` seeds per worker), or
+from one of the transform's own where ``seed`` is given; it then differs between workers and
+is the same in every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import get_worker_info
+from torchvision.transforms import v2
+
+from . import fourier
+from .errors import InputError
+from .samples import PixelSpace
+
+__all__ = [
+    "AmplitudePhaseMix",
+    "AmplitudePhaseSelf",
+    "FrequencyFilter",
+    "HighPass",
+    "LowPass",
+    "RandomBand",
+]
+
+
+class _Random(v2.Transform):  # type: ignore[misc]
+    """A transform with a generator of its own, where it is given a seed."""
+
+    def __init__(self, seed: int | None) -> None:
+        super().__init__()
+        self.seed = seed
+        self._generator: torch.Generator | None = None
+        self._worker: int | None = None
+
+    def _draws(self) -> torch.Generator | None:
+        if self.seed is None:
+            return None
+        info = get_worker_info()
+        worker = -1 if info is None else int(info.id)
+        if self._generator is None or worker != self._worker:
+            # A worker starts with a copy of the parent's generator: without its own number
+            # in the seed, all of them would draw the same.
+            self._generator = torch.Generator().manual_seed(self.seed * 1_000_003 + worker + 1)
+            self._worker = worker
+        return self._generator
+
+    def _uniform(self) -> float:
+        return float(torch.rand((), generator=self._draws()))
+
+
+class LowPass(v2.Transform):  # type: ignore[misc]
+    """Keeps the frequencies ``d <= radius``.
+
+    Args:
+        radius: cut-off in cycles per image (or in ``units``), at least 0.
+        closed, units: see :func:`hfc_probe.fourier.split`.
+
+    Raises:
+        InputError: a radius that is negative or not a number, unknown units.
+
+    >>> LowPass(0)(torch.tensor([[[0.0, 1.0]]])).tolist()
+    [[[0.5, 0.5]]]
+    """
+
+    def __init__(
+        self, radius: float, *, closed: bool = True, units: fourier.Units = "cycles"
+    ) -> None:
+        super().__init__()
+        self.radius = fourier.check_radius(radius)
+        self.closed = closed
+        self.units = units
+        fourier.distance(2, 2, units=units)
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """One image or a batch."""
+        return _on_pixels(inpt, lambda x: self._part(x), "LowPass")
+
+    _transform = transform  # its name before torchvision 0.21
+
+    def _part(self, images: Tensor) -> Tensor:
+        return fourier.split(images, self.radius, closed=self.closed, units=self.units)[0]
+
+
+class HighPass(LowPass):
+    """Keeps the frequencies ``d > radius``, on a background.
+
+    Args:
+        radius, closed, units: as :class:`LowPass`.
+        background: added to the signed, zero-mean component before it is clipped to [0, 1];
+            0.5 shows both signs. None returns floats as they are, signed and unclipped, as
+            the HFC paper feeds them to its models.
+
+    Raises:
+        InputError: as :class:`LowPass`; a background outside [0, 1].
+
+    >>> HighPass(0)(torch.tensor([[[0.0, 1.0]]])).tolist()
+    [[[0.0, 1.0]]]
+    """
+
+    def __init__(
+        self,
+        radius: float,
+        *,
+        background: float | None = 0.5,
+        closed: bool = True,
+        units: fourier.Units = "cycles",
+    ) -> None:
+        super().__init__(radius, closed=closed, units=units)
+        if background is not None and not 0 <= float(background) <= 1:
+            raise InputError(f"background: expected None or 0 to 1, got {background!r}")
+        self.background = background
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """One image or a batch."""
+        return _on_pixels(inpt, lambda x: self._part(x), "HighPass", self.background is not None)
+
+    _transform = transform
+
+    def _part(self, images: Tensor) -> Tensor:
+        _, high = fourier.split(images, self.radius, closed=self.closed, units=self.units)
+        return high if self.background is None else high + self.background
+
+
+class RandomBand(_Random):
+    """Removes a random band of frequencies, ``a < d <= a + width``.
+
+    Args:
+        width: of the band, in cycles per image, above 0.
+        low, high: the band lies between these distances; ``high=None`` is half the smaller
+            side. DC stays unless ``low`` is negative.
+        p: probability that an image (or a batch, which gets one band) is changed.
+        seed: of a generator of its own.
+
+    Raises:
+        InputError: a width, bounds or a probability outside those ranges; images too small
+            for the band.
+    """
+
+    def __init__(
+        self,
+        width: float = 4.0,
+        *,
+        low: float = 0.0,
+        high: float | None = None,
+        p: float = 1.0,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(seed)
+        if isinstance(width, (bool, str)) or not width > 0:
+            raise InputError(f"width: expected a number above 0, got {width!r}")
+        _check_probability(p)
+        if high is not None and not high - low >= width:
+            raise InputError(f"high: expected at least low + width = {low + width:g}, got {high!r}")
+        self.width, self.low, self.high, self.p = float(width), float(low), high, float(p)
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """The inner radius of the band, or None where the image stays as it is."""
+        height, width = _size_of(flat_inputs[0])
+        high = min(height, width) / 2 if self.high is None else self.high
+        if high - self.low < self.width:
+            raise InputError(
+                f"RandomBand: expected images that hold a band of {self.width:g} cycles above "
+                f"{self.low:g}, got {height}×{width} pixels"
+            )
+        apply = self._uniform() < self.p
+        inner = self.low + self._uniform() * (high - self.low - self.width)
+        return {"inner": inner if apply else None}
+
+    _get_params = make_params
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """One image or a batch."""
+        inner = params["inner"]
+        if inner is None:
+            return inpt
+
+        def without(images: Tensor) -> Tensor:
+            if inner >= 0:
+                (below, _), (upto, _) = fourier.bands(images, (inner, inner + self.width))
+                return images - (upto - below)
+            return fourier.split(images, max(0.0, inner + self.width))[1]
+
+        return _on_pixels(inpt, without, "RandomBand")
+
+    _transform = transform
+
+
+class AmplitudePhaseMix(_Random):
+    """APR-P: each image of a batch keeps its phase and takes another's amplitude.
+
+    Called with images, or with ``(images, labels)`` as in a collate function; labels belong
+    to the phase and stay as they are:
+
+    ``collate_fn=lambda batch: mix(*default_collate(batch))``
+
+    Args:
+        p: probability that a batch is changed, the authors' 0.6.
+        over_channels: transform the colour axis too, as the authors' code does.
+        keep_original: give back the original images followed by the recombined ones (labels
+            twice): the authors' loss is the sum over both.
+        seed: of a generator of its own.
+
+    Raises:
+        InputError: p outside [0, 1]; images without a batch axis.
+
+    Source: Chen et al., ICCV 2021 (APR-P) and its code.
+    """
+
+    def __init__(
+        self,
+        p: float = 0.6,
+        *,
+        over_channels: bool = False,
+        keep_original: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(seed)
+        self.p = _check_probability(p)
+        self.over_channels = over_channels
+        self.keep_original = keep_original
+
+    def forward(self, images: Tensor, labels: Any = None) -> Any:
+        """``(N, C, H, W)``, and labels where they are given."""
+        if not isinstance(images, Tensor) or images.dim() != 4:
+            what = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+            raise InputError(
+                f"AmplitudePhaseMix: expected a batch (N, C, H, W), got {what}; use it after "
+                "batching, in the collate function or the training loop"
+            )
+        mixed = images
+        if self._uniform() < self.p:
+            order = torch.randperm(len(images), generator=self._draws()).to(images.device)
+            mixed = _on_pixels(
+                images,
+                lambda x: fourier.recombine(x[order], x, over_channels=self.over_channels),
+                "AmplitudePhaseMix",
+            )
+        if self.keep_original:
+            mixed = torch.cat([images, mixed])
+            labels = torch.cat([labels, labels]) if isinstance(labels, Tensor) else labels
+        return mixed if labels is None else (mixed, labels)
+
+
+class AmplitudePhaseSelf(_Random):
+    """APR-S: an image exchanges its amplitude with an augmented copy of itself.
+
+    The image is augmented; with probability ``p`` a second copy is augmented anew, and the
+    phase of one is put together with the amplitude of the other, which way by a fair coin.
+
+    Args:
+        augment: float image in [0, 1] to image; None: one of the seven operations of AugMix
+            at about the authors' strength (autocontrast, equalise, posterise, rotate,
+            solarise, shear, translate).
+        p: probability of recombining, the authors' 0.5.
+        over_channels: transform the colour axis too, as the authors' code does.
+        seed: of a generator of its own; ``augment`` then draws from it as well.
+
+    Raises:
+        InputError: p outside [0, 1]; an ``augment`` that changes the size.
+
+    Source: Chen et al., ICCV 2021 (APR-S) and its code.
+    """
+
+    def __init__(
+        self,
+        augment: Callable[[Tensor], Tensor] | None = None,
+        *,
+        p: float = 0.5,
+        over_channels: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(seed)
+        self.augment = _one_of_augmix() if augment is None else augment
+        self.p = _check_probability(p)
+        self.over_channels = over_channels
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """One image ``(C, H, W)`` (a batch gets one augmentation for all)."""
+        return _on_pixels(inpt, self._changed, "AmplitudePhaseSelf")
+
+    _transform = transform
+
+    def _changed(self, image: Tensor) -> Tensor:
+        first = self._augmented(image)
+        if self._uniform() >= self.p:
+            return first
+        second = self._augmented(first)
+        if first.shape != second.shape:
+            raise InputError(
+                f"AmplitudePhaseSelf: expected augment to keep the size, got "
+                f"{tuple(second.shape)} from {tuple(first.shape)}"
+            )
+        pair = (first, second) if self._uniform() < 0.5 else (second, first)
+        return fourier.recombine(*pair, over_channels=self.over_channels)
+
+    def _augmented(self, image: Tensor) -> Tensor:
+        generator = self._draws()
+        if generator is None:
+            return self.augment(image)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+            return self.augment(image)
+
+
+class FrequencyFilter(nn.Module):
+    """Passes low frequencies only; put it in front of a model.
+
+    ``nn.Sequential(FrequencyFilter(12), model)`` is the low-pass "defence" that is proposed
+    against adversarial examples. It is not one: it hides a part of the image that a model
+    may need, and an attack that goes through it (it is differentiable, so
+    :class:`hfc_probe.AdversarialAccuracy` does) or that is low-frequency itself is not
+    stopped. What it shows is how much of the model's accuracy, and of an attack made
+    without it, lies beyond the radius.
+
+    It takes what the model eats, normalised or not: low-passing and a per-channel
+    normalisation can change places, since DC is kept.
+
+    Args:
+        radius: cut-off in cycles per image (or in ``units``).
+        keep: ``"low"`` or ``"high"``.
+        pixels: the normalisation of its inputs; needed for ``"high"`` alone, which removes
+            the mean in pixel space (None: inputs are in pixel space).
+        closed, units: see :func:`hfc_probe.fourier.split`.
+
+    Raises:
+        InputError: a radius that is negative or not a number, another ``keep``.
+
+    >>> FrequencyFilter(0)(torch.tensor([[[[0.0, 1.0]]]])).tolist()
+    [[[[0.5, 0.5]]]]
+    """
+
+    def __init__(
+        self,
+        radius: float,
+        *,
+        keep: str = "low",
+        pixels: PixelSpace | None = None,
+        closed: bool = True,
+        units: fourier.Units = "cycles",
+    ) -> None:
+        super().__init__()
+        if keep not in ("low", "high"):
+            raise InputError(f'keep: expected "low" or "high", got {keep!r}')
+        self.radius = fourier.check_radius(radius)
+        self.keep, self.closed, self.units = keep, closed, units
+        self.pixels = pixels or PixelSpace()
+        fourier.distance(2, 2, units=units)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``(N, C, H, W)`` of the same shape and type."""
+        options: Any = {"closed": self.closed, "units": self.units}
+        if self.keep == "low":
+            return fourier.split(images, self.radius, **options)[0].to(images.dtype)
+        pixels = self.pixels.unnormalize(images)
+        high = fourier.split(pixels, self.radius, **options)[1]
+        return self.pixels.normalize(high).to(images.dtype)
+
+    def extra_repr(self) -> str:
+        return f"radius={self.radius:g}, keep={self.keep!r}"
+
+
+def _on_pixels(
+    images: Any, change: Callable[[Tensor], Tensor], name: str, clip: bool = True
+) -> Any:
+    """Apply a change to pixels in [0, 1]; uint8 comes back as uint8, tensors as their kind."""
+    if not isinstance(images, Tensor):
+        raise InputError(
+            f"{name}: expected a tensor, got {type(images).__name__}; put v2.ToImage() before it"
+        )
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise InputError(f"{name}: expected float images in [0, 1] or uint8, got {images.dtype}")
+    plain = images.as_subclass(Tensor)
+    if plain.is_floating_point() and bool((plain < -1e-3).any() | (plain > 1 + 1e-3).any()):
+        raise InputError(
+            f"{name}: expected values in [0, 1], got {float(plain.min()):.3g} to "
+            f"{float(plain.max()):.3g}; put it before Normalize"
+        )
+    out = change(_as_float(plain))
+    if clip or images.dtype == torch.uint8:
+        out = out.clamp(0, 1)
+    if images.dtype == torch.uint8:
+        out = (out * 255).round()
+    out = out.to(images.dtype)
+    if type(images) is not Tensor:
+        from torchvision import tv_tensors
+
+        return tv_tensors.wrap(out, like=images)
+    return out
+
+
+def _as_float(images: Tensor) -> Tensor:
+    images = images.as_subclass(Tensor)
+    return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
+def _size_of(images: Any) -> tuple[int, int]:
+    if not isinstance(images, Tensor):
+        raise InputError(
+            f"RandomBand: expected a tensor, got {type(images).__name__}; put v2.ToImage() first"
+        )
+    return int(images.shape[-2]), int(images.shape[-1])
+
+
+def _check_probability(p: float) -> float:
+    if isinstance(p, (bool, str)) or not 0 <= p <= 1:
+        raise InputError(f"p: expected a probability from 0 to 1, got {p!r}")
+    return float(p)
+
+
+def _one_of_augmix() -> v2.RandomChoice:
+    return v2.RandomChoice(
+        [
+            v2.RandomAutocontrast(p=1.0),
+            v2.RandomEqualize(p=1.0),
+            v2.RandomPosterize(bits=3, p=1.0),
+            v2.RandomRotation(9),
+            v2.RandomSolarize(threshold=0.7, p=1.0),
+            v2.RandomAffine(0, shear=5),
+            v2.RandomAffine(0, translate=(0.1, 0.1)),
+        ]
+    )

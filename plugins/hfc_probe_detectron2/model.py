@@ -1,0 +1,79 @@
+"""A detectron2 model that answers for the original image and for its frequency variants."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hfc_probe.detection import DetectionAudit
+from hfc_probe.detection.store import PredictionStore
+from hfc_probe.detection.variants import ORIGINAL, background_of, pixel_mean_of, run_variants
+
+from .data import BROKEN
+
+VARIANTS = "hfc_probe"  # where an output carries the outputs on the other variants
+
+
+class FrequencyModel(nn.Module):
+    """Wraps a model that takes detectron2's list of inputs; one call runs every variant.
+
+    The output is the model's own on the original images, so that any evaluator works on it,
+    with the outputs on LFC(r) and HFC(r) under the key ``hfc_probe`` for
+    :class:`BandEvaluator`. Each ``image`` (C×H×W, BGR or RGB, 0 to 255) is filtered as it
+    comes from the mapper, before the model's own normalisation and padding, and stays signed
+    float32.
+
+    Args:
+        model: RetinaNet or any other meta-architecture of that form.
+        audit: radii, units and HFC background.
+        store: detections of finished images; a batch of nothing else is not run again.
+
+    Raises:
+        InputError: ``hfc_background="mean"`` and a model without ``pixel_mean``.
+    """
+
+    def __init__(
+        self, model: nn.Module, audit: DetectionAudit, store: PredictionStore | None = None
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.audit = audit
+        self._store = store
+        mean = audit.pixel_mean or pixel_mean_of(model)
+        self._background = background_of(audit.hfc_background, mean)
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if self._store is not None and all(
+            x.get("image_id") in self._store.finished for x in batched_inputs
+        ):
+            return [{} for _ in batched_inputs]
+        readable = [x for x in batched_inputs if BROKEN not in x]
+        results = iter(self._run(readable) if readable else [])
+        return [{} if BROKEN in x else next(results) for x in batched_inputs]
+
+    def _run(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        images = [x["image"].to(device, torch.float32) for x in inputs]
+
+        def detect(shown: list[Tensor]) -> Any:
+            if shown is images:  # the original goes in exactly as it came
+                return self.model(inputs)
+            return self.model([{**x, "image": i} for x, i in zip(inputs, shown, strict=True)])
+
+        outputs: dict[str, Any] = dict(
+            run_variants(
+                detect,
+                images,
+                radii=self.audit.radii,
+                closed=self.audit.closed,
+                units=self.audit.units,
+                background=self._background,
+            )
+        )
+        originals = outputs.pop(ORIGINAL)
+        return [
+            {**original, VARIANTS: {name: output[k] for name, output in outputs.items()}}
+            for k, original in enumerate(originals)
+        ]

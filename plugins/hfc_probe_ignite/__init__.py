@@ -1,0 +1,94 @@
+"""hfc_probe in an Ignite engine: attach a :class:`FrequencyHandler`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hfc_probe import PixelSpace, Probe, attach
+from hfc_probe.probe import Measurements, Predict
+
+try:
+    from ignite.engine import Engine, Events
+except ImportError as error:
+    raise ImportError("hfc_probe_ignite needs Ignite; pip install 'hfc_probe[ignite]'") from error
+
+__all__ = ["FrequencyHandler"]
+
+
+class FrequencyHandler:
+    """Measures a model on schedule while an Ignite trainer runs.
+
+    Iterations of the trainer count as steps, its epochs as epochs; with ``optimizer=`` steps are
+    the optimizer's (for gradient accumulation).
+
+    Args:
+        model: the model.
+        data: validation data as for :func:`hfc_probe.attach`.
+        logger: Ignite's ``TensorboardLogger``, or any writer with ``add_scalar``.
+        log_dir: TensorBoard directory, where there is no logger.
+        optimizer, measurements, pixels, limit, budget, strict, predict: as for
+            :func:`hfc_probe.attach`.
+
+    Raises:
+        InputError: for what :func:`hfc_probe.attach` refuses.
+
+    Attributes:
+        probe: the :class:`hfc_probe.Probe`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        data: Any,
+        *,
+        logger: Any = None,
+        log_dir: Any = None,
+        optimizer: Any = None,
+        measurements: Measurements | None = None,
+        pixels: PixelSpace | None = None,
+        limit: int | None = 1000,
+        budget: float = 0.05,
+        strict: bool = False,
+        predict: Predict | None = None,
+    ) -> None:
+        self._counts_iterations = optimizer is None
+        self.probe: Probe = attach(
+            model,
+            data,
+            writer=getattr(logger, "writer", logger),
+            log_dir=log_dir,
+            optimizer=optimizer,
+            measurements=measurements,
+            pixels=pixels,
+            limit=limit,
+            budget=budget,
+            strict=strict,
+            predict=predict,
+        )
+
+    def attach(self, engine: Engine) -> FrequencyHandler:
+        """Follow a trainer's iterations and epochs; returns itself."""
+        if self._counts_iterations:
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch)
+        engine.add_event_handler(Events.COMPLETED, self.close)
+        return self
+
+    def state_dict(self) -> dict[str, Any]:
+        """For Ignite's ``Checkpoint``."""
+        return self.probe.state_dict()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        self.probe.load_state_dict(state_dict)
+
+    def close(self) -> None:
+        self.probe.close()
+
+    def _step(self, engine: Engine) -> None:
+        self.probe.steps = engine.state.iteration - 1
+        self.probe.step()
+
+    def _end_epoch(self, engine: Engine) -> None:
+        self.probe.epochs = engine.state.epoch - 1
+        self.probe.end_epoch()

@@ -1,0 +1,159 @@
+"""hfc_probe in a Lightning trainer: add :class:`FrequencyCallback` to its callbacks."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from hfc_probe import InputError, PixelSpace, Probe, attach
+from hfc_probe.probe import Measurements, Predict
+
+try:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+except ImportError:
+    try:
+        from pytorch_lightning import Callback, LightningModule, Trainer
+    except ImportError as error:
+        raise ImportError(
+            "hfc_probe_lightning needs Lightning; pip install 'hfc_probe[lightning]'"
+        ) from error
+
+__all__ = ["FrequencyCallback"]
+
+logger = logging.getLogger("hfc_probe")
+_FAST_RUN = 16  # samples in a fast_dev_run: enough to find mistakes
+
+
+class FrequencyCallback(Callback):
+    """Measures the module on schedule while a Trainer trains it.
+
+    Steps are the trainer's ``global_step`` (optimizer steps, whatever gradients accumulate over)
+    and epochs its own. Results go into every logger whose ``experiment`` has ``add_scalar``, as
+    TensorBoardLogger's has. Its state goes into the trainer's checkpoints. In a ``fast_dev_run``
+    a few samples are measured and nothing is logged.
+
+    Args:
+        data: validation data as for :func:`hfc_probe.attach`; None: the trainer's own
+            validation loader (the first of several), within ``limit_val_batches``.
+        measurements, pixels, limit, budget, strict, predict: as for
+            :func:`hfc_probe.attach`; the module is called with a batch of images and returns
+            logits unless ``predict`` says otherwise.
+
+    Raises:
+        InputError: when training starts, for what :func:`hfc_probe.attach` refuses, or
+            where there is no validation data.
+
+    Attributes:
+        probe: the :class:`hfc_probe.Probe`, once training has started.
+    """
+
+    def __init__(
+        self,
+        data: Any = None,
+        *,
+        measurements: Measurements | None = None,
+        pixels: PixelSpace | None = None,
+        limit: int | None = 1000,
+        budget: float = 0.05,
+        strict: bool = False,
+        predict: Predict | None = None,
+    ) -> None:
+        super().__init__()
+        self.probe: Probe | None = None
+        self._data = data
+        self._limit = limit
+        self._options: dict[str, Any] = {
+            "measurements": measurements,
+            "pixels": pixels,
+            "budget": budget,
+            "strict": strict,
+            "predict": predict,
+        }
+        self._restored: dict[str, Any] | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data = self._data if self._data is not None else _validation_loader(trainer)
+        if data is None:
+            raise InputError(
+                "FrequencyCallback: expected a validation loader in the trainer, found none; pass "
+                "data="
+            )
+        self.probe = attach(
+            pl_module,
+            data,
+            writer=[] if trainer.fast_dev_run else _writers(trainer),
+            limit=_limit(self._limit, trainer, data),
+            **self._options,
+        )
+        if self._restored is not None:
+            self.probe.load_state_dict(self._restored)
+        self.probe.steps, self.probe.epochs = trainer.global_step, trainer.current_epoch
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+        # One batch may be no optimizer step (accumulation) or several (several optimizers).
+        if self.probe is not None and trainer.global_step > self.probe.steps:
+            self.probe.steps = trainer.global_step - 1
+            self.probe.step()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.probe is not None:
+            self.probe.epochs = trainer.current_epoch
+            self.probe.end_epoch()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._close()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self._close()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.probe is None else {"probe": self.probe.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._restored = state_dict.get("probe")
+
+    def _close(self) -> None:
+        if self.probe is not None:
+            self.probe.close()
+
+
+def _validation_loader(trainer: Trainer) -> Any:
+    """The first validation loader; asked for where the trainer has not set it up."""
+    loaders = trainer.val_dataloaders
+    if loaders is None:
+        source = getattr(trainer, "datamodule", None) or trainer.lightning_module
+        try:
+            loaders = source.val_dataloader()
+        except Exception:  # Lightning's own "no val_dataloader" varies with the version
+            logger.debug("no validation loader", exc_info=True)
+            return None
+    if isinstance(loaders, dict):
+        loaders = list(loaders.values())
+    if isinstance(loaders, (list, tuple)):
+        return loaders[0] if loaders else None
+    return loaders
+
+
+def _writers(trainer: Trainer) -> list[Any]:
+    experiments = [getattr(one, "experiment", None) for one in trainer.loggers]
+    found = [one for one in experiments if hasattr(one, "add_scalar")]
+    if not found:
+        logger.warning(
+            "hfc_probe: none of the trainer's loggers takes add_scalar; results stay in "
+            "callback.probe.results (add a TensorBoardLogger to see them there)"
+        )
+    return found
+
+
+def _limit(limit: int | None, trainer: Trainer, data: Any) -> int | None:
+    """The limit on samples, within the trainer's own limits on validation."""
+    limits = [limit] if limit is not None else []
+    if trainer.fast_dev_run:
+        limits.append(_FAST_RUN)
+    batches = trainer.limit_val_batches
+    size = getattr(data, "batch_size", None)
+    if isinstance(batches, int) and not isinstance(batches, bool) and batches and size:
+        limits.append(batches * size)
+    return min(limits) if limits else None

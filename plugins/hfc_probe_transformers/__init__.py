@@ -1,0 +1,129 @@
+"""hfc_probe in a Hugging Face ``Trainer``: add :class:`FrequencyCallback` to its callbacks."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from hfc_probe import PixelSpace, Probe, attach
+from hfc_probe.probe import Measurements, Predict
+
+try:
+    from transformers import TrainerCallback, default_data_collator
+except ImportError as error:
+    raise ImportError(
+        "hfc_probe_transformers needs transformers; pip install 'hfc_probe[transformers]'"
+    ) from error
+
+__all__ = ["FrequencyCallback"]
+
+logger = logging.getLogger("hfc_probe")
+
+
+class FrequencyCallback(TrainerCallback):
+    """Measures an image classification model on schedule while a ``Trainer`` trains it.
+
+    Steps and epochs are the trainer's own. Results are written beside the trainer's TensorBoard
+    logs, as run ``hfc_probe`` in the same directory (``output_dir/runs`` unless
+    ``TENSORBOARD_LOGGING_DIR`` or ``log_dir`` says otherwise).
+
+    Args:
+        data: validation data set (as for ``eval_dataset``), a loader, or
+            :class:`hfc_probe.Samples`; None: the trainer's evaluation loader, from its first
+            evaluation on.
+        log_dir: TensorBoard directory.
+        pixels: how the images are normalised; None: mean and std of the trainer's image
+            processor (``processing_class``) where it has one, else as found in transforms.
+        measurements, limit, budget, strict, predict: as for :func:`hfc_probe.attach`.
+
+    Raises:
+        InputError: when training starts, for what :func:`hfc_probe.attach` refuses.
+
+    Attributes:
+        probe: the :class:`hfc_probe.Probe`, once it is attached.
+    """
+
+    def __init__(
+        self,
+        data: Any = None,
+        *,
+        log_dir: str | os.PathLike[str] | None = None,
+        measurements: Measurements | None = None,
+        pixels: PixelSpace | None = None,
+        limit: int | None = 1000,
+        budget: float = 0.05,
+        strict: bool = False,
+        predict: Predict | None = None,
+    ) -> None:
+        self.probe: Probe | None = None
+        self._data = data
+        self._log_dir = log_dir
+        self._pixels = pixels
+        self._options: dict[str, Any] = {
+            "measurements": measurements,
+            "limit": limit,
+            "budget": budget,
+            "strict": strict,
+            "predict": predict,
+        }
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        self._attach(args, state, given)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        if self.probe is None:
+            self._attach(args, state, given)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        if self.probe is not None and state.global_step > self.probe.steps:
+            self.probe.steps = state.global_step - 1
+            self.probe.step()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        if self.probe is not None:
+            self.probe.epochs = max(0, round(state.epoch or 1) - 1)
+            self.probe.end_epoch()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        if self.probe is None:
+            logger.warning(
+                "hfc_probe: no validation data was seen, so nothing was measured; pass "
+                "FrequencyCallback(data=eval_dataset)"
+            )
+        else:
+            self.probe.close()
+
+    def _attach(self, args: Any, state: Any, given: dict[str, Any]) -> None:
+        data = given.get("eval_dataloader") if self._data is None else self._data
+        if data is None:
+            return
+        if hasattr(data, "__getitem__") and hasattr(data, "__len__"):  # a data set
+            from torch.utils.data import DataLoader
+
+            size = args.per_device_eval_batch_size
+            data = DataLoader(data, batch_size=size, collate_fn=default_data_collator)
+        self.probe = attach(
+            given["model"],
+            data,
+            log_dir=self._log_dir or _beside(args),
+            pixels=self._pixels or _processor_pixels(given.get("processing_class")),
+            **self._options,
+        )
+        self.probe.steps = state.global_step
+        self.probe.epochs = int(state.epoch or 0)
+
+
+def _beside(args: Any) -> str:
+    """A run of its own in the directory that holds the trainer's TensorBoard runs."""
+    logs = os.getenv("TENSORBOARD_LOGGING_DIR") or getattr(args, "logging_dir", None)
+    root = os.path.dirname(logs) if logs else os.path.join(args.output_dir, "runs")
+    return os.path.join(root, "hfc_probe")
+
+
+def _processor_pixels(processor: Any) -> PixelSpace | None:
+    """The normalisation of an image processor that normalises."""
+    mean, std = getattr(processor, "image_mean", None), getattr(processor, "image_std", None)
+    if mean is None or std is None or not getattr(processor, "do_normalize", True):
+        return None
+    return PixelSpace(tuple(mean), tuple(std))

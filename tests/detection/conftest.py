@@ -1,0 +1,35 @@
+"""Real COCO files where they are present, and one detector trained per session."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco"
+
+
+@pytest.fixture(scope="session")
+def coco():
+    """Folder with val2017/ and instances_val2017.json."""
+    if not (SHARED / "instances_val2017.json").is_file():
+        pytest.skip(f"no COCO files in {SHARED}")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def coco_content(coco):
+    return json.loads((coco / "instances_val2017.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def trained():
+    """A detector of blobs and checkers; about 20 s on one core."""
+    from .known_answer import PlantedShapes, train
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # small layers: a second thread costs more than it brings
+    try:
+        return train(PlantedShapes(64, seed=0), steps=160)
+    finally:
+        torch.set_num_threads(threads)

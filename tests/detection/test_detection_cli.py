@@ -1,0 +1,237 @@
+"""``hfc-probe detect`` as a user runs it: in one process, interrupted, under torchrun."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from hfc_probe.cli import main
+
+from .known_answer import PlantedShapes
+
+ROOT = Path(__file__).resolve().parents[2]
+DETECTOR = '''
+import torch
+from torch import nn
+
+
+class Spots(nn.Module):
+    """One box around what is brighter than the image; without training."""
+
+    def __init__(self):
+        super().__init__()
+        self.level = nn.Parameter(torch.tensor(0.15))
+
+    def forward(self, images):
+        return [self.one(image.mean(0)) for image in images]
+
+    def one(self, grey):
+        y, x = torch.nonzero(grey > grey.median() + self.level, as_tuple=True)
+        if not len(x):
+            return {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0)}
+        x, y = x.float(), y.float()
+        box = torch.stack([x.min(), y.min(), x.max(), y.max()])
+        grow = 0.55 * (box[2:] - box[:2])
+        box = torch.cat([box[:2] - grow, box[2:] + grow])
+        return {"boxes": box[None], "scores": grey.max()[None], "labels": torch.tensor([3])}
+'''
+
+
+@pytest.fixture
+def planted(tmp_path):
+    """Images, annotations and a detector in files, and the options that name them."""
+    data = PlantedShapes(9, seed=5)
+    (tmp_path / "images").mkdir()
+    for image_id, picture in data.pictures.items():
+        pixels = (picture * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{image_id}.png")
+    (tmp_path / "annotations.json").write_text(json.dumps(data.content))
+    (tmp_path / "spots.py").write_text(DETECTOR)
+    options = [
+        *("--model", f"{tmp_path / 'spots.py'}:Spots", "--images", str(tmp_path / "images")),
+        *("--annotations", str(tmp_path / "annotations.json"), "--radii", "6,12"),
+        *("--device", "cpu", "--bootstrap", "100"),
+    ]
+    return tmp_path, options
+
+
+def detect(*arguments):
+    return CliRunner().invoke(main, ["detect", *map(str, arguments)])
+
+
+def said(run):
+    """The output without the progress bar."""
+    return run.output[run.output.index("Detection audit") :]
+
+
+def test_files_and_words(planted):
+    path, options = planted
+    run = detect(*options, "--out", path / "out")
+    assert run.exit_code == 0, run.output
+    assert "original" in run.output
+    assert "LFC, r = 12" in run.output
+    assert "HFC, r = 6 (zero background)" in run.output
+    assert f"tensorboard --logdir {path / 'out'}" in run.output
+    names = {file.name for file in (path / "out").iterdir()}
+    assert {"detection_audit.json", "detection_audit.png", "by_image.png"} <= names
+    content = json.loads((path / "out" / "detection_audit.json").read_text())
+    assert content["scalars"]["hfc_detection/AP50/original"] > 0
+    rows = list(csv.DictReader((path / "out" / "images.csv").open()))
+    assert [int(row["image_id"]) for row in rows] == [1000 + 7 * k for k in range(9)]
+    classes = list(csv.DictReader((path / "out" / "classes.csv").open()))
+    assert [row["category"] for row in classes] == ["blob", "checker"]
+    assert float(classes[0]["AP_original"]) > 0
+    objects = list(csv.DictReader((path / "out" / "objects.csv").open()))
+    found = sum(row["score_original"] != "" for row in objects)
+    assert 0 < found < len(objects)
+    results = json.loads((path / "out" / "results_lfc_r06.json").read_text())
+    assert set(results[0]) == {"image_id", "category_id", "bbox", "score"}
+
+
+def test_the_same_command_again_runs_no_image_and_says_the_same(planted):
+    path, options = planted
+    first = detect(*options, "--out", path / "out")
+    (path / "spots.py").write_text(DETECTOR.replace("return [self.one", "raise RuntimeError  # "))
+    again = detect(*options, "--out", path / "out")
+    assert again.exit_code == 0, again.output
+    assert said(again) == said(first)
+    other = detect(*options, "--units", "nyquist", "--radii", "0.5", "--out", path / "out")
+    assert other.exit_code == 2
+    assert "choose another directory" in other.output
+
+
+def test_two_processes_give_the_numbers_of_one(planted):
+    path, options = planted
+    assert detect(*options, "--out", path / "one").exit_code == 0
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+        *("-m", "hfc_probe", "detect", *options, "--out", str(path / "two")),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    parts = sorted((path / "two" / "finished").iterdir())
+    assert [len(p.read_text().splitlines()) - 1 for p in parts] == [5, 4]
+    one, two = (path / name / "detection_audit.json" for name in ("one", "two"))
+    assert json.loads(one.read_text()) == json.loads(two.read_text())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--model", "torchvision:retinanet"], "did you mean retinanet_resnet50_fpn"),
+        (["--model", "torchvision:ssd300_vgg16"], "--weights: expected a checkpoint file"),
+        (["--radii", "12,four"], "--radii: expected numbers"),
+        (["--radii", "12,6"], "radii: expected increasing"),
+        (["--annotations", "absent.json"], "absent.json (no such file)"),
+        (["--images", "absent"], "images: expected a folder of images, got absent"),
+        (["--detectron2-config", "x.yaml"], "either --model or --detectron2-config"),
+        (["--dataset", "coco_2017_val"], "belong to --detectron2-config"),
+        (["--hfc-background", "mean"], "pass pixel_mean"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_status_2(planted, change, message):
+    path, options = planted
+    run = detect(*options, *change, "--out", path / "out")
+    assert run.exit_code == 2
+    assert message in run.output
+    assert len(run.output.strip().splitlines()) == 1
+    assert not (path / "out").exists()
+
+
+def test_broken_images(planted):
+    path, options = planted
+    (path / "images" / "1007.png").write_bytes(b"no picture")
+    run = detect(*options, "--out", path / "out")
+    assert run.exit_code == 2
+    assert "1007.png" in run.output
+    assert "finished" in {file.name for file in (path / "out").iterdir()}
+    run = detect(*options, "--skip-broken", "--limit", "9", "--out", path / "out")
+    assert run.exit_code == 0
+    assert "1 images were left out" in run.output
+
+
+@pytest.fixture
+def ssd(tmp_path):
+    """A checkpoint of torchvision's smallest detector, for five classes instead of 91."""
+    from torchvision.models import get_model
+
+    torch.manual_seed(0)
+    model = get_model(
+        "ssdlite320_mobilenet_v3_large", weights=None, weights_backbone=None, num_classes=5
+    )
+    torch.save({"model": model.state_dict()}, tmp_path / "weights.pth")
+    return tmp_path / "weights.pth"
+
+
+def test_a_torchvision_checkpoint_of_other_classes_on_real_images(coco, ssd, tmp_path):
+    run = detect(
+        *("--model", "torchvision:ssdlite320_mobilenet_v3_large", "--weights", ssd),
+        *("--images", coco / "val2017", "--annotations", coco / "instances_val2017.json"),
+        *("--limit", 3, "--hfc-background", "mean", "--device", "cpu", "--out", tmp_path / "out"),
+    )
+    assert run.exit_code == 0, run.output
+    content = json.loads((tmp_path / "out" / "detection_audit.json").read_text())
+    assert content["settings"]["radii"] == [128]
+    assert content["settings"]["pixel_mean"] == [0.5, 0.5, 0.5]  # SSDlite's own
+    assert content["scalars"]["hfc_detection/AP/original"] < 0.05  # random weights
+    results = json.loads((tmp_path / "out" / "results_original.json").read_text())
+    assert {r["category_id"] for r in results} <= {1, 2, 3, 4}
+
+
+@pytest.mark.parametrize(
+    "name", ["retinanet_resnet50_fpn", "fasterrcnn_mobilenet_v3_large_320_fpn"]
+)
+def test_the_number_of_classes_is_read_from_the_checkpoint(tmp_path, name):
+    from torchvision.models import get_model
+
+    from hfc_probe.detection.detectors import load_detector
+
+    torch.manual_seed(0)
+    model = get_model(name, weights=None, weights_backbone=None, num_classes=3).eval()
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    loaded = load_detector(f"torchvision:{name}", str(tmp_path / "weights.pth"))
+    assert not loaded.training
+    for key, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value)
+
+
+def test_the_plugin_is_found_by_its_entry_point_and_not_imported(tmp_path):
+    pytest.importorskip("setuptools", reason="setuptools is needed to read the entry points")
+    command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    code = (
+        "import sys, hfc_probe.cli;"
+        "from hfc_probe.detection.cli import GROUP;"
+        "from importlib.metadata import entry_points;"
+        "found = [e for e in entry_points(group=GROUP) if e.name == 'detectron2'];"
+        "print(found[0].value, 'hfc_probe_detectron2' in sys.modules)"
+    )
+    paths = os.pathsep.join([str(tmp_path), str(ROOT)])
+    environment = {**os.environ, "PYTHONPATH": paths}
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.split() == ["hfc_probe_detectron2.command:audit", "False"]
+
+
+def test_the_example_of_a_detector_of_your_own(coco, tmp_path):
+    from tests.conftest import load_example
+
+    example = load_example("audit_your_detector")
+    example.main(
+        str(coco / "val2017"),
+        str(coco / "instances_val2017.json"),
+        str(tmp_path / "out"),
+        limit=2,
+    )
+    content = json.loads((tmp_path / "out" / "detection_audit.json").read_text())
+    assert content["samples"] == 2
+    assert "hfc_detection/AP/lfc_r032" in content["scalars"]

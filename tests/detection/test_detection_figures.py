@@ -1,0 +1,99 @@
+"""Figures show the numbers they claim to show."""
+
+import matplotlib.patches
+import numpy as np
+import pytest
+
+from hfc_probe import InputError
+from hfc_probe.detection import DetectionAudit
+
+from .known_answer import PlantedShapes
+from .test_detection_evaluation import noisy
+
+
+@pytest.fixture(scope="module")
+def data():
+    return PlantedShapes(25, seed=6)
+
+
+def result_of(data, radii):
+    audit = DetectionAudit(radii=radii, bootstrap=100)
+    worse = {name: 0.02 * (1 + k) for k, name in enumerate(audit.variants)}
+    predictions = {n: noisy(data.truth, k, noise=worse[n]) for k, n in enumerate(worse)}
+    return audit.evaluate(data.truth, predictions).reading(data)
+
+
+def texts(figure):
+    found = figure.findobj(match=lambda artist: hasattr(artist, "get_text"))
+    return [artist.get_text() for artist in found if artist.get_text()]
+
+
+def test_bars_of_a_single_radius_are_the_metrics(data):
+    result = result_of(data, (12,))
+    (axes,) = result.figure().axes
+    heights = np.array([bar.get_height() for bar in axes.patches]).reshape(3, 4)
+    for row, name in zip(heights, result.variants, strict=True):
+        expected = np.nan_to_num(100 * result.metrics[name][[0, 3, 4, 5]])
+        np.testing.assert_allclose(row, expected)
+    assert axes.get_ylabel() == "average precision (%)"
+    assert "HFC, r = 12 (zero background)" in texts(axes.figure)
+
+
+def test_curves_of_several_radii_are_the_metrics(data):
+    result = result_of(data, (6, 12, 40))
+    panels = result.figure().axes
+    assert len(panels) == 4
+    for axes, column in zip(panels, (0, 3, 4, 5), strict=True):
+        low, high = (line.get_ydata() for line in axes.lines[:2])
+        np.testing.assert_allclose(low, 100 * result.arrays()["lfc"][:, column])
+        np.testing.assert_allclose(high, 100 * result.arrays()["hfc"][:, column])
+        assert axes.get_xlabel() == "radius r (cycles/image)"
+
+
+def test_an_infinite_radius_is_left_out_of_the_axis(data):
+    result = result_of(data, (12, float("inf")))
+    assert list(result.figure().axes[0].get_xticks()) == [12]
+    assert result.variants == ("original", "lfc_r12", "lfc_rinf", "hfc_r12", "hfc_rinf")
+
+
+def test_the_scatter_has_a_point_for_every_image_with_objects(data):
+    result = result_of(data, (12,))
+    (axes,) = result.scatter_figure("hfc_r12").axes
+    points = np.concatenate([np.asarray(c.get_offsets()) for c in axes.collections])
+    expected = np.stack([result.images_ap["original"], result.images_ap["hfc_r12"]], axis=1)
+    np.testing.assert_allclose(sorted(points.tolist()), sorted((100 * expected).tolist()))
+
+
+def test_missed_objects_are_dashed_and_found_ones_carry_class_and_score(data):
+    result = result_of(data, (12,))
+    figure = result.examples_figure("drop", variant="hfc_r12", top=2)
+    chosen = result.changes("hfc_r12", "drop").images[:2]
+    for row, position in enumerate(chosen):
+        image_id = result.image_ids[position]
+        mine = [k for k, o in enumerate(result.objects) if o["image_id"] == image_id]
+        for column, name in enumerate(("original", "hfc_r12")):
+            axes = figure.axes[2 * row + column]
+            boxes = [p for p in axes.patches if isinstance(p, matplotlib.patches.Rectangle)]
+            dashed = [box for box in boxes if box.get_linestyle() not in ("-", "solid")]
+            missed = [k for k in mine if np.isnan(result.score[name][k])]
+            assert len(boxes) == len(mine)
+            assert len(dashed) == len(missed)
+            for k in set(mine) - set(missed):
+                category = result.truth.categories[result.objects[k]["category_id"]]
+                assert f"{category} {result.score[name][k]:.2f}" in texts(axes)
+            ap = 100 * result.images_ap[name][position]
+            assert f"AP {ap:.1f} %" in axes.get_title()
+        change = result.images_ap["hfc_r12"][position] - result.images_ap["original"][position]
+        assert f"(−{abs(100 * change):.1f})" in axes.get_title()
+
+
+def test_no_gain_no_picture_and_no_data_set_is_said(data):
+    result = result_of(data, (12,))
+    same = DetectionAudit(radii=(12,), bootstrap=0).evaluate(
+        data.truth, dict.fromkeys(result.variants, result.predictions["original"])
+    )
+    assert same.examples_figure("gain") is None
+    with pytest.raises(InputError, match=r"result\.reading\(CocoImages"):
+        result.reading(None).examples_figure("drop", variant="hfc_r12")
+    with pytest.raises(InputError, match="expected one of lfc_r12, hfc_r12, got 'lfc_r99'"):
+        result.scatter_figure("lfc_r99")

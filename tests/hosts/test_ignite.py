@@ -1,0 +1,49 @@
+"""FrequencyHandler in a real Ignite trainer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from .conftest import MEASUREMENTS, network, same, scalars
+
+pytest.importorskip("ignite", reason="Ignite is not installed: pip install 'hfc_probe[ignite]'")
+from hfc_probe_ignite import FrequencyHandler
+from ignite.engine import create_supervised_trainer
+from ignite.handlers import Checkpoint, DiskSaver
+from ignite.handlers.tensorboard_logger import TensorboardLogger
+
+
+def run(loaders, tmp_path, *, probe):
+    torch.manual_seed(1)
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    trainer = create_supervised_trainer(model, optimizer, nn.functional.cross_entropy)
+    handler = None
+    if probe:
+        logger = TensorboardLogger(log_dir=str(tmp_path / "log"))
+        handler = FrequencyHandler(
+            model, loaders[1], logger=logger, measurements=MEASUREMENTS, budget=1.0, strict=True
+        ).attach(trainer)
+        saver = Checkpoint({"probe": handler}, DiskSaver(str(tmp_path / "saved")))
+        from ignite.engine import Events
+
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, saver)
+    trainer.run(loaders[0], max_epochs=2)
+    return model, handler
+
+
+def test_logs_into_ignites_logger_and_leaves_training_alone(loaders, tmp_path):
+    plain, _ = run(loaders, tmp_path, probe=False)
+    probed, handler = run(loaders, tmp_path, probe=True)
+    assert same(plain.state_dict(), probed.state_dict())
+    found = scalars(tmp_path / "log")
+    assert found["hfc_lfc/r02"] == [6, 12]
+    assert found["hfc_0/smoothness_mean"] == [2, 4, 6, 8, 10, 12]
+    state = torch.load(next((tmp_path / "saved").glob("*.pt")), weights_only=True)
+    assert state["steps"] == 12
+    fresh = FrequencyHandler(network(), loaders[1], measurements=MEASUREMENTS)
+    fresh.load_state_dict(state)
+    assert (fresh.probe.steps, fresh.probe.epochs) == (12, 2)
+    assert handler.probe.results.keys() == {"frequency_accuracy", "kernel_spectra"}

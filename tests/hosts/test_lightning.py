@@ -1,0 +1,137 @@
+"""FrequencyCallback in a real Lightning trainer."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from hfc_probe import Every, InputError, KernelSpectra
+
+from .conftest import MEASUREMENTS, dataset, network, same, scalars
+
+pytest.importorskip(
+    "lightning", reason="Lightning is not installed: pip install 'hfc_probe[lightning]'"
+)
+import lightning.pytorch as pl
+from hfc_probe_lightning import FrequencyCallback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+
+
+class Classifier(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.network = network()
+
+    def forward(self, x):
+        return self.network(x)
+
+    def training_step(self, batch, _):
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch, _):
+        self.log("val_loss", nn.functional.cross_entropy(self(batch[0]), batch[1]))
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=1e-2)
+
+
+def fit(tmp_path, callbacks, *, epochs=2, ckpt_path=None, val=True, **options):
+    pl.seed_everything(0, verbose=False)
+    module = Classifier()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = pl.Trainer(
+            max_epochs=epochs,
+            accelerator="cpu",
+            default_root_dir=tmp_path,
+            callbacks=callbacks,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            log_every_n_steps=1,
+            **options,
+        )
+        train = DataLoader(dataset(24, 0), 4, shuffle=True)
+        loaders = (train, DataLoader(dataset(16, 1), 8)) if val else (train,)
+        trainer.fit(module, *loaders, ckpt_path=ckpt_path)
+    return module, trainer
+
+
+def callback(**options):
+    return FrequencyCallback(measurements=MEASUREMENTS, budget=1.0, strict=True, **options)
+
+
+def test_logs_beside_lightnings_own_and_leaves_training_alone(tmp_path):
+    plain, _ = fit(tmp_path, [], logger=TensorBoardLogger(tmp_path / "plain"))
+    loggers = [
+        TensorBoardLogger(tmp_path / "a"),
+        CSVLogger(tmp_path),
+        TensorBoardLogger(tmp_path / "b"),
+    ]
+    probe = callback()
+    probed, _ = fit(tmp_path, [probe], logger=loggers)
+    assert same(plain.state_dict(), probed.state_dict())
+    for name in ("a", "b"):
+        found = scalars(tmp_path / name / "lightning_logs" / "version_0")
+        assert found["hfc_lfc/r02"] == [6, 12]
+        assert found["hfc_network.0/smoothness_mean"] == [2, 4, 6, 8, 10, 12]
+        assert "val_loss" in found
+
+
+def test_accumulated_gradients_count_optimizer_steps(tmp_path):
+    probe = callback()
+    fit(tmp_path, [probe], logger=TensorBoardLogger(tmp_path), accumulate_grad_batches=3)
+    assert probe.probe.steps == 4
+    assert probe.probe.epochs == 2
+    assert scalars(tmp_path / "lightning_logs" / "version_0")["hfc_network.0/smoothness_mean"] == [
+        2,
+        4,
+    ]
+
+
+def test_a_checkpoint_goes_on(tmp_path):
+    fit(tmp_path, [callback()], logger=TensorBoardLogger(tmp_path / "a"), epochs=1)
+    checkpoint = next((tmp_path / "a").rglob("*.ckpt"))
+    assert (
+        torch.load(checkpoint, weights_only=False)["callbacks"]["FrequencyCallback"]["probe"][
+            "steps"
+        ]
+        == 6
+    )
+    probe = callback()
+    fit(tmp_path, [probe], logger=TensorBoardLogger(tmp_path / "b"), epochs=2, ckpt_path=checkpoint)
+    assert (probe.probe.steps, probe.probe.epochs) == (12, 2)
+    assert scalars(tmp_path / "b" / "lightning_logs" / "version_0")["hfc_lfc/r02"] == [12]
+
+
+def test_limits_and_fast_runs_are_respected(tmp_path):
+    probe = callback()
+    fit(tmp_path, [probe], logger=False, epochs=1, limit_val_batches=1)
+    assert len(probe.probe.samples) == 8
+    probe = callback()
+    fit(tmp_path, [probe], fast_dev_run=True)
+    assert probe.probe.results["kernel_spectra" if probe.probe.steps > 1 else "frequency_accuracy"]
+
+
+def test_data_of_ones_own_and_none_at_all(tmp_path):
+    probe = callback(data=DataLoader(dataset(12, 2), 4))
+    fit(tmp_path, [probe], logger=False, epochs=1, val=False)
+    assert probe.probe.samples.image_shape == (3, 12, 12)
+    with pytest.raises(InputError, match="pass data="):
+        fit(tmp_path, [callback()], logger=False, epochs=1, val=False)
+
+
+def test_a_measurement_that_fails_does_not_stop_the_trainer(tmp_path, caplog):
+    class Raises(KernelSpectra):
+        def compute(self, subject):
+            raise RuntimeError("planted failure")
+
+    probe = FrequencyCallback(measurements={Raises(): Every(steps=1)}, budget=1.0)
+    _, trainer = fit(tmp_path, [probe], logger=False)
+    assert trainer.global_step == 12
+    assert "planted failure" in caplog.text

@@ -1,0 +1,109 @@
+"""FrequencyCallback in a real Hugging Face Trainer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from hfc_probe import PixelSpace
+
+from .conftest import MEASUREMENTS, same, scalars
+
+transformers = pytest.importorskip(
+    "transformers", reason="transformers is not installed: pip install 'hfc_probe[transformers]'"
+)
+pytest.importorskip(
+    "accelerate", reason="accelerate is not installed: pip install 'hfc_probe[transformers]'"
+)
+from hfc_probe_transformers import FrequencyCallback
+
+
+class Images(Dataset):
+    """Items as an image processor makes them, normalised with mean and std 0.5."""
+
+    def __init__(self, n, seed):
+        generator = torch.Generator().manual_seed(seed)
+        self.pixels = torch.randint(0, 256, (n, 3, 16, 16), generator=generator).to(torch.uint8)
+
+    def __len__(self):
+        return len(self.pixels)
+
+    def __getitem__(self, index):
+        if index >= len(self):
+            raise IndexError(index)
+        return {"pixel_values": self.pixels[index] / 127.5 - 1, "labels": index % 4}
+
+
+def model():
+    torch.manual_seed(0)
+    return transformers.ViTForImageClassification(
+        transformers.ViTConfig(
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+            image_size=16,
+            patch_size=4,
+            num_labels=4,
+        )
+    )
+
+
+def train(tmp_path, callbacks, **options):
+    args = transformers.TrainingArguments(
+        output_dir=str(tmp_path),
+        num_train_epochs=2,
+        per_device_train_batch_size=4,
+        per_device_eval_batch_size=8,
+        report_to=["tensorboard"],
+        logging_steps=1,
+        use_cpu=True,
+        save_strategy="no",
+        seed=0,
+        disable_tqdm=True,
+        **options,
+    )
+    processor = transformers.ViTImageProcessor(size={"height": 16, "width": 16})
+    trainer = transformers.Trainer(
+        model=model(),
+        args=args,
+        train_dataset=Images(16, 0),
+        eval_dataset=Images(12, 1),
+        callbacks=callbacks,
+        processing_class=processor,
+    )
+    trainer.train()
+    return trainer
+
+
+def callback(**options):
+    return FrequencyCallback(measurements=MEASUREMENTS, budget=1.0, strict=True, **options)
+
+
+def test_logs_beside_trainers_own_and_leaves_training_alone(tmp_path):
+    plain = train(tmp_path / "plain", [])
+    probe = callback(data=Images(12, 1))
+    probed = train(tmp_path / "probed", [probe])
+    assert same(plain.model.state_dict(), probed.model.state_dict())
+    found = scalars(tmp_path / "probed" / "runs" / "hfc_probe")
+    assert found["hfc_lfc/r02"] == [4, 8]
+    layer = next(tag for tag in found if tag.endswith("smoothness_mean"))
+    assert "patch_embeddings" in layer
+    assert found[layer] == [2, 4, 6, 8]
+    others = [p for p in (tmp_path / "probed" / "runs").iterdir() if p.name != "hfc_probe"]
+    assert others  # Trainer's own, beside
+    # The processor's mean and std were undone: the 8-bit pixels are back.
+    assert torch.equal(probe.probe.samples.images, Images(12, 1).pixels)
+
+
+def test_the_trainers_evaluation_loader_serves_from_its_first_evaluation_on(tmp_path):
+    probe = callback(pixels=PixelSpace((0.5,), (0.5,)))
+    train(tmp_path, [probe], eval_strategy="epoch")
+    assert torch.equal(probe.probe.samples.images, Images(12, 1).pixels)
+    assert scalars(tmp_path / "runs" / "hfc_probe")["hfc_lfc/r02"][-1] == 8
+
+
+def test_no_data_is_said(tmp_path, caplog):
+    train(tmp_path, [callback()])
+    assert "pass FrequencyCallback(data=eval_dataset)" in caplog.text

@@ -1,0 +1,161 @@
+"""Measurements by name on the command line, and two runs on one page."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from hfc_probe import AdversarialAccuracy, FrequencyAccuracy, InputError
+from hfc_probe.cli import main
+from hfc_probe.measurements.registry import MEASUREMENTS, build
+from hfc_probe.report import Change, Run, compare, page, read_run
+
+MODEL = """
+import torch
+from torch import nn
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+def other():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.py").write_text(MODEL)
+    generator = torch.Generator().manual_seed(0)
+    images = (255 * torch.rand(24, 3, 16, 16, generator=generator)).to(torch.uint8).numpy()
+    np.savez(tmp_path / "data.npz", images=images, labels=np.arange(24) % 4)
+    return tmp_path
+
+
+def audit(model, out, *options):
+    arguments = ["audit", "--model", f"model.py:{model}", "--data", "npz:data.npz"]
+    arguments += ["--normalize", "none", "--device", "cpu", "--out", out, *options]
+    return CliRunner().invoke(main, arguments)
+
+
+def test_every_measurement_runs_by_name(here):
+    names = [n for n in MEASUREMENTS if n != "fourier_heatmap"]
+    options = [part for name in names for part in ("--measure", name)]
+    result = audit("net", "a", "--limit", "12", *options)
+    assert result.exit_code == 0, result.output
+    for name in names:
+        written = json.loads((here / "a" / f"{name}.json").read_text())
+        assert written["measurement"] == name
+        assert written["summary"] in result.output
+        assert (here / "a" / f"{name}.png").stat().st_size > 5000
+
+
+def test_settings_go_by_name_and_values():
+    measurement = build("adversarial_accuracy:epsilons=0.01+0.02,steps=3,random_start=false")
+    assert measurement == AdversarialAccuracy(epsilons=(0.01, 0.02), steps=3, random_start=False)
+    assert build("frequency-accuracy:radii=4").radii == (4,)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("adversarial", "did you mean adversarial_accuracy"),
+        ("amplitude_phase:pair=any", "with a setting of amplitude_phase \\(pairing"),
+        ("amplitude_phase:pairing=other", "pairing: expected"),
+        ("truncated_svd:ranks=0", "ranks: expected a whole number"),
+    ],
+)
+def test_mistakes_in_a_measure_option(here, text, words):
+    result = audit("net", "a", "--measure", text)
+    assert result.exit_code == 2
+    assert re.search(words, result.output)
+    assert not (here / "a").exists()
+
+
+def test_help_lists_every_measurement(here):
+    result = audit("net", "a", "--measure", "help")
+    assert result.exit_code == 0
+    assert all(name in result.output for name in MEASUREMENTS)
+
+
+def test_report_of_two_runs_is_one_page_with_everything_in_it(here):
+    assert audit("net", "a", "--limit", "16").exit_code == 0
+    assert audit("other", "b", "--measure", "input_spectrum").exit_code == 0
+    result = CliRunner().invoke(main, ["report", "a", "b", "--out", "page.html"])
+    assert result.exit_code == 0, result.output
+    text = (here / "page.html").read_text()
+    assert len(re.findall(r'src="data:image/png;base64,', text)) == 4
+    assert not re.search(r'(src|href)="(?!data:)', text)
+    first = json.loads((here / "a" / "frequency_accuracy.json").read_text())
+    assert first["scalars"]["hfc_gap/area"] is not None
+    assert f"{first['scalars']['hfc_lfc/r04']:.4g}" in text
+    assert "samples looked at 16 against 24" in text
+    assert "input_spectrum" in text.split("In one run only:")[1]
+
+
+def run(name, value, interval):
+    result = {
+        "measurement": "m",
+        "settings": {"k": 1},
+        "samples": 5,
+        "summary": "<b>words</b>",
+        "scalars": {"x": value, "alone": 1.0},
+        "intervals": {} if interval is None else {"x": list(interval)},
+    }
+    return Run(name, {"m": result}, {})
+
+
+@pytest.mark.parametrize(
+    ("after", "interval", "judged"),
+    [
+        (0.9, (0.8, 0.95), "more"),
+        (0.1, (0.05, 0.2), "less"),
+        (0.6, (0.55, 0.7), "not told apart"),
+        (0.9, None, "no interval"),
+    ],
+)
+def test_more_is_said_only_where_intervals_do_not_overlap(after, interval, judged):
+    a, b = run("A & co", 0.5, (0.4, 0.6)), run("B", after, interval)
+    change = compare(a, b)[0]
+    assert change == Change("x", 0.5, after, (0.4, 0.6), interval)
+    assert change.judged == judged
+    text = page(a, b, [change])
+    assert "&lt;b&gt;words" in text
+    assert "A &amp; co" in text
+    said = re.findall(r"<li>(.*?)</li>", text)
+    if change.told_apart:
+        word = "higher" if judged == "more" else "lower"
+        assert said == [f"X is {word} in B ({after:.3f}) than in A &amp; co (0.500)."]
+    else:
+        assert said == ["No number is told apart by its 95 % interval."]
+
+
+def test_bad_runs_are_one_sentence(here):
+    (here / "empty").mkdir()
+    with pytest.raises(InputError, match="expected results"):
+        read_run(here / "empty")
+    with pytest.raises(InputError, match="expected a directory"):
+        read_run(here / "nowhere")
+    (here / "empty" / "x.json").write_text("{")
+    with pytest.raises(InputError, match=r"expected a result in x\.json, got a damaged file"):
+        read_run(here / "empty")
+    result = CliRunner().invoke(main, ["report", "nowhere", "empty"])
+    assert result.exit_code == 2
+    assert "nowhere" in result.output
+    with pytest.raises(InputError, match="a measurement that both runs have"):
+        compare(run("A", 1, None), Run("B", {"n": {"scalars": {}}}, {}))
+
+
+def test_intervals_belong_to_scalars_and_hold_them(resnet20, cifar):
+    result = FrequencyAccuracy(radii=(8,)).measure(resnet20, cifar.subset(32))
+    scalars = result.scalars()
+    assert set(result.intervals()) == {"hfc_accuracy/original", "hfc_lfc/r08", "hfc_hfc/r08"}
+    for tag, (low, high) in result.intervals().items():
+        assert low <= scalars[tag] <= high

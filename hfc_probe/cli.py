@@ -125,8 +125,22 @@ def demo(
     help="A further measurement, e.g. adversarial_accuracy:rhos=0+0.5 (values joined by +). "
     "Repeatable; `--measure help` lists them.",
 )
-@click.option("--heatmap", is_flag=True, help="Measure the Fourier heatmap as well (slow).")
-@click.option("--heatmap-samples", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--heatmap", is_flag=True, help="Measure the Fourier heatmap as well.")
+@click.option(
+    "--heatmap-samples",
+    type=click.IntRange(min=1),
+    help="Images of the heatmap. [default: 64; all with --precision or --forwards]",
+)
+@click.option(
+    "--precision",
+    type=float,
+    help="Sample each cell of the heatmap until its 95 % interval is within so much, e.g. 0.05.",
+)
+@click.option(
+    "--forwards",
+    type=click.IntRange(min=1),
+    help="Model the heatmap from so many forward passes in all, e.g. 16000.",
+)
 @click.option("--norm", type=float, help="L2 norm of the heatmap's noise. [default: by size]")
 @click.option("--crop", type=click.IntRange(min=1), help="Side of the heatmap's central window.")
 @click.option("--limit", type=click.IntRange(min=1), default=1000, show_default=True)
@@ -150,7 +164,9 @@ def audit(
     layer: str | None,
     extra: tuple[str, ...],
     heatmap: bool,
-    heatmap_samples: int,
+    heatmap_samples: int | None,
+    precision: float | None,
+    forwards: int | None,
     norm: float | None,
     crop: int | None,
     limit: int,
@@ -189,7 +205,16 @@ def audit(
         if crop is None and max(samples.image_shape[1:]) > 64:
             crop = 31
         chosen.append(
-            FourierHeatmap(norm=norm, samples=heatmap_samples, crop=crop, topk=topk, seed=seed)
+            FourierHeatmap(
+                norm=norm,
+                samples=heatmap_samples or (1000 if precision or forwards else 64),
+                precision=precision,
+                forwards=forwards,
+                crop=crop,
+                topk=topk,
+                checkpoint=out / ".fourier_heatmap.npz",  # an interrupted map goes on
+                seed=seed,
+            )
         )
     for measurement in chosen:
         measurement.validate(model, samples.image_shape)

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from .measurements.fourier_heatmap import FourierHeatmapResult
+    from .measurements.fourier_sensitivity import FourierSensitivityResult
     from .measurements.frequency_accuracy import FrequencyAccuracyResult
+    from .measurements.heatmap_result import FourierHeatmapResult
     from .measurements.kernel_spectra import KernelSpectraResult
     from .samples import Samples
 
@@ -110,33 +111,60 @@ def accuracy_axes(axes: Axes, result: FrequencyAccuracyResult) -> None:
 def heatmap_figure(result: FourierHeatmapResult) -> Figure:
     """The error map with DC in the middle, and the error against distance from DC."""
     with _styled():
-        figure = _new_figure(10.4, 4.4)
+        figure = _new_figure(10.4, 4.7)
         left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
         heatmap_axes(left, result)
         _radial_axes(right, result)
+        figure.supxlabel(
+            f"{result.passes:,} forward passes; {result.made_by()}", fontsize=9, color=CLEAN
+        )
     return figure
 
 
 def heatmap_axes(axes: Axes, result: FourierHeatmapResult) -> None:
     i, j = result.frequencies()
-    extent = (j[0] - 0.5, j[-1] + 0.5, i[-1] + 0.5, i[0] - 0.5)
+    error = result.arrays()["error"]
+    is_error = result.quantity == "error"
     picture = axes.imshow(
-        result.arrays()["error"],
+        error,
         cmap="viridis",
-        vmin=0,
-        vmax=1,
-        extent=extent,
+        vmin=0 if is_error else None,
+        vmax=1 if is_error else None,
+        extent=_extent(i, j),
         interpolation="nearest",
     )
     axes.set_xlabel("j, horizontal (cycles/image)")
     axes.set_ylabel("i, vertical (cycles/image)")
-    axes.set_title(f"Error under Fourier noise, norm {result.norm:.1f}")
+    what = "Error" if is_error else result.unit.capitalize()
+    axes.set_title(f"{what} under Fourier noise, norm {result.norm:.1f}")
     for side in ("top", "right"):
         axes.spines[side].set_visible(True)
     bar = axes.figure.colorbar(picture, ax=axes, shrink=0.92, pad=0.02)
     clean = float(result.arrays()["clean_error"])
-    bar.set_label(f"error rate (no noise: {clean:.2f})")
-    bar.ax.axhline(clean, color="white", lw=2)
+    bar.set_label(f"{result.unit} (no noise: {clean:.2f})")
+    low, high = picture.get_clim()
+    if low <= clean <= high:
+        bar.ax.axhline(clean, color="white", lw=2)
+    if result.unsafe:
+        cells = [(a, b) for i_, j_ in result.unsafe for a, b in ((i_, j_), (-i_, -j_))]
+        inside = [(a, b) for a, b in cells if i[0] <= a <= i[-1] and j[0] <= b <= j[-1]]
+        size = 60 * (20 / max(len(i), 8)) ** 2
+        axes.scatter(
+            [b for _, b in inside],
+            [a for a, _ in inside],
+            s=size,
+            marker="s",
+            facecolors="none",
+            edgecolors=HFC,
+            linewidths=1.6,
+        )
+
+
+def _extent(i: NDArray[Any], j: NDArray[Any]) -> tuple[float, float, float, float]:
+    """Edges of a map whose cells are at frequencies i and j, evenly spaced."""
+    down = (i[1] - i[0]) / 2 if len(i) > 1 else 0.5
+    along = (j[1] - j[0]) / 2 if len(j) > 1 else 0.5
+    return (j[0] - along, j[-1] + along, i[-1] + down, i[0] - down)
 
 
 def _radial_axes(axes: Axes, result: FourierHeatmapResult) -> None:
@@ -144,23 +172,82 @@ def _radial_axes(axes: Axes, result: FourierHeatmapResult) -> None:
     i, j = result.frequencies()
     distance = np.sqrt(i[:, None] ** 2 + j[None, :] ** 2)
     error = arrays["error"]
-    axes.scatter(
-        distance.ravel(), error.ravel(), s=5, color=CLEAN, alpha=0.25, lw=0, rasterized=True
-    )
-    ring = np.floor(distance + 0.5).astype(int)
-    count = np.bincount(ring.ravel())
-    with np.errstate(invalid="ignore"):
-        mean = np.bincount(ring.ravel(), error.ravel()) / count
-    axes.plot(np.arange(len(mean)), mean, color=LFC, lw=2.2, label="mean over ring")
+    if result.rings:
+        radius, mean = arrays["radius"], arrays["radial_error"]
+        half = [mean - arrays["radial_lower"], arrays["radial_upper"] - mean]
+        axes.errorbar(
+            radius,
+            mean,
+            np.maximum(half, 0),
+            color=LFC,
+            lw=2,
+            elinewidth=1.2,
+            capsize=2.5,
+            marker="o",
+            ms=4,
+            label="mean over ring (95 % interval)",
+        )
+    else:
+        axes.scatter(
+            distance.ravel(), error.ravel(), s=5, color=CLEAN, alpha=0.25, lw=0, rasterized=True
+        )
+        ring = np.floor(distance + 0.5).astype(int).ravel()
+        known = ~np.isnan(error.ravel())
+        count = np.bincount(ring[known], minlength=ring.max() + 1)
+        with np.errstate(invalid="ignore"):
+            mean = np.bincount(ring[known], error.ravel()[known], ring.max() + 1) / count
+        full = np.flatnonzero(count)
+        axes.plot(full, mean[full], color=LFC, lw=2.2, label="mean over ring")
     clean = [float(arrays[f"clean_error{part}"]) for part in ("", "_lower", "_upper")]
-    axes.axhspan(clean[1], clean[2], color=HFC, alpha=0.18, lw=0)
-    axes.axhline(clean[0], color=HFC, ls="--", label="no noise (95 % interval)")
-    axes.set_xlim(0, distance.max())
-    axes.set_ylim(0, 1.02)
+    if np.isfinite(clean[1]):
+        axes.axhspan(clean[1], clean[2], color=HFC, alpha=0.18, lw=0)
+    label = "no noise (95 % interval)" if np.isfinite(clean[1]) else "no noise"
+    axes.axhline(clean[0], color=HFC, ls="--", label=label)
+    axes.set_xlim(0, max(float(distance.max()), 1.0))
+    if result.quantity == "error":
+        axes.set_ylim(0, 1.02)
     axes.set_xlabel("distance from DC (cycles/image)")
-    axes.set_ylabel("error rate")
-    axes.set_title(f"Error by frequency ({result.samples} images a cell)")
+    axes.set_ylabel(result.unit)
+    low, high = int(arrays["count"].min()), int(arrays["count"].max())
+    each = f"{low}" if low == high else f"{low} to {high}"
+    axes.set_title(f"By frequency ({each} of {result.samples} images each)")
     axes.legend(frameon=False, fontsize=9)
+
+
+def sensitivity_figure(result: FourierSensitivityResult) -> Figure:
+    """The gradient's spectrum with DC in the middle, and its profile over rings."""
+    from matplotlib.colors import LogNorm
+
+    with _styled():
+        figure = _new_figure(10.4, 4.4)
+        left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
+        i, j = result.frequencies()
+        top = float(result.sensitivity.max())
+        positive = result.sensitivity[result.sensitivity > 0]
+        bottom = max(float(positive.min()), top / 1e4) if len(positive) else 1e-3
+        scale = LogNorm(bottom, max(top, 1.01 * bottom))
+        picture = left.imshow(
+            np.maximum(result.sensitivity, bottom),
+            cmap="viridis",
+            norm=scale,
+            extent=_extent(i, j),
+            interpolation="nearest",
+        )
+        left.set_xlabel("j, horizontal (cycles/image)")
+        left.set_ylabel("i, vertical (cycles/image)")
+        left.set_title(f"Fourier sensitivity ({result.samples} images)")
+        for side in ("top", "right"):
+            left.spines[side].set_visible(True)
+        bar = figure.colorbar(picture, ax=left, shrink=0.92, pad=0.02)
+        bar.set_label("mean |F(∇ₓ loss)| (loss per unit L2 norm)")
+        arrays = result.arrays()
+        right.plot(arrays["radius"], arrays["radial_profile"], color=LFC, lw=2.2)
+        right.set_xlim(0, float(arrays["radius"].max()))
+        right.set_ylim(bottom=0)
+        right.set_xlabel("distance from DC (cycles/image)")
+        right.set_ylabel("mean over ring (loss per unit L2 norm)")
+        right.set_title(f"By frequency; centred at {result.centroid():.1f} cycles/image")
+    return figure
 
 
 def kernel_figure(result: KernelSpectraResult) -> Figure:

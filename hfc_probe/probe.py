@@ -130,8 +130,8 @@ def default_measurements(
     """What a probe measures unless told otherwise.
 
     Accuracy by frequency every epoch; the first layer's kernels every 100 steps and every
-    epoch, where the model has such a layer; the Fourier heatmap of 128 images (its centre of
-    63×63 frequencies for larger images) every 5 epochs. The budget may space them out.
+    epoch, where the model has such a layer; the Fourier heatmap from 16,000 forward passes (its
+    centre of 63×63 frequencies for larger images) every 5 epochs. The budget may space them out.
     """
     chosen: dict[Measurement, Every] = {FrequencyAccuracy(): Every(epochs=1)}
     spectra = KernelSpectra()
@@ -143,7 +143,7 @@ def default_measurements(
     if image_shape is not None and min(image_shape[1:]) >= 2:
         _, height, width = image_shape
         crop = None if max(height, width) <= 64 else (min(63, height), min(63, width))
-        chosen[FourierHeatmap(norm=None, samples=128, crop=crop)] = Every(epochs=5)
+        chosen[FourierHeatmap(norm=None, forwards=16_000, crop=crop)] = Every(epochs=5)
     return chosen
 
 
@@ -332,7 +332,7 @@ class Probe:
                 entry.forwards = 0
                 if self.samples is not None and entry.measurement.needs_data:
                     count, shape = len(self.samples), self.samples.image_shape
-                    entry.forwards = entry.measurement.forwards(count, shape)
+                    entry.forwards = entry.measurement.cost(count, shape)
             estimate = entry.forwards * self._forward_seconds() if entry.forwards else 0.0
         fits = self._budget.fits(entry.key, estimate, self._elapsed())
         if not fits and not entry.runs and not entry.failures:

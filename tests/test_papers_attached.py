@@ -99,5 +99,5 @@ def test_training_is_the_same_bit_for_bit_and_everything_is_logged(tmp_path):
 def test_settings_are_hashable_and_costs_are_estimated(name):
     measurement = MEASUREMENTS[name](**SMALL.get(name, {}))
     assert {measurement: 1}
-    assert measurement.forwards(100, (3, 32, 32)) >= 0
+    assert measurement.cost(100, (3, 32, 32)) >= 0
     assert measurement.name == name

@@ -285,7 +285,7 @@ def test_budget_rules():
 
 def test_what_never_fits_is_said_at_the_end(caplog):
     class Expensive(FrequencyAccuracy):
-        def forwards(self, samples, image_shape):
+        def cost(self, samples, image_shape):
             return 10**12
 
     probe = hfc_probe.attach(network(), loader(), measurements=[Expensive(radii=(2,))])
@@ -303,7 +303,7 @@ import torch, hfc_probe
 from torch import nn
 
 class Expensive(hfc_probe.FrequencyAccuracy):
-    def forwards(self, samples, image_shape):
+    def cost(self, samples, image_shape):
         return 10**12
 
 model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())

@@ -9,6 +9,7 @@ from .component_examples import ComponentExamples, ComponentExamplesResult
 from .corruption_accuracy import CorruptionAccuracy, CorruptionAccuracyResult
 from .critical_band import CriticalBand, CriticalBandResult
 from .fourier_heatmap import FourierHeatmap, FourierHeatmapResult
+from .fourier_sensitivity import FourierSensitivity, FourierSensitivityResult
 from .frequency_accuracy import FrequencyAccuracy, FrequencyAccuracyResult
 from .input_spectrum import InputSpectrum, InputSpectrumResult
 from .kernel_spectra import KernelSpectra, KernelSpectraResult
@@ -31,6 +32,8 @@ __all__ = [
     "CriticalBandResult",
     "FourierHeatmap",
     "FourierHeatmapResult",
+    "FourierSensitivity",
+    "FourierSensitivityResult",
     "FrequencyAccuracy",
     "FrequencyAccuracyResult",
     "InputSpectrum",

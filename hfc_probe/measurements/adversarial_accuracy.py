@@ -86,7 +86,7 @@ class AdversarialAccuracy(Measurement):
             with kernels.smoothed(model, max(self.rhos)):
                 pass
 
-    def forwards(self, samples: int, image_shape: tuple[int, int, int]) -> int:
+    def cost(self, samples: int, image_shape: tuple[int, int, int]) -> int:
         # A gradient costs about three forward passes.
         each = 1 + 3 + len(self.epsilons) * (2 + 3 * self.steps)
         filtered = 4 * len(self.epsilons) * len(self.perturbation_radii)

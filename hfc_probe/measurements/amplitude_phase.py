@@ -55,7 +55,7 @@ class AmplitudePhase(Measurement):
         check_choice("pairing", self.pairing, ("any", "same", "different"))
         check_whole("examples", self.examples)
 
-    def forwards(self, samples: int, image_shape: tuple[int, int, int]) -> int:
+    def cost(self, samples: int, image_shape: tuple[int, int, int]) -> int:
         return 3 * samples
 
     def compute(self, subject: Subject) -> AmplitudePhaseResult:

@@ -99,7 +99,7 @@ class BandAttribution(Measurement):
     def validate(self, model: Any, image_shape: tuple[int, int, int] | None) -> None:
         _captum(_METHODS[self.method])
 
-    def forwards(self, samples: int, image_shape: tuple[int, int, int]) -> int:
+    def cost(self, samples: int, image_shape: tuple[int, int, int]) -> int:
         bands = len(self.edges_for(*image_shape[1:]))
         each = {
             "feature_ablation": bands + 3,

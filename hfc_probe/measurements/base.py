@@ -148,7 +148,7 @@ class Measurement(ABC):
     """Settings of one measurement; :meth:`measure` runs it.
 
     Write your own as a frozen dataclass with a :meth:`compute`; override :attr:`needs_data`
-    if it looks at weights alone, :meth:`forwards` to tell the budget what it costs.
+    if it looks at weights alone, :meth:`cost` to tell the budget what it costs.
     """
 
     needs_data: ClassVar[bool] = True
@@ -237,7 +237,7 @@ class Measurement(ABC):
     def compute(self, subject: Subject) -> Result:
         """The measurement itself, on a model in isolation."""
 
-    def forwards(self, samples: int, image_shape: tuple[int, int, int]) -> int:
+    def cost(self, samples: int, image_shape: tuple[int, int, int]) -> int:
         """How many single-image forward passes it takes: what the budget reckons with."""
         return samples
 

@@ -75,7 +75,7 @@ class Calibration(Measurement):
                 f"{self.ood.image_shape}; resize them"
             )
 
-    def forwards(self, samples: int, image_shape: tuple[int, int, int]) -> int:
+    def cost(self, samples: int, image_shape: tuple[int, int, int]) -> int:
         radii = FrequencyAccuracy(self.radii).radii_for(*image_shape[1:])
         return samples * (1 + 2 * len(radii)) + (0 if self.ood is None else len(self.ood))
 

@@ -86,7 +86,7 @@ class ComponentExamples(Measurement):
         if image_shape is not None:
             self.radii_for(*image_shape[1:])
 
-    def forwards(self, samples: int, image_shape: tuple[int, int, int]) -> int:
+    def cost(self, samples: int, image_shape: tuple[int, int, int]) -> int:
         return samples * (1 + 2 * len(self.radii_for(*image_shape[1:])))
 
     def compute(self, subject: Subject) -> ComponentExamplesResult:

@@ -138,7 +138,7 @@ class CorruptionAccuracy(Measurement):
         assert self.corruptions is not None
         return self.corruptions
 
-    def forwards(self, samples: int, image_shape: tuple[int, int, int]) -> int:
+    def cost(self, samples: int, image_shape: tuple[int, int, int]) -> int:
         return min(samples, self.samples) * (1 + len(self._names) * len(self.severities))
 
     def compute(self, subject: Subject) -> CorruptionAccuracyResult:

@@ -103,7 +103,7 @@ class CriticalBand(Measurement):
         if image_shape is not None:
             self.centres_for(*image_shape[1:])
 
-    def forwards(self, samples: int, image_shape: tuple[int, int, int]) -> int:
+    def cost(self, samples: int, image_shape: tuple[int, int, int]) -> int:
         cells = len(self.strengths) * len(self.centres_for(*image_shape[1:]))
         return min(samples, self.samples) * (1 + cells)
 

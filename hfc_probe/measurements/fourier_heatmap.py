@@ -3,53 +3,100 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from .. import fourier
 from ..errors import InputError
-from ..proportions import percent, proportion_arrays
-from .base import Measurement, Result, Subject, rank, settings_of
+from . import heatmap_sequential as sequential
+from .base import Measurement, Subject
+from .heatmap_engine import Engine, Score, direction_signs
+from .heatmap_grid import Grid
+from .heatmap_result import Estimator, FourierHeatmapResult
+from .heatmap_run import FEWEST_PER_CELL, Run
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+__all__ = ["FourierHeatmap", "FourierHeatmapResult", "default_norm", "direction_signs"]
 
 
 @dataclass(frozen=True)
 class FourierHeatmap(Measurement):
     """Error rate of ``clip(x + s·v·U_ij, 0, 1)`` for every frequency (i, j).
 
-    Every pair ±(i, j), which is one direction, is measured once over all samples. The sign
-    s is drawn per image and channel from ``seed`` and the direction alone: results do not
-    depend on batch size, device or crop.
+    Every pair ±(i, j), which is one direction, is measured once. The sign s is drawn per
+    image and channel from ``seed`` and the direction alone: results do not depend on batch
+    size, device or crop.
+
+    How much is spent decides the estimator, and the result says which it was:
+
+    - nothing given: **exhaustive**, every image in every direction. Intervals are Wilson's
+      and speak of images like the given ones.
+    - ``precision``: **sequential**. Each cell looks at images in random order, without
+      replacement, until its 95 % interval is within ± ``precision``; the most uncertain
+      cells come first. Intervals speak of the given images, that is of what the exhaustive
+      measurement would find, and are exact under this very stopping rule
+      (:mod:`hfc_probe.measurements.heatmap_sequential`).
+    - ``forwards`` or ``seconds``: **model**. A fixed effort is spread over all cells, and a
+      model over cells and images (:mod:`hfc_probe.measurements.heatmap_model`) makes the
+      most of it; cells where it does not hold are sampled more and shown as sampled.
+      Intervals speak of the given images.
+    - ``radial``: **rings**. Error against distance from DC only, from directions drawn at
+      random within each ring one cycle wide.
 
     Args:
         norm: v, the L2 norm of the perturbation of one channel in pixel space; None: by
             image size, the paper's 4.0 at 32×32 and 15.7 at 224×224
             (:func:`default_norm`).
         samples: at most so many images, a seeded random choice.
+        precision: half-width of the 95 % interval that every cell must reach, in (0, 0.5).
+        forwards: number of single-image forward passes to spend, all included.
+        seconds: time to spend, in place of a number of passes; a first round over all cells
+            is made whatever it takes.
         crop: side (or height and width) of the centred window of frequencies that is
             measured; None: all of them. The paper shows 63 at 224×224.
-        topk: a prediction is an error when the target is not among the k largest logits.
-        seed: of the signs and the choice of samples.
+        stride: measure every so many frequencies of each axis, DC among them.
+        radial: rings in place of cells; with ``precision`` or ``forwards`` to that effort,
+            else at a hundredth of the exhaustive one.
+        topk: a prediction is an error when the target is not among the k largest logits;
+            of several k the first is the one that figures, intervals and estimators use.
+        score: ``score(model, inputs, targets) -> (n,)``, in place of top-k errors, for
+            detectors, segmenters and others: a bool per image, True where right, or a
+            number, a loss. ``inputs`` are what the model eats. Where targets are no class
+            indices, give the samples their own numbers as targets and look things up by
+            them. A loss is measured exhaustively only.
+        autocast: run the model in bfloat16 where autocast allows. Changes predictions a little.
+        channels_last: hand over images in that memory format. May change predictions a little.
+        checkpoint: a file in which an interrupted map is kept, to be continued by the next
+            call with the same model, images and settings; removed when the map is done.
+        watch: called with the result so far whenever the map has sharpened.
+        seed: of the signs, the choice of samples and their order.
 
     Raises:
-        InputError: a norm that is not positive; samples, crop or k below 1; when measuring,
-            a crop larger than the image or images smaller than 2 pixels.
+        InputError: a norm that is not positive; samples, crop, stride, k, forwards or seconds
+            out of range; two efforts at once; when measuring, a crop larger than the image,
+            images smaller than 2 pixels, an effort that the samples cannot serve, a model
+            that answers differently to identical calls.
 
     Source: Yin et al., NeurIPS 2019, §3.
     """
 
     norm: float | None = 4.0
     samples: int = 1000
+    precision: float | None = None
+    forwards: int | None = None
+    seconds: float | None = None
     crop: int | tuple[int, int] | None = None
-    topk: int = 1
+    stride: int = 1
+    radial: bool = False
+    topk: int | tuple[int, ...] = 1
+    score: Score | None = None
+    autocast: bool = False
+    channels_last: bool = False
+    checkpoint: str | os.PathLike[str] | None = None
+    watch: Callable[[FourierHeatmapResult], None] | None = field(default=None, repr=False)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -57,10 +104,38 @@ class FourierHeatmap(Measurement):
             isinstance(self.norm, (bool, str)) or not 0 < self.norm < math.inf
         ):
             raise InputError(f"norm: expected a finite number above 0, got {self.norm!r}")
-        for name in ("samples", "topk"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or value != int(value) or value < 1:
-                raise InputError(f"{name}: expected a whole number of at least 1, got {value!r}")
+        for name in ("samples", "stride"):
+            object.__setattr__(self, name, _whole(name, getattr(self, name)))
+        if self.forwards is not None:
+            object.__setattr__(self, "forwards", _whole("forwards", self.forwards))
+        topk = self.topk if isinstance(self.topk, (tuple, list)) else (self.topk,)
+        if not topk:
+            raise InputError("topk: expected at least one k, got none")
+        object.__setattr__(self, "topk", tuple(_whole("topk", k) for k in topk))
+        if self.precision is not None and (
+            isinstance(self.precision, (bool, str)) or not 0 < self.precision < 0.5
+        ):
+            raise InputError(
+                "precision: expected a half-width above 0 and below 0.5, such as 0.05, got "
+                f"{self.precision!r}"
+            )
+        if self.seconds is not None and (
+            isinstance(self.seconds, (bool, str)) or not 0 < self.seconds < math.inf
+        ):
+            raise InputError(f"seconds: expected a time above 0, got {self.seconds!r}")
+        efforts = [n for n in ("precision", "forwards", "seconds") if getattr(self, n) is not None]
+        if len(efforts) > 1:
+            raise InputError(
+                f"FourierHeatmap: expected one of precision, forwards and seconds, got "
+                f"{' and '.join(efforts)}; they say when to stop"
+            )
+        if self.radial and self.seconds is not None:
+            raise InputError("radial: expected precision= or forwards= with it, got seconds=")
+        if self.score is not None and not callable(self.score):
+            raise InputError(
+                "score: expected score(model, inputs, targets) -> one number per image, got "
+                f"{type(self.score).__name__}"
+            )
         if self.crop is not None:
             sides = self.crop if isinstance(self.crop, (tuple, list)) else (self.crop, self.crop)
             if len(sides) != 2 or any(int(s) != s or s < 1 for s in sides):
@@ -73,126 +148,108 @@ class FourierHeatmap(Measurement):
     def variant(self) -> str:
         return "" if self.norm is None else f"{self.norm:.1f}"
 
+    @property
+    def estimator(self) -> Estimator:
+        """Which one the settings ask for."""
+        if self.radial:
+            return "rings"
+        if self.precision is not None:
+            return "sequential"
+        return "exhaustive" if self.forwards is None and self.seconds is None else "model"
+
     def validate(self, model: nn.Module, image_shape: tuple[int, int, int] | None) -> None:
         if image_shape is not None:
-            self.window(*image_shape[1:])
+            self.grid(*image_shape[1:])
 
     def window(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the map for images of that size."""
+        return self.grid(height, width).shape
+
+    def grid(self, height: int, width: int) -> Grid:
+        """The cells of the map for images of that size."""
         if height < 2 or width < 2:
             raise InputError(
                 f"FourierHeatmap: expected images of at least 2×2 pixels, got {height}×{width}"
             )
-        if self.crop is None:
-            return height, width
-        assert isinstance(self.crop, tuple)
-        if self.crop[0] > height or self.crop[1] > width:
+        rows, columns = (height, width) if self.crop is None else self.crop  # type: ignore[misc]
+        if rows > height or columns > width:
             raise InputError(
-                f"crop: expected at most the image's {height}×{width}, got "
-                f"{self.crop[0]}×{self.crop[1]}"
+                f"crop: expected at most the image's {height}×{width}, got {rows}×{columns}"
             )
-        return self.crop
+        return Grid(height, width, rows, columns, self.stride)
 
     def directions(self, height: int, width: int) -> list[tuple[int, int]]:
         """One (i, j) of every pair ±(i, j) that the map shows."""
-        rows, columns = self.window(height, width)
-        return [
-            (i, j)
-            for i, j in fourier.half_plane(height, width)
-            if any(_inside(a, b, height, width, rows, columns) for a, b in ((i, j), (-i, -j)))
-        ]
+        return self.grid(height, width).directions
 
-    def forwards(self, samples: int, image_shape: tuple[int, int, int]) -> int:
-        return min(samples, self.samples) * (1 + len(self.directions(*image_shape[1:])))
+    def cost(self, samples: int, image_shape: tuple[int, int, int]) -> int:
+        if self.forwards is not None:
+            return self.forwards
+        count = min(samples, self.samples)
+        whole = count * (1 + len(self.directions(*image_shape[1:])))
+        if self.radial:
+            return count + whole // 100
+        if self.seconds is not None:  # the least it takes; the time itself is in the settings
+            return min(whole, count + FEWEST_PER_CELL * (whole // count))
+        if self.precision is not None:
+            return min(whole, int(whole * sequential.share(count, self.precision)))
+        return whole
 
     def compute(self, subject: Subject) -> FourierHeatmapResult:
+        began = time.perf_counter()
         samples = subject.samples.subset(self.samples, seed=self.seed)
         _, height, width = samples.image_shape
+        grid = self.grid(height, width)
         norm = default_norm(height, width) if self.norm is None else float(self.norm)
-        directions = self.directions(height, width)
-        count = len(samples)
-        images = samples.pixels().to(subject.device)
-        targets = samples.targets.to(subject.device)
-        wrong_clean = torch.zeros((), dtype=torch.long, device=subject.device)
-        wrong = torch.zeros(len(directions), dtype=torch.long, device=subject.device)
-        total = count * len(directions)
-        with subject.progress(count + total, "forward") as advance:
-            for start in range(0, count, subject.batch_size):
-                part = slice(start, start + subject.batch_size)
-                logits = subject.logits(images[part])
-                if start == 0:
-                    subject.check_targets(logits.shape[1])
-                wrong_clean += (rank(logits, targets[part]) >= self.topk).sum()
-                advance(len(logits))
-            # All (direction, image) pairs in a row, cut into batches: many images of one
-            # direction or many directions of few images, whichever fills a batch.
-            noise = _Noise(self.seed, norm, samples.image_shape, count, subject.device)
-            for start in range(0, total, subject.batch_size):
-                runs = list(_runs(start, min(start + subject.batch_size, total), count))
-                first = runs[0][0]
-                parts = [images[part] + noise.of(k, *directions[k], part) for k, part in runs]
-                logits = subject.logits(torch.cat(parts).clamp_(0, 1), "perturbed")
-                expected = torch.cat([targets[part] for _, part in runs])
-                which = [k for k, part in runs for _ in range(part.start, part.stop)]
-                errors = (rank(logits, expected) >= self.topk).long()
-                wrong.index_add_(0, torch.tensor(which, device=subject.device), errors)
-                noise.forget_before(first)
-                advance(len(logits))
-        rows, columns = self.window(height, width)
-        return FourierHeatmapResult(
-            settings=settings_of(self) | {"norm": norm},
-            samples=count,
-            image_size=(height, width),
-            wrong=_layout(wrong.cpu().numpy(), directions, height, width, rows, columns),
-            clean_wrong=int(wrong_clean),
+        assert isinstance(self.topk, tuple)
+        self._check_effort(len(samples), len(grid.directions))
+        engine = Engine(
+            subject,
+            samples,
+            grid.directions,
+            norm=norm,
+            seed=self.seed,
+            topk=self.topk,
+            score=self.score,
+            autocast=self.autocast,
+            channels_last=self.channels_last,
         )
+        run = Run(self, engine, grid, norm, began)
+        if self.estimator == "exhaustive":
+            return run.exhaustive()
+        if self.estimator == "sequential":
+            return run.sequential()
+        return run.rings() if self.estimator == "rings" else run.model()
+
+    def _check_effort(self, count: int, directions: int) -> None:
+        """Raise :class:`InputError` for an effort that the samples cannot serve."""
+        if self.precision is not None:
+            finest = sequential.finest(count)
+            if self.precision < finest:
+                need = sequential.samples_for(self.precision)
+                raise InputError(
+                    f"precision: expected at least ±{finest:.3f}, which is how well {count} images "
+                    f"stand for others, got ±{self.precision:g}; that takes {need} images"
+                )
+        if self.forwards is not None and not self.radial:
+            each = min(FEWEST_PER_CELL, count)
+            least = count + each * directions
+            if self.forwards < least:
+                raise InputError(
+                    f"forwards: expected at least {least} ({count} clean images and "
+                    f"{each} for each of {directions} directions), got "
+                    f"{self.forwards}; use fewer samples, a crop or a stride, or radial=True"
+                )
 
 
-def _runs(start: int, stop: int, count: int) -> Iterator[tuple[int, slice]]:
-    """Pairs number ``start`` to ``stop`` as (direction, slice of the ``count`` images)."""
-    while start < stop:
-        direction, first = divmod(start, count)
-        last = min(count, first + stop - start)
-        yield direction, slice(first, last)
-        start += last - first
-
-
-class _Noise:
-    """``s·v·U`` of the directions that the current batch needs, and no more in memory."""
-
-    def __init__(
-        self,
-        seed: int,
-        norm: float,
-        image_shape: tuple[int, int, int],
-        count: int,
-        device: torch.device,
-    ) -> None:
-        self.seed, self.norm, self.count, self.device = seed, norm, count, device
-        self.channels, self.height, self.width = image_shape
-        self.held: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def of(self, direction: int, i: int, j: int, part: slice) -> Tensor:
-        """For some of the images, ``(n, C, H, W)``."""
-        if direction not in self.held:
-            size = self.height, self.width
-            wave = self.norm * fourier.basis(i, j, *size, device=self.device)
-            signs = direction_signs(self.seed, i, j, *size, self.count, self.channels)
-            self.held[direction] = wave, signs.to(self.device)
-        wave, signs = self.held[direction]
-        return signs[part] * wave
-
-    def forget_before(self, direction: int) -> None:
-        self.held = {k: held for k, held in self.held.items() if k >= direction}
-
-
-def direction_signs(
-    seed: int, i: int, j: int, height: int, width: int, count: int, channels: int
-) -> Tensor:
-    """Random signs per image and channel for direction ±(i, j), ``(N, C, 1, 1)`` of ±1."""
-    rng = np.random.default_rng((seed, i % height, j % width))
-    signs = 2 * rng.integers(0, 2, size=(count, channels, 1, 1), dtype=np.int8) - 1
-    return torch.from_numpy(signs.astype(np.float32))
+def _whole(name: str, value: Any) -> int:
+    try:
+        good = not isinstance(value, (bool, str)) and value == int(value) and value >= 1
+    except (TypeError, ValueError, OverflowError):
+        good = False
+    if not good:
+        raise InputError(f"{name}: expected a whole number of at least 1, got {value!r}")
+    return int(value)
 
 
 def default_norm(height: int, width: int) -> float:
@@ -203,163 +260,3 @@ def default_norm(height: int, width: int) -> float:
     """
     exponent: float = math.log(15.7 / 4.0) / math.log(224 / 32)
     return float(4.0 * (math.sqrt(height * width) / 32) ** exponent)
-
-
-def _inside(i: int, j: int, height: int, width: int, rows: int, columns: int) -> bool:
-    row, column = _cell(i, j, height, width, rows, columns)
-    return 0 <= row < rows and 0 <= column < columns
-
-
-def _cell(i: int, j: int, height: int, width: int, rows: int, columns: int) -> tuple[int, int]:
-    """Place of (i, j) in the centred window; outside it, an index outside its range."""
-    row = (i + height // 2) % height - height // 2 + rows // 2
-    column = (j + width // 2) % width - width // 2 + columns // 2
-    return row, column
-
-
-def _layout(
-    values: NDArray[Any],
-    directions: list[tuple[int, int]],
-    height: int,
-    width: int,
-    rows: int,
-    columns: int,
-) -> NDArray[Any]:
-    """One value per direction to a map with DC in the middle, both cells of a pair filled."""
-    out = np.zeros((rows, columns), dtype=values.dtype)
-    for value, (i, j) in zip(values, directions, strict=True):
-        for a, b in ((i, j), (-i, -j)):
-            row, column = _cell(a, b, height, width, rows, columns)
-            if 0 <= row < rows and 0 <= column < columns:
-                out[row, column] = value
-    return out
-
-
-@dataclass(frozen=True, eq=False)
-class FourierHeatmapResult(Result):
-    """Error rate under noise of each frequency.
-
-    ``arrays()``, all maps ``(H, W)`` (or the crop) with DC at ``[H // 2, W // 2]``, the same
-    at (i, j) and (−i, −j):
-
-    - ``error``, ``lower``, ``upper``: proportion with its 95 % Wilson interval, ``count``;
-    - ``clean_error`` and its ``_lower``, ``_upper``: without noise, numbers.
-    """
-
-    image_size: tuple[int, int]
-    wrong: NDArray[np.int64]
-    clean_wrong: int
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        cells = proportion_arrays("error", self.wrong, self.samples)
-        clean = proportion_arrays("clean_error", self.clean_wrong, self.samples)
-        return {
-            "error": cells["error"],
-            "lower": cells["error_lower"],
-            "upper": cells["error_upper"],
-            "count": cells["error_count"],
-            **{f"clean_error{part}": clean[f"clean_error{part}"] for part in _PARTS},
-        }
-
-    @property
-    def group(self) -> str:
-        return f"{self.name}/{self.norm:.1f}"
-
-    @property
-    def norm(self) -> float:
-        return float(self.settings["norm"])
-
-    def frequencies(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Signed i of each row and j of each column, cycles per image."""
-        rows, columns = self.wrong.shape
-        return np.arange(rows) - rows // 2, np.arange(columns) - columns // 2
-
-    def scalars(self) -> dict[str, float]:
-        arrays = self.arrays()
-        section = f"hfc_heatmap/{self.norm:.1f}"
-        return {
-            f"{section}/clean_error": float(arrays["clean_error"]),
-            f"{section}/mean_error": float(arrays["error"].mean()),
-            f"{section}/max_error": float(arrays["error"].max()),
-        }
-
-    def images(self) -> dict[str, Any]:
-        return {f"hfc_heatmap/{self.norm:.1f}": self.figure()}
-
-    def figure(self) -> Figure:
-        from ..plots import heatmap_figure
-
-        return heatmap_figure(self)
-
-    def axes(self) -> dict[str, dict[str, Any]]:
-        i, j = self.frequencies()
-        cells = [
-            {"name": name, "unit": "cycles/image", "values": values.tolist()}
-            for name, values in (("i", i), ("j", j))
-        ]
-        what = {"norm": self.norm, "samples": self.samples}
-        maps = {
-            name: {"unit": "samples" if name == "count" else "error rate", "axes": cells, **what}
-            for name in ("error", "lower", "upper", "count")
-        }
-        clean = {"unit": "error rate", "axes": [], **what}
-        return maps | {f"clean_error{part}": clean for part in _PARTS}
-
-    def extremes(self, count: int = 3) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-        """The most and the least harmful frequencies, one of each pair ±(i, j), as cells."""
-        rows, columns = self.wrong.shape
-        i, j = self.frequencies()
-        height, width = self.image_size
-        own = []
-        for row in range(rows):
-            for column in range(columns):
-                mirror = _cell(-int(i[row]), -int(j[column]), height, width, rows, columns)
-                inside = 0 <= mirror[0] < rows and 0 <= mirror[1] < columns
-                if not inside or (column, row) >= mirror[::-1]:  # the one with j > 0
-                    own.append((row, column))
-        ordered = sorted(own, key=lambda cell: (-int(self.wrong[cell]), cell))
-        return ordered[:count], ordered[::-1][:count]
-
-    def table(self) -> tuple[list[str], list[list[str]]]:
-        arrays = self.arrays()
-        i, j = self.frequencies()
-        clean = [float(arrays[f"clean_error{part}"]) for part in _PARTS]
-        rows = [["no noise", "", percent(*clean)]]
-        for label, cells in zip(("most harmful", "least harmful"), self.extremes(), strict=True):
-            for cell in cells:
-                error, low, high = (float(arrays[n][cell]) for n in ("error", "lower", "upper"))
-                where = f"({i[cell[0]]:+d}, {j[cell[1]]:+d})"
-                rows.append([label, where, percent(error, low, high)])
-        return ["frequency", "(i, j) in cycles/image", "error"], rows
-
-    def _title(self) -> str:
-        rows, columns = self.wrong.shape
-        return (
-            f"Fourier heatmap {rows}×{columns}, norm {self.norm:.1f}, {self.samples} images, "
-            "95 % Wilson intervals"
-        )
-
-    def sentence(self) -> str:
-        arrays = self.arrays()
-        (worst, *_), (best, *_) = self.extremes(1)
-        i, j = self.frequencies()
-
-        def at(cell: tuple[int, int]) -> str:
-            return (
-                f"({i[cell[0]]:+d}, {j[cell[1]]:+d}) with {percent(float(arrays['error'][cell]))}"
-            )
-
-        clean = percent(float(arrays["clean_error"]))
-        if arrays["lower"][worst] <= arrays["upper"][best]:
-            return (
-                f"Noise of norm {self.norm:.1f} harms no frequency measurably more than another; "
-                f"errors reach {percent(float(arrays['error'][worst]))} against {clean} without "
-                "noise."
-            )
-        return (
-            f"Noise of norm {self.norm:.1f} harms most at {at(worst)} errors and least at "
-            f"{at(best)}, against {clean} without noise."
-        )
-
-
-_PARTS = ("", "_lower", "_upper")

@@ -83,7 +83,7 @@ class FrequencyAccuracy(Measurement):
         half = min(height, width) / 2
         return tuple(sorted({max(1, int(q * half + 0.5)) for q in quarters}))
 
-    def forwards(self, samples: int, image_shape: tuple[int, int, int]) -> int:
+    def cost(self, samples: int, image_shape: tuple[int, int, int]) -> int:
         return samples * (1 + 2 * len(self.radii_for(*image_shape[1:])))
 
     def compute(self, subject: Subject) -> FrequencyAccuracyResult:

@@ -49,7 +49,7 @@ class InputSpectrum(Measurement):
                 f"{image_shape[1]}×{image_shape[2]}"
             )
 
-    def forwards(self, samples: int, image_shape: tuple[int, int, int]) -> int:
+    def cost(self, samples: int, image_shape: tuple[int, int, int]) -> int:
         return 0
 
     def compute(self, subject: Subject) -> InputSpectrumResult:

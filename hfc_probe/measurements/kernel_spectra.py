@@ -62,7 +62,7 @@ class KernelSpectra(Measurement):
     def validate(self, model: nn.Module, image_shape: tuple[int, int, int] | None) -> None:
         kernels.first_layer(model, layer=self.layer)
 
-    def forwards(self, samples: int, image_shape: tuple[int, int, int]) -> int:
+    def cost(self, samples: int, image_shape: tuple[int, int, int]) -> int:
         return 0
 
     def compute(self, subject: Subject) -> KernelSpectraResult:

@@ -17,6 +17,7 @@ from .component_examples import ComponentExamples
 from .corruption_accuracy import CorruptionAccuracy
 from .critical_band import CriticalBand
 from .fourier_heatmap import FourierHeatmap
+from .fourier_sensitivity import FourierSensitivity
 from .frequency_accuracy import FrequencyAccuracy
 from .input_spectrum import InputSpectrum
 from .kernel_spectra import KernelSpectra
@@ -31,6 +32,7 @@ MEASUREMENTS: Mapping[str, type[Measurement]] = {
     "corruption_accuracy": CorruptionAccuracy,
     "critical_band": CriticalBand,
     "fourier_heatmap": FourierHeatmap,
+    "fourier_sensitivity": FourierSensitivity,
     "frequency_accuracy": FrequencyAccuracy,
     "input_spectrum": InputSpectrum,
     "kernel_spectra": KernelSpectra,

@@ -77,7 +77,7 @@ class TruncatedSVD(Measurement):
         if image_shape is not None:
             self.ranks_for(*image_shape[1:])
 
-    def forwards(self, samples: int, image_shape: tuple[int, int, int]) -> int:
+    def cost(self, samples: int, image_shape: tuple[int, int, int]) -> int:
         return samples * (1 + 4 * len(self.ranks_for(*image_shape[1:])))
 
     def compute(self, subject: Subject) -> TruncatedSVDResult:

@@ -1,0 +1,419 @@
+"""The best map for a fixed effort: a model over cells and images of the Fourier heatmap.
+
+Whether image n is misclassified under noise of direction c is taken as Bernoulli with
+
+    logit P(wrong) = μ + f(c) + g_s(c) + h_y(c) + β·m_n + b_n
+
+where f is a smooth function of the frequency, g_s one for each way s in which the noise's signs
+differ between channels (grey noise and coloured noise harm differently), h_y one for each class
+y (noise pushes predictions towards few classes), m_n the margin of the clean prediction and b_n
+how hard image n is: the same images recur in all cells. Smooth functions are cosines on
+the frequency plane, symmetric under (i, j) → (−i, −j), with prior variances that fall with
+their own frequency as for a Matérn process, plus bumps in log distance from DC. The prior
+variances are estimated from the data (empirical Bayes, EM steps within the Newton iteration of
+the posterior mode), and the posterior is Gaussian around the mode (Laplace).
+
+The error rate of a cell is the mean over all N images: what was seen where it was seen, the
+model's probability elsewhere. A cell that does not fit between its neighbours shows in its
+residuals; see :attr:`Fit.residual`.
+
+Sources: Rasmussen and Williams, *Gaussian Processes for Machine Learning*, 2006, §3.4; MacKay,
+"Bayesian interpolation", Neural Computation 1992, for the variances; Rasch, 1960, for b_n.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+# Correlation length of the smooth functions and their number, for a map 32 cells wide.
+_LENGTH = 5.0
+_MAIN, _PATTERN, _CLASS = 110, 40, 24
+_RINGS = 8
+# More classes or sign patterns than this have no functions of their own.
+_MOST_GROUPS = 20
+_ITERATIONS = 12
+_INTERCEPT = 3.0  # prior deviation of μ
+# Roughness between cells that the smooth functions do not reach widens the intervals: by a
+# tenth, measured on networks that the model was not made with (tests/benchmarks).
+_WIDER = 1.1
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What the model makes of the observations, D directions.
+
+    Attributes:
+        error: ``(D,)`` mean error rate over all N images.
+        deviation: ``(D,)`` posterior standard deviation of it.
+        residual: ``(D,)`` standardised: errors seen less errors expected from the
+            *other* cells and images, in standard deviations; about N(0, 1) where the map
+            is smooth.
+        posterior: a later fit may start from it.
+    """
+
+    error: Floats
+    deviation: Floats
+    residual: Floats
+    posterior: Posterior
+
+
+def interval(fit: Fit, total: int) -> tuple[Floats, Floats]:
+    """95 % intervals of the cells' error rates, ``(lower, upper)``.
+
+    The posterior's Gaussian on the scale of the error rate or on that of its log odds, whichever
+    reaches further on each side: the first is too short above a rate near 0, the second does
+    not hold 0 itself. Both are widened by ``_WIDER`` for what the model leaves out.
+
+    Args:
+        fit: the model.
+        total: N, the number of images.
+    """
+    half = 1.96 * _WIDER * fit.deviation
+    inner = np.clip(fit.error, 0.5 / total, 1 - 0.5 / total)
+    centre = np.log(inner / (1 - inner))
+    reach = half / (inner * (1 - inner))
+    odds = [1 / (1 + np.exp(-np.clip(centre + side * reach, -40, 40))) for side in (-1, 1)]
+    lower = np.minimum(odds[0], fit.error - half)
+    upper = np.maximum(odds[1], fit.error + half)
+    return np.clip(lower, 0, 1), np.clip(upper, 0, 1)
+
+
+def threshold(directions: int, level: float = 0.05) -> float:
+    """The residual beyond which a cell of a smooth map is flagged by chance with that level.
+
+    Bonferroni over the map's directions.
+
+    >>> round(threshold(514), 2)
+    3.9
+    """
+    return NormalDist().inv_cdf(1 - level / (2 * directions))
+
+
+def fit(
+    positions: Floats,
+    periods: tuple[float, float],
+    scale: tuple[float, float],
+    cells: NDArray[np.int64],
+    images: NDArray[np.int64],
+    wrong: NDArray[np.int8],
+    patterns: NDArray[np.int64],
+    classes: NDArray[np.int64],
+    margins: Floats,
+    apart: NDArray[np.bool_] | None = None,
+    start: Posterior | None = None,
+) -> Fit:
+    """Fit the model to observations.
+
+    Args:
+        positions: ``(D, 2)`` frequency (i, j) of each direction.
+        periods: of the frequency plane along i and j, in cycles per image.
+        scale: width of the map along i and j: lengths are relative to it.
+        cells, images, wrong: ``(n,)`` observations.
+        patterns: ``(D, N)`` sign pattern of each pair.
+        classes: ``(N,)`` class of each image.
+        margins: ``(N,)`` of the clean predictions; NaN where there are none.
+        apart: ``(D,)`` cells known not to be smooth, which the model does not learn from.
+        start: of an earlier fit to much the same observations, which saves time.
+    """
+    count, total = patterns.shape
+    design = _Design(positions, periods, scale, patterns, classes, margins)
+    used = np.ones(len(cells), bool) if apart is None else ~apart[cells]
+    if not used.any():
+        used[:] = True
+    seen = cells[used], images[used], wrong[used].astype(np.float64)
+    posterior = _posterior(design, *seen, start)
+    known = np.full((count, total), -1, np.int8)
+    known[cells, images] = wrong
+    out = np.empty((3, count))
+    for cell in range(count):
+        learnt = apart is None or not apart[cell]
+        out[:, cell] = _of_cell(design, posterior, cell, known[cell], learnt)
+    return Fit(out[0], out[1], out[2], posterior)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Gaussian posterior around the mode.
+
+    Attributes:
+        weights: ``(P,)`` of the columns of the design.
+        effect: ``(N,)`` how hard each image is.
+        root: ``(P, P)``; ``rootᵀ root`` is the covariance of the weights.
+        coupling: ``(N, P)`` how an image's effect answers to the weights.
+        information: ``(N,)`` precision of each image's effect, given the weights.
+        variances: prior variances of the design's blocks, and of the effects last.
+    """
+
+    weights: Floats
+    effect: Floats
+    root: Floats
+    coupling: Floats
+    information: Floats
+    variances: Floats
+
+    def variance(self, gradient: Floats, of_images: Floats) -> float:
+        """Of a linear function of weights and effects."""
+        total = gradient - self.coupling.T @ of_images
+        spread = float(((self.root @ total) ** 2).sum())
+        return spread + float((of_images**2 / self.information).sum())
+
+
+def _posterior(
+    design: _Design,
+    cells: NDArray[np.int64],
+    images: NDArray[np.int64],
+    wrong: Floats,
+    start: Posterior | None,
+) -> Posterior:
+    """Mode by damped Newton steps, the images' effects eliminated; variances by EM on the way."""
+    from scipy.linalg import cho_factor, cho_solve, solve_triangular
+    from scipy.special import expit
+
+    total, size = len(design.classes), design.size
+    rows = design.rows(cells, images)
+    order = np.argsort(images, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(images[order]) > 0])
+    seen_images = images[order][starts]
+    weights, effect = np.zeros(size), np.zeros(total)
+    rate = float(np.clip(wrong.mean(), 0.01, 0.99))
+    weights[0] = np.log(rate / (1 - rate)) / _INTERCEPT
+    variance = np.ones(len(design.blocks))  # of each block's weights
+    image_variance = 1.0
+    if start is not None:
+        weights, effect = start.weights, start.effect
+        variance, image_variance = start.variances[:-1].copy(), float(start.variances[-1])
+    settled = 3 if start is None else 0
+    widths = [block.stop - block.start for block in design.blocks]
+    for iteration in range(_ITERATIONS):
+        eta = rows @ weights + effect[images]
+        p = expit(eta)
+        w = np.maximum(p * (1 - p), 1e-5)
+        z = w * eta + (wrong - p)
+        weighted = rows * w[:, None].astype(np.float32)
+        prior = np.repeat(1 / variance, widths)
+        cross = np.zeros((total, size))
+        cross[seen_images] = np.add.reduceat(weighted[order], starts, axis=0)
+        information = np.bincount(images, w, total).astype(np.float64) + 1 / image_variance
+        pull = np.bincount(images, z, total)
+        coupling = cross / information[:, None]
+        reduced = (rows.T @ weighted).astype(np.float64) - cross.T @ coupling
+        reduced[np.diag_indices(size)] += prior
+        factor = cho_factor(reduced, lower=True)
+        move = cho_solve(factor, rows.T @ z - coupling.T @ pull) - weights
+        move_effect = (pull - cross @ (weights + move)) / information - effect
+        eta_move = rows @ move + move_effect[images]
+        # Halved until it helps: where classes separate, a full step can lead astray.
+        step = 1.0
+        before = _minus_log(eta, wrong, weights, effect, prior, image_variance)
+        while step > 1e-3:
+            ahead = weights + step * move, effect + step * move_effect
+            after = _minus_log(eta + step * eta_move, wrong, *ahead, prior, image_variance)
+            if after <= before:
+                break
+            step /= 2
+        weights, effect = ahead
+        if iteration > settled and step * float(np.abs(eta_move).max()) < 0.05:
+            break
+        if settled - 2 < iteration < _ITERATIONS - 1:
+            # EM: a variance is the mean square of its weights plus their posterior variance.
+            root = solve_triangular(factor[0], np.eye(size), lower=True)
+            spread = (root**2).sum(0)
+            for k, block in enumerate(design.blocks):
+                if design.learnt[k]:
+                    moment = float((weights[block] ** 2 + spread[block]).mean())
+                    variance[k] = np.clip(moment, 1e-3, 30.0)
+            own = 1 / information + ((coupling @ root.T) ** 2).sum(1)
+            image_variance = float(np.clip((effect**2 + own).mean(), 1e-2, 30.0))
+    root = solve_triangular(factor[0], np.eye(size), lower=True)
+    variances = np.append(variance, image_variance)
+    return Posterior(weights, effect, root, coupling, information, variances)
+
+
+def _minus_log(
+    eta: Floats,
+    wrong: Floats,
+    weights: Floats,
+    effect: Floats,
+    prior: Floats,
+    image_variance: float,
+) -> float:
+    """Minus the log posterior, up to a constant."""
+    fit_loss = float((np.logaddexp(0, eta) - wrong * eta).sum())
+    penalty = float((prior * weights**2).sum() + (effect**2).sum() / image_variance)
+    return fit_loss + penalty / 2
+
+
+def _of_cell(
+    design: _Design, posterior: Posterior, cell: int, known: NDArray[np.int8], learnt: bool
+) -> tuple[float, float, float]:
+    """Error rate, its deviation and the residual of one cell; ``known`` is −1 where not seen."""
+    from scipy.special import expit
+
+    total = len(known)
+    p = expit(design.eta(cell, posterior.weights) + posterior.effect)
+    v = p * (1 - p)
+    seen = known >= 0
+    error = (float(known[seen].sum()) + float(p[~seen].sum())) / total
+    rest = np.where(seen, 0.0, v) / total
+    spread = posterior.variance(design.gradient(cell, rest), rest)
+    deviation = np.sqrt(spread + float(v[~seen].sum()) / total**2)
+    if not seen.any():
+        return error, deviation, 0.0
+    own = np.where(seen, v, 0.0)
+    model = posterior.variance(design.gradient(cell, own), own)
+    noise = float(own.sum())
+    excess = float(known[seen].sum()) - float(p[seen].sum())
+    if learnt:
+        # What the fit has taken up of this cell's own errors is given back: about the residual
+        # that leaving the cell out would have shown.
+        noise *= 1 - min(model / noise, 0.9) if noise > 0 else 1.0
+    else:
+        noise += model
+    return error, deviation, excess / float(np.sqrt(max(noise, 0.25)))
+
+
+class _Design:
+    """Columns of the model: smooth functions of the cell, for all, per pattern, per class."""
+
+    def __init__(
+        self,
+        positions: Floats,
+        periods: tuple[float, float],
+        scale: tuple[float, float],
+        patterns: NDArray[np.int64],
+        classes: NDArray[np.int64],
+        margins: Floats,
+    ) -> None:
+        count = len(positions)
+        distance = np.hypot(positions[:, 0], positions[:, 1])
+        rings = _bumps(np.log1p(distance))
+        smooth = _cosines(positions, periods, scale, min(_MAIN, count))
+        ones = np.ones((count, 1))
+        self.main = np.concatenate([_INTERCEPT * ones, rings, smooth], 1).astype(np.float32)
+        self.pattern = np.concatenate([0.5 * ones, 0.5 * rings, smooth[:, :_PATTERN]], 1).astype(
+            np.float32
+        )
+        self.by_class = np.concatenate([0.7 * ones, 0.5 * rings, smooth[:, :_CLASS]], 1).astype(
+            np.float32
+        )
+        self.patterns = self._groups(patterns)
+        self.classes = self._groups(classes)
+        spread = float(np.nanstd(margins)) if np.isfinite(margins).any() else 0.0
+        centred = np.nan_to_num(margins - np.nanmean(margins)) if spread > 0 else margins * 0
+        self.margins = np.nan_to_num(np.tanh(centred / (spread or 1.0)))
+        sizes = [1, rings.shape[1], smooth.shape[1]]
+        self.learnt = [0.0, 1.0, 1.0]
+        self.pattern_count = int(self.patterns.max()) + 1
+        self.class_count = int(self.classes.max()) + 1
+        if self.pattern_count > 1:
+            sizes.append(self.pattern.shape[1] * self.pattern_count)
+            self.learnt.append(1.0)
+        if self.class_count > 1:
+            sizes.append(self.by_class.shape[1] * self.class_count)
+            self.learnt.append(1.0)
+        sizes.append(1)
+        self.learnt.append(0.0)
+        ends = np.cumsum(sizes)
+        self.blocks = [slice(int(e - s), int(e)) for s, e in zip(sizes, ends, strict=True)]
+        self.size = int(ends[-1])
+
+    @staticmethod
+    def _groups(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Labels numbered from 0; one group for all where there are too many."""
+        found, numbered = np.unique(labels, return_inverse=True)
+        if len(found) > _MOST_GROUPS:
+            return np.zeros_like(labels)
+        return numbered.reshape(labels.shape).astype(np.int64)
+
+    def rows(self, cells: NDArray[np.int64], images: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Design matrix of observations, ``(n, size)``."""
+        out = np.zeros((len(cells), self.size), np.float32)
+        width = self.main.shape[1]
+        out[:, :width] = self.main[cells]
+        start = width
+        if self.pattern_count > 1:
+            start = self._fill(out, start, self.pattern, cells, self.patterns[cells, images])
+        if self.class_count > 1:
+            start = self._fill(out, start, self.by_class, cells, self.classes[images])
+        out[:, start] = self.margins[images]
+        return out
+
+    @staticmethod
+    def _fill(
+        out: NDArray[np.float32],
+        start: int,
+        features: NDArray[np.float32],
+        cells: NDArray[np.int64],
+        groups: NDArray[np.int64],
+    ) -> int:
+        width = features.shape[1]
+        for group in range(int(groups.max()) + 1):
+            chosen = np.flatnonzero(groups == group)
+            left = start + group * width
+            out[chosen, left : left + width] = features[cells[chosen]]
+        return int(start + width * (int(groups.max()) + 1))
+
+    def eta(self, cell: int, weights: Floats) -> Floats:
+        """Log odds without the images' own effects for every image of a cell, ``(N,)``."""
+        width = self.main.shape[1]
+        out = np.full(len(self.classes), float(self.main[cell] @ weights[:width]))
+        start = width
+        if self.pattern_count > 1:
+            stop = start + self.pattern.shape[1] * self.pattern_count
+            table = weights[start:stop].reshape(self.pattern_count, -1) @ self.pattern[cell]
+            out += table[self.patterns[cell]]
+            start = stop
+        if self.class_count > 1:
+            stop = start + self.by_class.shape[1] * self.class_count
+            table = weights[start:stop].reshape(self.class_count, -1) @ self.by_class[cell]
+            out += table[self.classes]
+            start = stop
+        return out + self.margins * weights[start]
+
+    def gradient(self, cell: int, slopes: Floats) -> Floats:
+        """``Σ_n slopes_n · row(cell, n)``, ``(size,)``."""
+        parts = [self.main[cell] * slopes.sum()]
+        if self.pattern_count > 1:
+            share = np.bincount(self.patterns[cell], slopes, self.pattern_count)
+            parts.append(np.outer(share, self.pattern[cell]).ravel())
+        if self.class_count > 1:
+            share = np.bincount(self.classes, slopes, self.class_count)
+            parts.append(np.outer(share, self.by_class[cell]).ravel())
+        parts.append(np.array([float(self.margins @ slopes)]))
+        return np.concatenate(parts).astype(np.float64)
+
+
+def _bumps(x: Floats) -> Floats:
+    """Gaussian bumps over the range of x, ``(D, _RINGS)``."""
+    centres = np.linspace(x.min(), x.max(), _RINGS)
+    width = max(float(centres[1] - centres[0]) * 0.8, 1e-6)
+    return np.exp(-((x[:, None] - centres) ** 2) / (2 * width**2))
+
+
+def _cosines(
+    positions: Floats, periods: tuple[float, float], scale: tuple[float, float], count: int
+) -> Floats:
+    """Even functions on the frequency plane, smoothest first, scaled by their prior deviation.
+
+    A sum of them with independent standard normal weights has variance 1 at every cell, up
+    to what the number of functions cuts off.
+    """
+    reach = int(np.ceil(np.sqrt(count))) + 1
+    grid = np.meshgrid(np.arange(0, reach + 1), np.arange(-reach, reach + 1), indexing="ij")
+    a, b = (axis.ravel() for axis in grid)
+    own = (a > 0) | (b > 0)  # one of each pair ±(a, b), without the constant
+    a, b = a[own], b[own]
+    turn = [np.array(k) / p for k, p in zip((a, b), periods, strict=True)]
+    bend = sum((2 * np.pi * t * s / 32) ** 2 for t, s in zip(turn, scale, strict=True))
+    fall = (1 + _LENGTH**2 * np.asarray(bend)) ** -2.0
+    order = np.argsort(-fall, kind="stable")[:count]
+    deviation = np.sqrt(fall[order] / fall[order].sum())
+    phase = 2 * np.pi * (np.outer(positions[:, 0], turn[0]) + np.outer(positions[:, 1], turn[1]))
+    out: Floats = np.sqrt(2) * np.cos(phase[:, order]) * deviation
+    return out

@@ -1,0 +1,285 @@
+"""The result of a Fourier heatmap, and the names of what can make one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..proportions import percent, wilson
+from .base import Result
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Estimator = Literal["exhaustive", "sequential", "model", "rings"]
+
+_ESTIMATORS: Mapping[str, str] = {
+    "exhaustive": "every image in every cell",
+    "sequential": "sampled until within the precision",
+    "model": "smooth model over cells and images",
+    "rings": "mean over rings",
+}
+# What an interval is about: images like these, of which these are a sample; or these.
+_POPULATIONS: Mapping[str, str] = {
+    "exhaustive": "images like these",
+    "sequential": "these images",
+    "model": "these images",
+    "rings": "these images",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class FourierHeatmapResult(Result):
+    """Error rate under noise of each frequency.
+
+    ``arrays()``, all maps ``(H, W)`` (or the crop) with DC at ``[H // 2, W // 2]``, the same
+    at (i, j) and (−i, −j):
+
+    - ``error``, ``lower``, ``upper``: proportion with its 95 % interval; ``count``: images
+      seen under that noise. With a score that is a loss: its mean;
+    - ``clean_error`` and its ``_lower``, ``_upper`` (Wilson): without noise, numbers;
+    - ``clean_loss``, and ``loss`` where every image was measured: mean cross-entropy;
+    - ``error_top5`` and the like: where further k were asked for, and every image measured;
+    - ``radius`` (R,) in cycles per image, ``radial_error``, ``radial_lower``,
+      ``radial_upper``, ``radial_count``: of the rings estimator, whose maps show each
+      cell its ring's mean.
+
+    Attributes:
+        estimator: ``"exhaustive"``, ``"sequential"``, ``"model"`` or ``"rings"``; see
+            :class:`FourierHeatmap`. It decides what intervals speak of.
+        quantity: ``"error"``, or ``"score"``, a loss.
+        unsafe: frequencies that do not fit between their neighbours: the smooth model does
+            not hold there, and they are shown as sampled.
+        detectable: where a model made the map, how far an isolated cell must typically lie
+            off its neighbours to be seen as such; a smaller spike may be smoothed away.
+        passes: single-image forward passes of this call, the clean ones included.
+        elapsed: seconds.
+    """
+
+    image_size: tuple[int, int]
+    estimator: Estimator
+    quantity: Literal["error", "score"]
+    axis_i: NDArray[np.int64]
+    axis_j: NDArray[np.int64]
+    error: NDArray[np.float64]
+    lower: NDArray[np.float64]
+    upper: NDArray[np.float64]
+    count: NDArray[np.int64]
+    clean_wrong: int
+    clean_loss: float
+    loss: NDArray[np.float64] | None
+    further: dict[int, NDArray[np.float64]]
+    unsafe: tuple[tuple[int, int], ...]
+    detectable: float | None
+    rings: dict[str, NDArray[Any]]
+    passes: int
+    elapsed: float
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        out: dict[str, NDArray[Any]] = {
+            "error": self.error,
+            "lower": self.lower,
+            "upper": self.upper,
+            "count": self.count,
+        }
+        out |= dict(zip((f"clean_error{part}" for part in _PARTS), self._clean(), strict=True))
+        if self.settings["score"] is None:
+            out["clean_loss"] = np.asarray(self.clean_loss)
+        if self.loss is not None and self.quantity == "error":
+            out["loss"] = self.loss
+        out |= {f"error_top{k}": values for k, values in self.further.items()}
+        return out | self.rings
+
+    @property
+    def wrong(self) -> NDArray[np.int64]:
+        """Number of errors of each cell among the images seen under its noise, as estimated."""
+        counts: NDArray[np.int64] = np.rint(np.nan_to_num(self.error) * self.count).astype(np.int64)
+        return counts
+
+    def _clean(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        if self.quantity == "score":
+            nothing = np.asarray(math.nan)
+            return np.asarray(self.clean_loss), nothing, nothing
+        lower, upper = wilson(self.clean_wrong, self.samples)
+        return np.asarray(self.clean_wrong / self.samples), lower, upper
+
+    @property
+    def group(self) -> str:
+        return f"{self.name}/{self.norm:.1f}"
+
+    @property
+    def norm(self) -> float:
+        return float(self.settings["norm"])
+
+    @property
+    def unit(self) -> str:
+        """What a cell's value is."""
+        if self.quantity == "score":
+            return f"mean {self.settings['score']}"
+        return "error rate"
+
+    def made_by(self) -> str:
+        """The estimator and what its intervals speak of, in words."""
+        if self.quantity == "score":
+            return f"{_ESTIMATORS[self.estimator]}; 95 % normal intervals"
+        kind = "95 % Wilson intervals" if self.estimator == "exhaustive" else "95 % intervals"
+        return f"{_ESTIMATORS[self.estimator]}; {kind} for {_POPULATIONS[self.estimator]}"
+
+    def frequencies(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Signed i of each row and j of each column, cycles per image."""
+        return self.axis_i, self.axis_j
+
+    def scalars(self) -> dict[str, float]:
+        section = f"hfc_heatmap/{self.norm:.1f}"
+        clean = float(self._clean()[0])
+        return {
+            f"{section}/clean_error": clean,
+            f"{section}/mean_error": float(np.nanmean(self.error)),
+            f"{section}/max_error": float(np.nanmax(self.error)),
+        }
+
+    def images(self) -> dict[str, Any]:
+        return {f"hfc_heatmap/{self.norm:.1f}": self.figure()}
+
+    def figure(self) -> Figure:
+        from ..plots import heatmap_figure
+
+        return heatmap_figure(self)
+
+    def axes(self) -> dict[str, dict[str, Any]]:
+        i, j = self.frequencies()
+        cells = [
+            {"name": name, "unit": "cycles/image", "values": values.tolist()}
+            for name, values in (("i", i), ("j", j))
+        ]
+        what = {
+            "norm": self.norm,
+            "samples": self.samples,
+            "estimator": self.estimator,
+            "passes": self.passes,
+        }
+        maps = {
+            name: {"unit": "samples" if name == "count" else self.unit, "axes": cells, **what}
+            for name in ("error", "lower", "upper", "count")
+        }
+        clean: dict[str, Any] = {"unit": self.unit, "axes": [], **what}
+        out = maps | {f"clean_error{part}": clean for part in _PARTS}
+        if self.rings:
+            radius = [
+                {"name": "radius", "unit": "cycles/image", "values": self.rings["radius"].tolist()}
+            ]
+            out |= {
+                name: {
+                    "unit": "samples" if name == "radial_count" else self.unit,
+                    "axes": radius,
+                    **what,
+                }
+                for name in self.rings
+                if name != "radius"
+            }
+        return out
+
+    def extremes(self, count: int = 3) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """The most and the least harmful frequencies, one of each pair ±(i, j), as cells."""
+        i, j = (axis.tolist() for axis in self.frequencies())
+        height, width = self.image_size
+        own = []
+        for row, a in enumerate(i):
+            for column, b in enumerate(j):
+                mirror = (
+                    (-a + height // 2) % height - height // 2,
+                    (-b + width // 2) % width - width // 2,
+                )
+                inside = mirror[0] in i and mirror[1] in j
+                if not inside or (b, a) >= mirror[::-1]:  # the one with j > 0
+                    own.append((row, column))
+        known = [cell for cell in own if not math.isnan(self.error[cell])]
+        ordered = sorted(known, key=lambda cell: (-float(self.error[cell]), cell))
+        return ordered[:count], ordered[::-1][:count]
+
+    def _value(self, value: float, lower: float | None = None, upper: float | None = None) -> str:
+        if self.quantity == "error":
+            return percent(value, lower, upper)
+        if lower is None or upper is None or not math.isfinite(lower):
+            return f"{value:.3g}"
+        return f"{value:.3g} [{lower:.3g}, {upper:.3g}]"
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        heads = ["frequency", "(i, j) in cycles/image", self.unit.removesuffix(" rate"), "images"]
+        clean = [float(value) for value in self._clean()]
+        rows = [["no noise", "", self._value(*clean), str(self.samples)]]
+        if self.rings:
+            heads[1] = "distance in cycles/image"
+            names = ("radial_error", "radial_lower", "radial_upper", "radial_count")
+            for radius, *values, seen in zip(
+                self.rings["radius"], *(self.rings[name] for name in names), strict=True
+            ):
+                rows.append(
+                    ["ring", f"{radius:g}", self._value(*map(float, values)), str(int(seen))]
+                )
+            return heads, rows
+        i, j = self.frequencies()
+        for label, cells in zip(("most harmful", "least harmful"), self.extremes(), strict=True):
+            for cell in cells:
+                found = (float(a[cell]) for a in (self.error, self.lower, self.upper))
+                where = f"({i[cell[0]]:+d}, {j[cell[1]]:+d})"
+                rows.append([label, where, self._value(*found), str(int(self.count[cell]))])
+        return heads, rows
+
+    def _title(self) -> str:
+        rows, columns = self.error.shape
+        return (
+            f"Fourier heatmap {rows}×{columns}, norm {self.norm:.1f}, {self.samples} images, "
+            f"{self.passes} forward passes ({self.made_by()})"
+        )
+
+    def sentence(self) -> str:
+        (worst, *_), (best, *_) = self.extremes(1)
+        i, j = self.frequencies()
+
+        def at(cell: tuple[int, int]) -> str:
+            where = f"({i[cell[0]]:+d}, {j[cell[1]]:+d})"
+            if self.rings:
+                where = f"distance {math.hypot(i[cell[0]], j[cell[1]]) + 1e-9:.0f}"
+            return f"{where} with {self._value(float(self.error[cell]))}"
+
+        noun = " errors" if self.quantity == "error" else ""
+        clean = self._value(float(self._clean()[0]))
+        if self.lower[worst] <= self.upper[best]:
+            said = (
+                f"Noise of norm {self.norm:.1f} harms no frequency measurably more than another; "
+                f"{self.unit.removesuffix(' rate')}s reach {self._value(float(self.error[worst]))} "
+                f"against {clean} without noise."
+            )
+        else:
+            said = (
+                f"Noise of norm {self.norm:.1f} harms most at {at(worst)}{noun} and least at "
+                f"{at(best)}, against {clean} without noise."
+            )
+        return said + self._caution()
+
+    def _caution(self) -> str:
+        if self.estimator != "model":
+            return ""
+        parts = []
+        if self.unsafe:
+            shown = ", ".join(f"±({i}, {j})" for i, j in self.unsafe[:3])
+            rest = f" and {len(self.unsafe) - 3} more" if len(self.unsafe) > 3 else ""
+            parts.append(
+                f" Smoothing is unsafe at {shown}{rest}, which do not fit between their "
+                "neighbours and are shown as sampled."
+            )
+        if self.detectable is not None:
+            parts.append(
+                f" An isolated frequency off its neighbours by less than about "
+                f"{self.detectable:.2f} may have been smoothed."
+            )
+        return "".join(parts)
+
+
+_PARTS = ("", "_lower", "_upper")

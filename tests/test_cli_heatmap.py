@@ -1,0 +1,60 @@
+"""The audit's heatmap from a fraction of the passes, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from hfc_probe.cli import main
+
+MODEL = """
+import torch
+from torch import nn
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 10 * 10, 4))
+"""
+
+
+@pytest.fixture
+def audit(tmp_path):
+    (tmp_path / "net.py").write_text(MODEL)
+    rng = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "data.npz",
+        images=rng.integers(0, 256, (150, 3, 12, 12), dtype=np.uint8),
+        labels=np.arange(150) % 4,
+    )
+
+    def run(*options):
+        out = tmp_path / "out"
+        command = ["audit", "--model", f"{tmp_path}/net.py:net", "--normalize", "none"]
+        command += ["--data", f"npz:{tmp_path}/data.npz", "--heatmap", "--out", str(out)]
+        return CliRunner().invoke(main, [*command, *options]), out
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("options", "estimator", "most"),
+    [(("--precision", "0.1"), "sequential", 8000), (("--forwards", "1500"), "model", 1500)],
+)
+def test_an_effort_is_kept_and_the_estimator_is_named(audit, options, estimator, most):
+    result, out = audit(*options, "--norm", "1")
+    assert result.exit_code == 0, result.output
+    found = json.loads((out / "fourier_heatmap.json").read_text())
+    assert found["settings"]["estimator"] == estimator
+    assert found["samples"] == 150
+    assert int(np.sum(found["arrays"]["count"])) < 2 * most
+    assert "forward passes" in (out / "summary.txt").read_text()
+    assert not list(out.glob(".fourier_heatmap*"))
+
+
+def test_an_effort_that_cannot_be_served_ends_with_its_sentence(audit):
+    result, _ = audit("--precision", "0.01")
+    assert result.exit_code == 2
+    assert "which is how well 150 images stand for others" in result.output

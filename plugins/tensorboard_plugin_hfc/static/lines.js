@@ -207,7 +207,7 @@ export function lines(spec, memory = {}) {
       const { x, y } = scale(box);
       context.save();
       context.beginPath();
-      context.rect(box.left, box.top - 3, box.wide + 3, box.high + 6);
+      context.rect(box.left - 3, box.top - 3, box.wide + 6, box.high + 6);
       context.clip();
       box.panel.under?.(context, x, y, theme);
       for (const line of box.panel.series) {

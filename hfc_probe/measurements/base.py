@@ -242,13 +242,16 @@ class Measurement(ABC):
         return samples
 
 
-def default_batch_size(image_shape: tuple[int, int, int]) -> int:
-    """Images per forward pass where the caller names no number.
+def default_batch_size(image_shape: tuple[int, int, int], device: str = "cpu") -> int:
+    """Images per forward pass where the caller names no number; four times as many on a GPU.
+
+    Fixed rather than found by timing, so that the same call gives the same last digit.
 
     >>> default_batch_size((3, 32, 32)), default_batch_size((3, 224, 224))
     (256, 16)
     """
-    return max(16, min(256, _BATCH_PIXELS // math.prod(image_shape)))
+    size = max(16, min(256, _BATCH_PIXELS // math.prod(image_shape)))
+    return 4 * size if device == "cuda" else size
 
 
 _NO_SAMPLES = Samples(torch.zeros(1, 1, 1, 1), torch.zeros(1, dtype=torch.long))
@@ -277,12 +280,13 @@ def subject_of(
         raise InputError(f"batch_size: expected a whole number above 0, got {batch_size!r}")
     samples = samples or _NO_SAMPLES
     with isolated(model) as inner:
+        where = device_of(inner)
         yield Subject(
             model=inner,
             samples=samples,
             pixels=pixels,
-            device=device_of(inner),
-            batch_size=batch_size or default_batch_size(samples.image_shape),
+            device=where,
+            batch_size=batch_size or default_batch_size(samples.image_shape, where.type),
             predict=predict,
             show_progress=progress,
         )

@@ -75,7 +75,7 @@ def main() -> None:
     for name, batchnorm in (("with-batchnorm", True), ("without-batchnorm", False)):
         probe = train(batchnorm, options.out / name, options.epochs, options.images)
         print(probe.results["frequency_accuracy"].sentence())
-    print(f"\ntensorboard --logdir {options.out}\nthen open http://localhost:6006/#hfc")
+    print(f"\nHFC tab: http://localhost:6006/#hfc\ntensorboard --logdir {options.out}")
 
 
 if __name__ == "__main__":

@@ -283,8 +283,12 @@ def _report(
             click.echo(result.sentence())
     if note is not None:
         click.echo(note)
-    click.echo(f"\ntensorboard --logdir {_quoted(out.parent if save else out)}")
-    click.echo("then open http://localhost:6006/#hfc")
+    _where_to_look(out.parent if save else out)
+
+
+def _where_to_look(logs: Path) -> None:
+    """The closing lines: the tab's address, and last the command that serves it."""
+    click.echo(f"\nHFC tab: http://localhost:6006/#hfc\ntensorboard --logdir {_quoted(logs)}")
 
 
 def _add(chosen: list[Any], extra: tuple[str, ...]) -> None:

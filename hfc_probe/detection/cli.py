@@ -218,7 +218,7 @@ def _detect(
         files = result.save_all(out)
         cli._log([result], out)
     click.echo(f"\n{result}\n\nIn {out}: {', '.join(sorted(file.name for file in files))}")
-    click.echo(f"\ntensorboard --logdir {cli._quoted(out)}")
+    cli._where_to_look(out)
 
 
 def _plugin(name: str) -> Any:

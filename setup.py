@@ -36,6 +36,7 @@ extras = {
         "mypy>=1.15",
         "playwright>=1.45",
         "pytest>=8",
+        "pytest-xdist>=3.5",
         "ruff>=0.9",
         "timm>=1.0",
         "torchmetrics>=1.2",

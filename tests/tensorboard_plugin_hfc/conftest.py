@@ -96,11 +96,15 @@ def browser():
         started.close()
 
 
+VIEWPORT = {"width": 1400, "height": 1000}
+
+
 class Tab:
     """A browser page with our tab in it; keeps a list of everything that went wrong."""
 
-    def __init__(self, browser, **settings) -> None:
-        self.context = browser.new_context(viewport={"width": 1400, "height": 1000}, **settings)
+    def __init__(self, browser, context=None, **settings) -> None:
+        # A context that is used again has TensorBoard's megabytes of scripts in its cache.
+        self.context = context or browser.new_context(viewport=VIEWPORT, **settings)
         self.page = self.context.new_page()
         self.page.set_default_timeout(20_000)
         self.wrong: list[str] = []
@@ -165,9 +169,16 @@ class Tab:
         self.page.keyboard.press(key)
 
 
+@pytest.fixture(scope="session")
+def window(browser):
+    context = browser.new_context(viewport=VIEWPORT)
+    yield context
+    context.close()
+
+
 @pytest.fixture
-def tab(browser):
-    one = Tab(browser)
+def tab(browser, window):
+    one = Tab(browser, window)
     yield one
-    one.context.close()
+    one.page.close()
     assert one.wrong == []

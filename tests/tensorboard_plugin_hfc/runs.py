@@ -8,9 +8,10 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from hfc_probe import tensorboard
-from hfc_probe.measurements.fourier_heatmap import FourierHeatmapResult
 from hfc_probe.measurements.frequency_accuracy import FrequencyAccuracyResult
+from hfc_probe.measurements.heatmap_result import FourierHeatmapResult
 from hfc_probe.measurements.kernel_spectra import KernelSpectraResult
+from hfc_probe.proportions import wilson
 
 RADII = (4, 8, 12, 16)
 IMAGES = 400
@@ -53,8 +54,28 @@ def heatmap_result(size: int, peak: tuple[int, int], strength: float, samples: i
         gap = (i - sign * peak[0]) ** 2 + (j - sign * peak[1]) ** 2
         error += strength * np.exp(-gap / (size / 4) ** 2)
     wrong = np.round(np.clip(error, 0, 1) * samples).astype(np.int64)
+    lower, upper = wilson(wrong, samples)
     return FourierHeatmapResult(
-        settings={"norm": 4.0}, samples=samples, image_size=(size, size), wrong=wrong, clean_wrong=9
+        settings={"norm": 4.0, "score": None, "topk": 1},
+        samples=samples,
+        image_size=(size, size),
+        estimator="exhaustive",
+        quantity="error",
+        axis_i=axis,
+        axis_j=axis,
+        error=wrong / samples,
+        lower=lower,
+        upper=upper,
+        count=np.full((size, size), samples),
+        clean_wrong=9,
+        clean_loss=0.2,
+        loss=None,
+        further={},
+        unsafe=(),
+        detectable=None,
+        rings={},
+        passes=samples,
+        elapsed=1.0,
     )
 
 

@@ -450,39 +450,39 @@ WORDS = """async (rows) => {
 }"""
 
 
-@pytest.mark.parametrize(
-    ("rows", "expected"),
-    [
-        (
-            [[4, [[1, 2, 3], [0.5, 0.5, 0.5], 0.1], [[1, 2, 3], [0.5, 0.6, 0.55], 0.1]]],
-            "At epoch 3 the 95 % intervals of the two runs overlap at every radius",
-        ),
-        (
-            # Apart at 1 by chance, together at 2, apart the other way at 3 and 4: since 3.
+VERDICTS = [
+    (
+        [[4, [[1, 2, 3], [0.5, 0.5, 0.5], 0.1], [[1, 2, 3], [0.5, 0.6, 0.55], 0.1]]],
+        "At epoch 3 the 95 % intervals of the two runs overlap at every radius",
+    ),
+    (
+        # Apart at 1 by chance, together at 2, apart the other way at 3 and 4: since 3.
+        [
             [
-                [
-                    4,
-                    [[1, 2, 3, 4], [0.9, 0.5, 0.2, 0.1], 0.05],
-                    [[1, 2, 3, 4], [0.1, 0.5, 0.6, 0.7], 0.05],
-                ]
-            ],
-            "B uses more of the high frequencies: at epoch 4 it gets 70 % [65, 75] right from "
-            "HFC(4) alone (beyond 4 cycles/image), A 10 % [5, 15]. The intervals have been apart "
-            "since epoch 3.",
-        ),
-        (
-            [
-                [4, [[1, 2], [0.8, 0.8], 0.05], [[1, 2], [0.1, 0.1], 0.05]],
-                [8, [[1, 2], [0.1, 0.1], 0.05], [[1, 2], [0.4, 0.4], 0.05]],
-            ],
-            "apart from the first measurement on. The other way round at radius 8.",
-        ),
-        (
-            [[4, [[1, 2], [0.8, 0.8], 0.05], [[3, 4], [0.1, 0.1], 0.05]]],
-            "The two runs have no radius and no place in training in common.",
-        ),
-    ],
-)
-def test_the_verdict_is_conditional_on_intervals(tab, server, rows, expected):
+                4,
+                [[1, 2, 3, 4], [0.9, 0.5, 0.2, 0.1], 0.05],
+                [[1, 2, 3, 4], [0.1, 0.5, 0.6, 0.7], 0.05],
+            ]
+        ],
+        "B uses more of the high frequencies: at epoch 4 it gets 70 % [65, 75] right from "
+        "HFC(4) alone (beyond 4 cycles/image), A 10 % [5, 15]. The intervals have been apart "
+        "since epoch 3.",
+    ),
+    (
+        [
+            [4, [[1, 2], [0.8, 0.8], 0.05], [[1, 2], [0.1, 0.1], 0.05]],
+            [8, [[1, 2], [0.1, 0.1], 0.05], [[1, 2], [0.4, 0.4], 0.05]],
+        ],
+        "apart from the first measurement on. The other way round at radius 8.",
+    ),
+    (
+        [[4, [[1, 2], [0.8, 0.8], 0.05], [[3, 4], [0.1, 0.1], 0.05]]],
+        "The two runs have no radius and no place in training in common.",
+    ),
+]
+
+
+def test_the_verdict_is_conditional_on_intervals(tab, server):
     tab.open(server)
-    assert expected in tab.run(WORDS, rows)
+    for rows, expected in VERDICTS:
+        assert expected in tab.run(WORDS, rows)

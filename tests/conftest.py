@@ -10,9 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 import hfc_probe
 
+# The same examples in every run; HFC_PROBE_FUZZ looks for new ones.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+if "HFC_PROBE_FUZZ" not in os.environ:
+    settings.load_profile("repeatable")
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the processes share the cores
 

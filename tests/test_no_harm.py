@@ -127,7 +127,8 @@ def test_a_full_disk_under_a_real_writer(tmp_path, caplog):
 
 
 KILLED = """
-import os, sys, time
+import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs start with it ignored
 import torch
 from torch import nn
 import hfc_probe

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from scipy.optimize import curve_fit
 from torch import nn
@@ -74,7 +74,10 @@ def test_the_fit_is_no_worse_than_scipys(mu, sigma, peak, seed):
         return a * np.exp(-((x - m) ** 2) / (2 * s**2))
 
     bounds = ((0, -0.5, 0.15), (np.inf, 6.5, 24.0))
-    theirs, _ = curve_fit(gauss, x, y, p0=(peak, mu, sigma), bounds=bounds, maxfev=20000)
+    try:
+        theirs, _ = curve_fit(gauss, x, y, p0=(peak, mu, sigma), bounds=bounds, maxfev=20000)
+    except RuntimeError:  # SciPy's own search does not settle: nothing to compare with
+        reject()
     top, centre, width = fit_channel(x, y)
     mine = gauss(x, top, centre, width / (2 * math.sqrt(math.log(4))))
     assert ((mine - y) ** 2).sum() <= ((gauss(x, *theirs) - y) ** 2).sum() + 1e-4

@@ -386,7 +386,9 @@ def test_a_users_own_measurement_by_subclassing():
             return {"margin": np.array(self.margin)}
 
         def figure(self):
-            raise NotImplementedError
+            from matplotlib.figure import Figure
+
+            return Figure()
 
         def table(self):
             return ["quantity", "value"], [["margin", f"{self.margin:.3f}"]]
@@ -408,6 +410,7 @@ def test_a_users_own_measurement_by_subclassing():
         probe.end_epoch()
     assert writer.scalars["mine/margin"][0] > 0
     assert "mean margin" in str(probe.results["margin"])
+    assert "mean margin" in probe.results["margin"]._repr_html_()
 
 
 def bad_loader():

@@ -6,7 +6,7 @@ import functools
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +27,8 @@ def _clear_errors(command: Command) -> Command:
         try:
             return command(*args, **kwargs)
         except InputError as error:
+            if _is_helper():
+                return None  # rank 0 says it; a status here would have torchrun stop it first
             click.echo(f"hfc-probe: error: {error}", err=True)
             sys.exit(2)
         except KeyboardInterrupt:
@@ -34,6 +36,11 @@ def _clear_errors(command: Command) -> Command:
             sys.exit(130)
 
     return run  # type: ignore[return-value]
+
+
+def _is_helper() -> bool:
+    """Whether torchrun started this process as another rank than 0."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("RANK", "0") != "0"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -177,9 +184,14 @@ def audit(
     seed: int,
     out: Path,
 ) -> None:
-    """Measure a trained classifier, without writing code."""
+    """Measure a trained classifier, without writing code.
+
+    Under torchrun (torchrun --nproc-per-node N -m hfc_probe audit …) the images are shared
+    among the processes.
+    """
     from .loading import default_pixels, load_model, load_samples
     from .measurements import FourierHeatmap, FrequencyAccuracy, KernelSpectra, Measurement
+    from .processes import own_device, process_group, rank_and_world
 
     # Accuracy first: it finds what is wrong with labels or model before anything is written.
     chosen: list[Measurement] = [
@@ -189,7 +201,7 @@ def audit(
         KernelSpectra(layer=layer),
     ]
     _add(chosen, extra)
-    where = _device(device)
+    where = _device(own_device(device))
     pixels = _pixels(normalize, mean, std)
     _writable(out)
     samples = load_samples(data, size=size, limit=limit, seed=seed)
@@ -218,14 +230,13 @@ def audit(
         )
     for measurement in chosen:
         measurement.validate(model, samples.image_shape)
-    model = model.to(where)
     results = []
-    for measurement in chosen:
-        result = measurement.measure(
-            model, samples, pixels=pixels, batch_size=batch_size, progress=True
-        )
-        _save(result, out)
-        results.append(result)
+    with process_group():
+        for result in _measured(chosen, model.to(where), samples, pixels, batch_size):
+            _save(result, out)
+            results.append(result)
+        if rank_and_world()[0] != 0:
+            return
     _log(results, out)
     name, source = spec.rpartition("/")[2], Path(data.partition(":")[2]).name
     _report(results, samples, out, f"{name} on {len(samples)} images of {source}", save=False)
@@ -250,6 +261,30 @@ def report(run_a: Path, run_b: Path, out: Path | None) -> None:
             click.echo(change.sentence(a.name, b.name))
     told = sum(change.told_apart for change in changes)
     click.echo(f"{told} of {len(changes)} numbers are told apart by their 95 % intervals: {out}")
+
+
+def _measured(
+    chosen: Sequence[Any], model: Any, samples: Any, pixels: Any, batch_size: int | None
+) -> Iterator[Any]:
+    """Results one after the other, of rank 0; other ranks do a share of the images."""
+    from .measurements.base import help_lead
+    from .sharing import alone, crew_of, fingerprint
+
+    crew = crew_of("audit")
+    if crew is not None:
+        crew.patience = crew.timeout
+        crew.arrive(fingerprint(samples.images, samples.targets))
+    for number, measurement in enumerate(chosen):
+        at = (number, 0, 0)
+        if crew is None or crew.leads:
+            shared = alone if crew is None else functools.partial(crew.lead, at, measurement.name)
+            yield measurement.run(
+                model, samples, pixels=pixels, batch_size=batch_size, progress=True, shared=shared
+            )
+            if crew is not None:
+                crew.passed(at)
+        else:
+            help_lead(crew, at, {measurement.name: measurement}, model, samples, pixels=pixels)
 
 
 def _report(

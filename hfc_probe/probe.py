@@ -20,9 +20,11 @@ from torch import nn
 from . import tensorboard
 from .errors import InputError
 from .measurements import FourierHeatmap, FrequencyAccuracy, KernelSpectra, Measurement, Result
-from .measurements.base import Predict, subject_of
+from .measurements.base import Predict, help_lead, subject_of
+from .processes import rank_and_world
 from .samples import PixelSpace, Samples, find_normalization
 from .schedule import Budget, Every
+from .sharing import NEVER, At, Crew, crew_of, fingerprint
 
 logger = logging.getLogger("hfc_probe")
 
@@ -97,23 +99,33 @@ def attach(
                 "TensorBoard writer is often its .experiment"
             )
     chosen = _scheduled(measurements) if measurements is not None else None
+    rank, _ = rank_and_world()
     samples = None
-    needs_data = chosen is None or any(m.needs_data for m, _ in chosen)
-    if needs_data and _leads():
+    if chosen is None or any(m.needs_data for m, _ in chosen):
         if data is None:
             raise InputError("attach: expected data (a validation loader or Samples), got none")
-        pixels = find_normalization(data) if pixels is None else pixels
-        samples = Samples.collect(data, pixels=pixels, limit=limit)
-        (pixels or PixelSpace()).check(samples.image_shape[0])
+        try:
+            pixels = find_normalization(data) if pixels is None else pixels
+            samples = Samples.collect(data, pixels=pixels, limit=limit)
+            (pixels or PixelSpace()).check(samples.image_shape[0])
+        except InputError as error:
+            if rank == 0:
+                raise
+            logger.info("hfc_probe: rank %d does not help to measure: %s", rank, error)
     shape = samples.image_shape if samples is not None else None
     if chosen is None:
         chosen = list(default_measurements(model, shape).items())
     for measurement, _ in chosen:
         measurement.validate(model, shape)
+    entries = _entries(chosen)
+    crew = crew_of(" ".join([*(e.key for e in entries), *(n for n, _ in model.named_parameters())]))
+    if crew is not None:
+        crew.arrive("" if samples is None else fingerprint(samples.images, samples.targets))
     return Probe(
         model=model,
         samples=samples,
-        entries=_entries(chosen),
+        entries=entries,
+        crew=crew,
         pixels=pixels,
         predict=predict,
         budget=Budget(budget),
@@ -160,6 +172,7 @@ class _Entry:
     waiting: bool = False
     last_position: tuple[int, int] | None = None
     forwards: int | None = None
+    estimate: float = 0.0
 
     @property
     def off(self) -> bool:
@@ -182,6 +195,7 @@ class Probe:
         model: nn.Module,
         samples: Samples | None,
         entries: list[_Entry],
+        crew: Crew | None,
         pixels: PixelSpace | None,
         predict: Predict | None,
         budget: Budget,
@@ -196,6 +210,8 @@ class Probe:
         self.samples = samples
         self._model = model
         self._entries = entries
+        self._crew = crew
+        self._calls = 0
         self._pixels = pixels
         self._predict = predict
         self._budget = budget
@@ -234,9 +250,14 @@ class Probe:
     def measure(self) -> dict[str, Result]:
         """Measure everything now, whatever the schedule and the budget; the results by name."""
         if not self._is_closed("measure"):
+            self._calls += 1
+            if not self._leads:
+                self._help()
+                return self.results
             for entry in self._entries:
                 entry.due += 1
                 self._run(entry)
+            self._pass()
         return self.results
 
     def close(self) -> None:
@@ -248,6 +269,8 @@ class Probe:
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
+        if self._crew is not None and self._leads:
+            self._crew.passed(NEVER)  # nobody needs to wait for this probe again
         self._report_schedule()
         for writer in self._writers if self._owns_writers else []:
             try:
@@ -294,6 +317,7 @@ class Probe:
                 f"{', '.join(map(str, state)) if isinstance(state, Mapping) else 'no keys'}"
             )
         self.steps, self.epochs = int(state["steps"]), int(state["epochs"])
+        self._calls = 0
         self._elapsed_before = float(state["elapsed"])
         self._started = time.perf_counter()
         self._budget.spent = float(state["spent"])
@@ -309,6 +333,14 @@ class Probe:
         self._run_due(step=self.steps)
 
     def _run_due(self, *, step: int | None = None, epoch: int | None = None) -> None:
+        self._calls = 0
+        crew = self._crew
+        due = epoch is not None or any(e.every.due(step=step) for e in self._entries)
+        if crew is not None and not due and step != crew.retry:
+            return  # several ranks look at the same steps only
+        if not self._leads:
+            self._help()
+            return
         position = (self.steps, self.epochs)
         for entry in self._entries:
             if entry.every.due(step=step, epoch=epoch) and not entry.off:
@@ -322,10 +354,45 @@ class Probe:
             again = epoch is not None or entry.every.steps is not None
             if entry.waiting and again and not entry.off and self._fits(entry):
                 self._run(entry)
+        self._pass()
+
+    def _pass(self) -> None:
+        """Let the ranks that help go on, and tell them at which step to look again."""
+        if self._crew is None:
+            return
+        waiting = [e for e in self._entries if e.waiting and not e.off and e.every.steps]
+        retry = None
+        if waiting:
+            elapsed = self._elapsed()
+            seconds = min(self._budget.wait(e.key, e.estimate, elapsed) for e in waiting)
+            # Half of what is missing, so that a training that speeds up is not late.
+            retry = self.steps + max(1, min(1000, int(0.5 * seconds * self.steps / elapsed)))
+        self._crew.passed(self._at(), retry)
+
+    def _help(self) -> None:
+        """On another rank than 0: do a share of what rank 0 measures at this position."""
+        crew = self._crew
+        if crew is None:
+            return
+        help_lead(
+            crew,
+            self._at(),
+            {entry.key: entry.measurement for entry in self._entries},
+            self._model,
+            self.samples,
+            pixels=self._pixels,
+            predict=self._predict,
+        )
+
+    @property
+    def _leads(self) -> bool:
+        """Whether this process measures and logs: the only one, or rank 0."""
+        return rank_and_world()[0] == 0
+
+    def _at(self) -> At:
+        return self.epochs, self.steps, self._calls
 
     def _fits(self, entry: _Entry) -> bool:
-        if not _leads():
-            return True
         estimate = self._budget.seconds.get(entry.key)
         if estimate is None:
             if entry.forwards is None:
@@ -334,6 +401,7 @@ class Probe:
                     count, shape = len(self.samples), self.samples.image_shape
                     entry.forwards = entry.measurement.cost(count, shape)
             estimate = entry.forwards * self._forward_seconds() if entry.forwards else 0.0
+        entry.estimate = estimate
         fits = self._budget.fits(entry.key, estimate, self._elapsed())
         if not fits and not entry.runs and not entry.failures:
             self._warn_once(
@@ -367,12 +435,16 @@ class Probe:
     def _run(self, entry: _Entry) -> None:
         entry.waiting = False
         entry.last_position = (self.steps, self.epochs)
-        if entry.off or not _leads():
+        if entry.off:
             return
         start = time.perf_counter()
         try:
-            result = entry.measurement.measure(
-                self._model, self.samples, pixels=self._pixels, predict=self._predict
+            result = entry.measurement.run(
+                self._model,
+                self.samples,
+                pixels=self._pixels,
+                predict=self._predict,
+                **self._sharing(entry),
             )
         except Exception:
             self._charge(entry, start)
@@ -385,6 +457,11 @@ class Probe:
         entry.failures = 0
         self.results[entry.key] = result
         self._log(entry, result, start)
+
+    def _sharing(self, entry: _Entry) -> dict[str, Any]:
+        if self._crew is None:
+            return {}
+        return {"shared": functools.partial(self._crew.lead, self._at(), entry.key)}
 
     def _log(self, entry: _Entry, result: Result, start: float) -> None:
         """Write a result; what that takes belongs to the measurement's cost."""
@@ -443,7 +520,7 @@ class Probe:
             )
 
     def _report_schedule(self) -> None:
-        if not _leads():
+        if not self._leads:
             return
         for entry in self._entries:
             line = (
@@ -523,7 +600,7 @@ def _count_steps(optimizer: Any, callback: Any) -> Any:
 
 
 def _open_writers(log_dir: str | os.PathLike[str] | None) -> list[Any]:
-    if log_dir is None or not _leads():
+    if log_dir is None or rank_and_world()[0]:
         return []
     from torch.utils.tensorboard import SummaryWriter
 
@@ -534,11 +611,3 @@ def _open_writers(log_dir: str | os.PathLike[str] | None) -> list[Any]:
             f"log_dir: expected a directory that can be written, got {os.fspath(log_dir)} "
             f"({error.strerror})"
         ) from error
-
-
-def _leads() -> bool:
-    """Whether this process measures and logs: the only one, or rank 0."""
-    distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return True
-    return bool(distributed.get_rank() == 0)

@@ -76,6 +76,15 @@ class Budget:
             return True
         return name not in self.seconds and estimate <= max(elapsed, _FIRST_RUN)
 
+    def wait(self, name: str, estimate: float, elapsed: float) -> float:
+        """Seconds until it fits, if nothing else is measured in between."""
+        if self.fits(name, estimate, elapsed):
+            return 0.0
+        seconds = (self.spent + estimate) / self.share
+        if name not in self.seconds:
+            seconds = min(seconds, estimate)
+        return seconds - elapsed
+
     def charge(self, name: str, seconds: float) -> None:
         """Book what a run took; the latest one is the next estimate."""
         self.spent += seconds

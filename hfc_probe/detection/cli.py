@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -157,8 +154,8 @@ def _detect(
     among the processes.
     """
     from .. import cli
+    from ..processes import own_device, process_group, rank_and_world
     from . import CocoImages, DetectionAudit
-    from .distributed import rank_and_world
 
     if (spec is None) == (detectron2_config is None):
         raise InputError(
@@ -186,8 +183,8 @@ def _detect(
         "skip_broken": skip_broken,
         "progress": True,
     }
-    with _processes():
-        where = cli._device(_local(device))
+    with process_group():
+        where = cli._device(own_device(device))
         if detectron2_config is not None:
             result = _plugin("detectron2")(
                 audit,
@@ -235,31 +232,3 @@ def _plugin(name: str) -> Any:
         f"--{name}-config: expected the plugin for {name}, found none installed; pip install "
         f"hfc_probe[{name}]"
     )
-
-
-def _local(device: str) -> str:
-    """Under torchrun ``auto`` and ``cuda`` mean this process's own GPU."""
-    import torch
-
-    rank = os.environ.get("LOCAL_RANK")
-    if rank is None or not torch.cuda.is_available() or device not in ("auto", "cuda"):
-        return device
-    torch.cuda.set_device(int(rank))
-    return f"cuda:{rank}"
-
-
-@contextmanager
-def _processes() -> Iterator[None]:
-    """The process group that torchrun asks for."""
-    import torch
-
-    distributed = torch.distributed
-    wanted = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if not wanted or not distributed.is_available() or distributed.is_initialized():
-        yield
-        return
-    distributed.init_process_group("gloo")
-    try:
-        yield
-    finally:
-        distributed.destroy_process_group()

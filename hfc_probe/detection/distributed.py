@@ -7,16 +7,10 @@ from typing import Any
 
 import torch
 
+from ..processes import rank_and_world
+
 # Ranks that are done wait for the slowest; whoever dies is noticed by torchrun, not here.
 _PATIENCE = timedelta(days=1)
-
-
-def rank_and_world() -> tuple[int, int]:
-    """Rank of this process and the number of processes; (0, 1) where it is alone."""
-    distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return 0, 1
-    return distributed.get_rank(), distributed.get_world_size()
 
 
 class Together:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from .. import fourier, kernels
 from ..errors import InputError
 from ..proportions import percent, proportion_arrays
 from .base import Measurement, Result, Subject, rank, settings_of
-from .common import check_numbers, check_whole, numbered_batches, right, uniform_noise
+from .common import check_numbers, check_whole, right, uniform_noise
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -94,30 +95,14 @@ class AdversarialAccuracy(Measurement):
 
     def compute(self, subject: Subject) -> AdversarialAccuracyResult:
         subject = replace(subject, samples=subject.samples.subset(self.samples, seed=self.seed))
-        shape = (len(self.rhos), len(self.epsilons))
         count = len(subject.samples)
-        tally = _Tally(
-            clean=np.zeros(shape[0], np.int64),
-            moved=np.zeros(shape[0], np.int64),
-            attacked={name: np.zeros(shape, np.int64) for name in ATTACKS},
-            filtered={
-                (name, part): np.zeros((shape[1], len(self.perturbation_radii)), np.int64)
-                for name in ATTACKS
-                for part in ("lfc", "hfc")
-            },
-            power={
-                name: torch.zeros(shape[1], *subject.samples.image_shape[1:], dtype=torch.float64)
-                for name in ATTACKS
-            },
-        )
-        total = len(self.rhos) * count
-        with subject.progress(total, "image") as advance:
+        rows = [self._tally(subject) for _ in self.rhos]
+        with subject.progress(len(self.rhos) * count, "image") as advance:
             for row, rho in enumerate(self.rhos):
                 with _smoothed(subject, rho, normalize=self.normalize) as smoothed:
-                    for start, images, targets in numbered_batches(smoothed):
-                        self._batch(smoothed, row, start, images, targets, tally)
-                        advance(len(images))
-        if not tally.moved[0]:
+                    for seen in smoothed.map(partial(self._look, smoothed, row), advance):
+                        rows[row].add(seen)
+        if not rows[0].moved:
             raise InputError(
                 "AdversarialAccuracy: expected a model whose loss changes with its input, got a "
                 f"gradient of zero for all {count} images (rounding, an argmax or saturated "
@@ -126,28 +111,35 @@ class AdversarialAccuracy(Measurement):
         return AdversarialAccuracyResult(
             settings=settings_of(self),
             samples=count,
-            clean_right=tally.clean,
-            attacked_right=tally.attacked,
-            filtered_right=tally.filtered,
-            spectra={name: power.numpy() / count for name, power in tally.power.items()},
-            without_gradient=count - tally.moved,
+            clean_right=np.array([row.clean for row in rows], np.int64),
+            attacked_right={
+                name: np.stack([row.attacked[name] for row in rows]) for name in ATTACKS
+            },
+            filtered_right=rows[0].filtered,
+            spectra={name: power / count for name, power in rows[0].power.items()},
+            without_gradient=np.array([count - row.moved for row in rows], np.int64),
         )
 
-    def _batch(
-        self,
-        subject: Subject,
-        row: int,
-        start: int,
-        images: Tensor,
-        targets: Tensor,
-        tally: _Tally,
-    ) -> None:
+    def _tally(self, subject: Subject) -> _Tally:
+        columns, radii = len(self.epsilons), len(self.perturbation_radii)
+        size = subject.samples.image_shape[1:]
+        pairs = [(name, part) for name in ATTACKS for part in ("lfc", "hfc")]
+        return _Tally(
+            attacked={name: np.zeros(columns, np.int64) for name in ATTACKS},
+            filtered={pair: np.zeros((columns, radii), np.int64) for pair in pairs},
+            power={name: np.zeros((columns, *size)) for name in ATTACKS},
+        )
+
+    def _look(
+        self, subject: Subject, row: int, start: int, images: Tensor, targets: Tensor
+    ) -> _Tally:
+        tally = self._tally(subject)
         logits: list[Tensor] = []  # of the clean images, on the way to their gradient
         direction = fgsm_direction(subject, images, targets, seen=logits.append)
         if row == 0 and start == 0:
             subject.check_targets(logits[0].shape[1])
-        tally.clean[row] += int((rank(logits[0], targets) < 1).sum())
-        tally.moved[row] += int(direction.flatten(1).any(1).sum())
+        tally.clean = int((rank(logits[0], targets) < 1).sum())
+        tally.moved = int(direction.flatten(1).any(1).sum())
         noise = uniform_noise(self.seed, start, images) if self.random_start else None
         for column, epsilon in enumerate(self.epsilons):
             step_size = 2.5 * epsilon / self.steps if self.step_size is None else self.step_size
@@ -165,26 +157,38 @@ class AdversarialAccuracy(Measurement):
             }
             for name, adversarial in found.items():
                 hits = right(subject, adversarial, targets, f"{name.upper()} ε = {epsilon:g}")
-                tally.attacked[name][row, column] += int(hits.sum())
+                tally.attacked[name][column] = int(hits.sum())
                 if row:
                     continue
                 change = adversarial - images
                 transform = torch.fft.fft2(change).abs().square().mean(1).sum(0)
-                tally.power[name][column] += torch.fft.fftshift(transform).double().cpu()
+                tally.power[name][column] = torch.fft.fftshift(transform).double().cpu().numpy()
                 for k, parts in enumerate(fourier.bands(change, self.perturbation_radii)):
                     for part, filtered in zip(("lfc", "hfc"), parts, strict=True):
                         again = (images + filtered).clamp(0, 1)
                         hits = right(subject, again, targets, "filtered adversarial")
-                        tally.filtered[name, part][column, k] += int(hits.sum())
+                        tally.filtered[name, part][column, k] = int(hits.sum())
+        return tally
 
 
 @dataclass
 class _Tally:
-    clean: NDArray[np.int64]
-    moved: NDArray[np.int64]
+    """Counts at one ρ: of right predictions, of gradients that are not zero; spectra's sums."""
+
     attacked: dict[str, NDArray[np.int64]]
     filtered: dict[tuple[str, str], NDArray[np.int64]]
-    power: dict[str, Tensor]
+    power: dict[str, NDArray[np.float64]]
+    clean: int = 0
+    moved: int = 0
+
+    def add(self, other: _Tally) -> None:
+        self.clean += other.clean
+        self.moved += other.moved
+        for name in self.attacked:
+            self.attacked[name] += other.attacked[name]
+            self.power[name] += other.power[name]
+        for pair in self.filtered:
+            self.filtered[pair] += other.filtered[pair]
 
 
 def fgsm_direction(

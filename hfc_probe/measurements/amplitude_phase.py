@@ -63,42 +63,50 @@ class AmplitudePhase(Measurement):
         own, other = pairs(samples.targets.numpy(), self.pairing, self.seed)
         counts: dict[str, int] = dict.fromkeys(("original", *KINDS), 0)
         kept: list[tuple[Any, ...]] = []
-        with subject.progress(len(own), "image") as advance:
-            for start in range(0, len(own), subject.batch_size):
-                rows = torch.from_numpy(own[start : start + subject.batch_size])
-                donors = torch.from_numpy(other[start : start + subject.batch_size])
-                images = samples.pixels(rows).to(subject.device)
-                others = samples.pixels(donors).to(subject.device)
-                label = samples.targets[rows].to(subject.device)
-                donor_label = samples.targets[donors].to(subject.device)
-                clean = subject.logits(images)
-                if start == 0:
-                    subject.check_targets(clean.shape[1])
-                counts["original"] += int((rank(clean, label) < 1).sum())
-                views = {
-                    "phase_kept": fourier.recombine(
-                        others, images, over_channels=self.over_channels
-                    ),
-                    "amplitude_kept": fourier.recombine(
-                        images, others, over_channels=self.over_channels
-                    ),
-                }
-                for name, view in views.items():
-                    view = view.clamp(0, 1) if self.clip else view
-                    logits = subject.logits(view, "recombined")
-                    counts[f"{name}_own"] += int((rank(logits, label) < 1).sum())
-                    counts[f"{name}_other"] += int((rank(logits, donor_label) < 1).sum())
-                    if name == "phase_kept" and len(kept) < self.examples:
-                        for k in range(min(self.examples - len(kept), len(view))):
-                            kept.append(
-                                (
-                                    torch.stack([images[k], others[k], view[k]]).float().cpu(),
-                                    int(label[k]),
-                                    int(donor_label[k]),
-                                    int(logits[k].argmax()),
-                                )
+        size = subject.batch_size
+
+        def look(start: int) -> tuple[dict[str, int], list[tuple[Any, ...]]]:
+            rows = torch.from_numpy(own[start : start + size])
+            donors = torch.from_numpy(other[start : start + size])
+            images = samples.pixels(rows).to(subject.device)
+            others = samples.pixels(donors).to(subject.device)
+            label = samples.targets[rows].to(subject.device)
+            donor_label = samples.targets[donors].to(subject.device)
+            clean = subject.logits(images)
+            if start == 0:
+                subject.check_targets(clean.shape[1])
+            found = {"original": int((rank(clean, label) < 1).sum())}
+            views = {
+                "phase_kept": fourier.recombine(others, images, over_channels=self.over_channels),
+                "amplitude_kept": fourier.recombine(
+                    images, others, over_channels=self.over_channels
+                ),
+            }
+            shown: list[tuple[Any, ...]] = []
+            for name, view in views.items():
+                view = view.clamp(0, 1) if self.clip else view
+                logits = subject.logits(view, "recombined")
+                found[f"{name}_own"] = int((rank(logits, label) < 1).sum())
+                found[f"{name}_other"] = int((rank(logits, donor_label) < 1).sum())
+                if name == "phase_kept":
+                    for k in range(min(self.examples - start, len(view))):
+                        shown.append(
+                            (
+                                torch.stack([images[k], others[k], view[k]]).float().cpu(),
+                                int(label[k]),
+                                int(donor_label[k]),
+                                int(logits[k].argmax()),
                             )
-                advance(len(rows))
+                        )
+            return found, shown
+
+        starts = range(0, len(own), size)
+        with subject.progress(len(own), "image") as advance:
+            for start, (found, shown) in zip(starts, subject.share(starts, look), strict=True):
+                for name, right in found.items():
+                    counts[name] += right
+                kept += shown
+                advance(min(size, len(own) - start))
         return AmplitudePhaseResult(
             settings=settings_of(self),
             samples=len(own),

@@ -14,7 +14,7 @@ from torch import Tensor
 from .. import fourier
 from ..errors import InputError
 from .base import Measurement, Result, Subject, settings_of
-from .common import check_choice, check_numbers, check_whole, numbered_batches
+from .common import check_choice, check_numbers, check_whole
 from .frequency_accuracy import Background
 
 if TYPE_CHECKING:
@@ -115,28 +115,20 @@ class BandAttribution(Measurement):
         empty = torch.zeros(1, samples.image_shape[0], 1, 1, device=subject.device)
         if self.background == "mean":
             empty = samples.mean.to(subject.device, torch.float32).view(1, -1, 1, 1)
-        out = []
-        with subject.progress(len(samples), "image") as advance:
-            for start, images, targets in numbered_batches(subject):
-                parts = bands(images - empty, edges)
-                clean = subject.logits(images)
-                if start == 0:
-                    subject.check_targets(clean.shape[1])
-                chosen = clean.argmax(1) if self.of == "predicted" else targets
-                without = subject.logits(empty.expand_as(images), "baseline")
-                found = self._attributions(subject, parts, empty, chosen)
-                pick = chosen[:, None]
-                out.append(
-                    (
-                        found.cpu(),
-                        clean.gather(1, pick)[:, 0].cpu(),
-                        without.gather(1, pick)[:, 0].cpu(),
-                        chosen.cpu(),
-                        clean.argmax(1).cpu(),
-                    )
-                )
-                advance(len(images))
-        found, clean, without, chosen, predicted = (torch.cat(p) for p in zip(*out, strict=True))
+
+        def look(start: int, images: Tensor, targets: Tensor) -> list[Tensor]:
+            parts = bands(images - empty, edges)
+            clean = subject.logits(images)
+            if start == 0:
+                subject.check_targets(clean.shape[1])
+            chosen = clean.argmax(1) if self.of == "predicted" else targets
+            without = subject.logits(empty.expand_as(images), "baseline")
+            found = self._attributions(subject, parts, empty, chosen)
+            picked = [logits.gather(1, chosen[:, None])[:, 0] for logits in (clean, without)]
+            return [part.cpu() for part in (found, *picked, chosen, clean.argmax(1))]
+
+        out = zip(*subject.map(look), strict=True)
+        found, clean, without, chosen, predicted = (torch.cat(parts) for parts in out)
         return BandAttributionResult(
             settings=settings_of(self) | {"edges": edges},
             samples=len(samples),

@@ -10,11 +10,11 @@ import os
 import re
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -24,11 +24,14 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..isolation import device_of, first_tensor, isolated
 from ..samples import PixelSpace, Samples, find_normalization
+from ..sharing import At, Crew, Sharing, alone
 from ..version import __version__
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Job = TypeVar("Job")
+Found = TypeVar("Found")
 Predict = Callable[[nn.Module, Tensor], Tensor]
 logger = logging.getLogger("hfc_probe")
 
@@ -48,6 +51,7 @@ class Subject:
         pixels: how the model wants them normalised.
         device: where the model is.
         batch_size: images per forward pass.
+        sharing: how batches are worked off, see :meth:`share`.
     """
 
     model: nn.Module
@@ -57,6 +61,7 @@ class Subject:
     batch_size: int
     predict: Predict | None = None
     show_progress: bool = False
+    sharing: Sharing = field(default_factory=Sharing)
 
     def logits(self, images: Tensor, what: str = "original") -> Tensor:
         """Logits ``(N, K)`` in float32 for images in pixel space, not clipped.
@@ -93,10 +98,43 @@ class Subject:
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Images in pixel space and targets, batch by batch, on the model's device."""
-        for start in range(0, len(self.samples), self.batch_size):
-            part = slice(start, start + self.batch_size)
-            images = self.samples.pixels(part).to(self.device, non_blocking=True)
-            yield images, self.samples.targets[part].to(self.device, non_blocking=True)
+        for start in self.starts():
+            yield self.batch(start)
+
+    def starts(self) -> range:
+        """Number of the first sample of every batch."""
+        return range(0, len(self.samples), self.batch_size)
+
+    def batch(self, start: int) -> tuple[Tensor, Tensor]:
+        """Images and targets of the batch that starts at a sample."""
+        part = slice(start, start + self.batch_size)
+        images = self.samples.pixels(part).to(self.device, non_blocking=True)
+        return images, self.samples.targets[part].to(self.device, non_blocking=True)
+
+    def map(
+        self,
+        work: Callable[[int, Tensor, Tensor], Found],
+        advance: Callable[[int], Any] | None = None,
+    ) -> Iterator[Found]:
+        """What ``work(start, images, targets)`` finds in each batch, in order.
+
+        Under ``torch.distributed`` other ranks do some of the batches, and the results come
+        from them. So ``work`` returns what it finds (tensors, arrays, numbers) and changes
+        nothing outside; on every rank the measurement goes the same way.
+
+        Args:
+            advance: called with the images done, in place of a progress bar of its own.
+        """
+        starts, count = self.starts(), len(self.samples)
+        with self.progress(count, "image") if advance is None else nullcontext(advance) as forth:
+            found = self.share(starts, lambda start: work(start, *self.batch(start)))
+            for start, one in zip(starts, found, strict=True):
+                yield one
+                forth(min(self.batch_size, count - start))
+
+    def share(self, jobs: Sequence[Job], work: Callable[[Job], Found]) -> Iterator[Found]:
+        """What some work on each job finds, in order; otherwise as :meth:`map`."""
+        return self.sharing.map(jobs, work)
 
     def check_targets(self, classes: int) -> None:
         """Raise :class:`InputError` for targets that the model has no logit for."""
@@ -195,19 +233,43 @@ class Measurement(ABC):
             if pixels is None:
                 pixels = find_normalization(data)
             samples = Samples.collect(data, pixels=pixels, limit=limit)
-        elif self.needs_data:
+        return self.run(
+            model, samples, pixels=pixels, predict=predict, batch_size=batch_size, progress=progress
+        )
+
+    def run(
+        self,
+        model: nn.Module,
+        samples: Samples | None,
+        *,
+        pixels: PixelSpace | None = None,
+        predict: Predict | None = None,
+        batch_size: int | None = None,
+        progress: bool = False,
+        shared: Callable[[], AbstractContextManager[Sharing]] = alone,
+    ) -> Result:
+        """As :meth:`measure`, on samples that were collected.
+
+        Args:
+            shared: other processes that help, see :mod:`hfc_probe.sharing`.
+        """
+        if samples is None and self.needs_data:
             raise InputError(
                 f"{type(self).__name__}: expected data (a loader or Samples), got none"
             )
         while True:
-            with subject_of(
-                model,
-                samples,
-                pixels=pixels,
-                predict=predict,
-                batch_size=batch_size,
-                progress=progress,
-            ) as subject:
+            with (
+                shared() as sharing,
+                subject_of(
+                    model,
+                    samples,
+                    pixels=pixels,
+                    predict=predict,
+                    batch_size=batch_size,
+                    progress=progress,
+                    sharing=sharing,
+                ) as subject,
+            ):
                 batch_size = subject.batch_size
                 try:
                     return self.compute(subject)
@@ -266,8 +328,9 @@ def subject_of(
     predict: Predict | None = None,
     batch_size: int | None = None,
     progress: bool = False,
+    sharing: Sharing | None = None,
 ) -> Iterator[Subject]:
-    """A model in isolation with its samples; arguments and errors as for ``measure``."""
+    """A model in isolation with its samples; arguments and errors as for ``run``."""
     if not isinstance(model, nn.Module):
         raise InputError(
             f"model: expected a torch.nn.Module, got {type(model).__name__}; wrap a function "
@@ -281,15 +344,45 @@ def subject_of(
     samples = samples or _NO_SAMPLES
     with isolated(model) as inner:
         where = device_of(inner)
+        batch_size = batch_size or default_batch_size(samples.image_shape, where.type)
+        sharing = sharing or Sharing()
+        sharing.begin(inner, batch_size)
         yield Subject(
             model=inner,
             samples=samples,
             pixels=pixels,
             device=where,
-            batch_size=batch_size or default_batch_size(samples.image_shape, where.type),
+            batch_size=batch_size,
             predict=predict,
             show_progress=progress,
+            sharing=sharing,
         )
+
+
+def help_lead(
+    crew: Crew,
+    at: At,
+    measurements: Mapping[str, Measurement],
+    model: nn.Module,
+    samples: Samples | None,
+    *,
+    pixels: PixelSpace | None = None,
+    predict: Predict | None = None,
+) -> None:
+    """On another rank than 0: do a share of what rank 0 measures at a position."""
+    for invitation in crew.invitations(at):
+        with (
+            crew.help(invitation) as sharing,
+            subject_of(
+                model,
+                samples,
+                pixels=pixels,
+                predict=predict,
+                batch_size=invitation.batch_size,
+                sharing=sharing,
+            ) as subject,
+        ):
+            measurements[invitation.key].compute(subject)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -85,29 +85,31 @@ class Calibration(Measurement):
         radii = FrequencyAccuracy(self.radii).radii_for(*samples.image_shape[1:])
         mean = samples.mean.to(subject.device, torch.float32).view(1, -1, 1, 1)
         views = ["original", *(f"{part}_{r:g}" for r in radii for part in ("lfc", "hfc"))]
-        seen: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in views}
-        with subject.progress(len(samples), "image") as advance:
-            for images, targets in subject.batches():
-                parts = [images]
-                for low, high in fourier.bands(images, radii, closed=self.closed):
-                    parts += [low, high + mean if self.hfc_background == "mean" else high]
-                for name, part in zip(views, parts, strict=True):
-                    logits = subject.logits(part, name)
-                    if not seen[name] and name == "original":
-                        subject.check_targets(logits.shape[1])
-                    sure = logits.double().softmax(1).amax(1)
-                    seen[name].append((sure.cpu(), (rank(logits, targets) < 1).cpu()))
-                advance(len(images))
-            if self.ood is not None:
-                seen["ood"] = []
-                for start in range(0, len(self.ood), subject.batch_size):
-                    part = self.ood.pixels(slice(start, start + subject.batch_size))
-                    logits = subject.logits(part.to(subject.device), "out-of-distribution")
-                    sure = logits.double().softmax(1).amax(1).cpu()
-                    seen["ood"].append((sure, torch.zeros(len(sure), dtype=torch.bool)))
-        views = list(seen)
-        confidence = {name: torch.cat([a for a, _ in seen[name]]) for name in views}
-        hits = {name: torch.cat([b for _, b in seen[name]]) for name in views}
+
+        def look(start: int, images: Tensor, targets: Tensor) -> Tensor:
+            parts = [images]
+            for low, high in fourier.bands(images, radii, closed=self.closed):
+                parts += [low, high + mean if self.hfc_background == "mean" else high]
+            rows = []  # confidence, and 1 where right, of every view
+            for name, part in zip(views, parts, strict=True):
+                logits = subject.logits(part, name)
+                if start == 0 and name == "original":
+                    subject.check_targets(logits.shape[1])
+                rows += [logits.double().softmax(1).amax(1), (rank(logits, targets) < 1).double()]
+            return torch.stack(rows).cpu()
+
+        def look_at_ood(start: int, images: Tensor, targets: Tensor) -> Tensor:
+            logits = subject.logits(images, "out-of-distribution")
+            return logits.double().softmax(1).amax(1).cpu()
+
+        rows = torch.cat(list(subject.map(look)), 1)
+        confidence = dict(zip(views, rows[::2], strict=True))
+        hits = dict(zip(views, rows[1::2].bool(), strict=True))
+        if self.ood is not None:
+            others_subject = replace(subject, samples=self.ood)
+            confidence["ood"] = torch.cat(list(others_subject.map(look_at_ood)))
+            hits["ood"] = torch.zeros(len(self.ood), dtype=torch.bool)
+        views = list(confidence)
         labelled = [name for name in views if name != "ood"]
         others = [name for name in views if name != "original"]
         rng = np.random.default_rng(self.seed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -70,14 +69,6 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
         listed = ", ".join(f'"{choice}"' for choice in choices[:-1])
         raise InputError(f'{name}: expected {listed} or "{choices[-1]}", got {value!r}')
     return str(value)
-
-
-def numbered_batches(subject: Subject) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Batches of the subject with the number of their first sample."""
-    start = 0
-    for images, targets in subject.batches():
-        yield start, images, targets
-        start += len(images)
 
 
 def uniform_noise(seed: int, start: int, images: Tensor) -> Tensor:

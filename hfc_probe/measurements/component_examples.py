@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from .. import fourier
 from ..errors import InputError
 from ..proportions import percent, proportion_arrays
 from .base import Measurement, Result, Subject, rank, settings_of
-from .common import check_choice, check_numbers, check_whole, numbered_batches
+from .common import check_choice, check_numbers, check_whole
 from .frequency_accuracy import Background, FrequencyAccuracy, radius_tag
 
 if TYPE_CHECKING:
@@ -97,23 +98,27 @@ class ComponentExamples(Measurement):
         # Per view (original, LFC and HFC of each radius): predicted class and its confidence.
         predicted = np.zeros((1 + 2 * len(radii), count), np.int64)
         confidence = np.zeros((1 + 2 * len(radii), count), np.float32)
-        with subject.progress(count, "image") as advance:
-            for start, images, targets in numbered_batches(subject):
-                part = slice(start, start + len(images))
-                views = [images]
-                for low, high in fourier.bands(images, radii, closed=self.closed):
-                    views += [low, high + mean if self.hfc_background == "mean" else high]
-                for k, view in enumerate(views):
-                    logits = subject.logits(view)
-                    if start == 0 and k == 0:
-                        self._check_classes(subject, logits.shape[1])
-                    right = rank(logits, targets) < 1
-                    likely = logits.softmax(1)
-                    # Ties count as rank() counts them: right where the target ranks first.
-                    best = torch.where(right, targets, logits.argmax(1))
-                    predicted[k, part] = best.cpu().numpy()
-                    confidence[k, part] = likely.gather(1, best[:, None])[:, 0].cpu().numpy()
-                advance(len(images))
+
+        def look(start: int, images: Tensor, targets: Tensor) -> tuple[slice, Tensor, Tensor]:
+            views = [images]
+            for low, high in fourier.bands(images, radii, closed=self.closed):
+                views += [low, high + mean if self.hfc_background == "mean" else high]
+            guesses, sure = [], []
+            for k, view in enumerate(views):
+                logits = subject.logits(view)
+                if start == 0 and k == 0:
+                    self._check_classes(subject, logits.shape[1])
+                right = rank(logits, targets) < 1
+                # Ties count as rank() counts them: right where the target ranks first.
+                best = torch.where(right, targets, logits.argmax(1))
+                guesses.append(best)
+                sure.append(logits.softmax(1).gather(1, best[:, None])[:, 0])
+            part = slice(start, start + len(images))
+            return part, torch.stack(guesses).cpu(), torch.stack(sure).cpu()
+
+        for part, guesses, sure in subject.map(look):
+            predicted[:, part] = guesses.numpy()
+            confidence[:, part] = sure.numpy()
         truth = samples.targets.numpy()
         hits = predicted == truth
         counts = {

@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..proportions import percent, proportion_arrays, wilson
 from ..samples import Samples
 from .base import Measurement, Result, Subject, settings_of
-from .common import check_whole, normal_noise, numbered_batches, right
+from .common import check_whole, normal_noise, right
 from .fourier_heatmap import default_norm
 
 if TYPE_CHECKING:
@@ -213,14 +213,14 @@ _Change = Callable[[int, Tensor], Tensor]
 
 
 def _errors(subject: Subject, change: _Change | None, what: str) -> int:
-    wrong = 0
-    for start, images, targets in numbered_batches(subject):
+    def look(start: int, images: Tensor, targets: Tensor) -> int:
         if change is not None:
             images = change(start, images).clamp(0, 1)
         elif start == 0:
             subject.check_targets(subject.logits(images[:1]).shape[1])
-        wrong += int((~right(subject, images, targets, what)).sum())
-    return wrong
+        return int((~right(subject, images, targets, what)).sum())
+
+    return sum(subject.map(look, advance=lambda n: None))
 
 
 def _size(samples: Samples) -> str:

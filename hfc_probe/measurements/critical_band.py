@@ -14,7 +14,7 @@ from .. import fourier
 from ..errors import InputError
 from ..proportions import percent, proportion_arrays
 from .base import Measurement, Result, Subject, rank, settings_of
-from .common import check_numbers, check_whole, normal_noise, numbered_batches, right
+from .common import check_numbers, check_whole, normal_noise, right
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -113,22 +113,25 @@ class CriticalBand(Measurement):
         count = len(subject.samples)
         clean, classes = 0, 0
         hits = np.zeros((len(self.strengths), len(centres)), np.int64)
-        with subject.progress(count, "image") as advance:
-            for start, images, targets in numbered_batches(subject):
-                images = self.prepared(images)
-                logits = subject.logits(images)
-                if not classes:
-                    classes = logits.shape[1]
-                    subject.check_targets(classes)
-                clean += int((rank(logits, targets) < 1).sum())
-                white = normal_noise(self.seed, start, images, 1 if self.grayscale else None)
-                for column, centre in enumerate(centres):
-                    noise = octave(white, centre)
-                    for row, strength in enumerate(self.strengths):
-                        noisy = (images + strength * noise).clamp(0, 1)
-                        found = right(subject, noisy, targets, f"noise at {centre:g}")
-                        hits[row, column] += int(found.sum())
-                advance(len(images))
+
+        def look(start: int, images: Tensor, targets: Tensor) -> tuple[int, int, Any]:
+            images = self.prepared(images)
+            logits = subject.logits(images)
+            if start == 0:
+                subject.check_targets(logits.shape[1])
+            found = np.zeros_like(hits)
+            white = normal_noise(self.seed, start, images, 1 if self.grayscale else None)
+            for column, centre in enumerate(centres):
+                noise = octave(white, centre)
+                for row, strength in enumerate(self.strengths):
+                    noisy = (images + strength * noise).clamp(0, 1)
+                    hit = right(subject, noisy, targets, f"noise at {centre:g}")
+                    found[row, column] = int(hit.sum())
+            return logits.shape[1], int((rank(logits, targets) < 1).sum()), found
+
+        for classes, hit, found in subject.map(look):  # noqa: B007
+            clean += hit
+            hits += found
         chance = 1 / classes
         rate = clean / count
         threshold = (rate + chance) / 2 if self.threshold is None else self.threshold

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -84,24 +84,45 @@ class FourierSensitivity(Measurement):
         squares: Tensor | None = None
         counts = np.zeros(0, np.int64)
         loss_sum = 0.0
-        with subject.progress(len(samples), "image") as advance:
-            for images, targets in subject.batches():
-                loss, gradient, classes = _input_gradient(subject, images, targets, total is None)
-                spectrum = _amplitude(gradient)
-                if total is None or squares is None:
-                    groups = classes if self.per_class else 1
-                    total = spectrum.new_zeros(groups, *spectrum.shape[1:])
-                    squares = spectrum.new_zeros(spectrum.shape[1:])
-                    counts = np.zeros(groups, np.int64)
-                group = targets if self.per_class else torch.zeros_like(targets)
-                total.index_add_(0, group, spectrum)
-                squares += (spectrum**2).sum(0)
-                counts += np.bincount(group.cpu().numpy(), minlength=len(counts))
-                loss_sum += loss
-                advance(len(images))
+
+        def look(start: int, images: Tensor, targets: Tensor) -> _Seen:
+            loss, gradient, classes = _input_gradient(subject, images, targets, start == 0)
+            spectrum = _amplitude(gradient)
+            group = targets if self.per_class else torch.zeros_like(targets)
+            present, place, size = group.unique(return_inverse=True, return_counts=True)
+            sums = spectrum.new_zeros(len(present), *spectrum.shape[1:])
+            sums.index_add_(0, place, spectrum)
+            groups = classes if self.per_class else 1
+            return _Seen(loss, groups, present, size, sums, (spectrum**2).sum(0))
+
+        for seen in subject.map(look):
+            if total is None or squares is None:
+                total = seen.sums.new_zeros(seen.groups, *seen.sums.shape[1:])
+                squares = torch.zeros_like(seen.squares)
+                counts = np.zeros(seen.groups, np.int64)
+            total.index_add_(0, seen.present, seen.sums)
+            squares += seen.squares
+            counts[seen.present.cpu().numpy()] += seen.size.cpu().numpy()
+            loss_sum += seen.loss
         assert total is not None
         assert squares is not None
         return _result(self, samples, total, squares, counts, loss_sum)
+
+
+class _Seen(NamedTuple):
+    """Sums over one batch: the loss, and by group (classes, or all) counts and spectra.
+
+    Attributes:
+        groups: how many there are; ``present`` says which of them the batch has.
+        sums: ``(len(present), H, W)`` amplitudes; ``squares`` ``(H, W)`` their squares over all.
+    """
+
+    loss: float
+    groups: int
+    present: Tensor
+    size: Tensor
+    sums: Tensor
+    squares: Tensor
 
 
 def _input_gradient(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -90,33 +90,55 @@ class FrequencyAccuracy(Measurement):
         samples = subject.samples
         radii = self.radii_for(*samples.image_shape[1:])
         background = samples.mean.to(subject.device, torch.float32).view(1, -1, 1, 1)
+
+        def look(start: int, images: Tensor, targets: Tensor) -> _Seen:
+            clean = subject.logits(images)
+            if start == 0:
+                subject.check_targets(clean.shape[1])
+            places, same = [rank(clean, targets)], []
+            pairs = fourier.bands(images, radii, closed=self.closed, units=self.units)
+            for radius, (low, high) in zip(radii, pairs, strict=True):
+                if self.hfc_background == "mean":
+                    high = high + background.to(high.dtype)
+                for name, part in (("LFC", low), ("HFC", high)):
+                    logits = subject.logits(part, f"{name}({radius:g})")
+                    places.append(rank(logits, targets))
+                    same.append(logits.argmax(1) == clean.argmax(1))
+            return _Seen(clean.shape[1], targets, torch.stack(places), torch.stack(same))
+
         tally: _Tally | None = None
-        with subject.progress(len(samples), "image") as advance:
-            for images, targets in subject.batches():
-                clean = subject.logits(images)
-                if tally is None:
-                    subject.check_targets(clean.shape[1])
-                    tally = _Tally(len(radii), clean.shape[1], self.topk, subject.device)
-                tally.add("original", 0, clean, clean, targets)
-                tally.classes += torch.bincount(targets, minlength=clean.shape[1])
-                pairs = fourier.bands(images, radii, closed=self.closed, units=self.units)
-                for k, (low, high) in enumerate(pairs):
-                    if self.hfc_background == "mean":
-                        high = high + background.to(high.dtype)
-                    tally.add("lfc", k, subject.logits(low, f"LFC({radii[k]:g})"), clean, targets)
-                    tally.add("hfc", k, subject.logits(high, f"HFC({radii[k]:g})"), clean, targets)
-                advance(len(images))
+        for seen in subject.map(look):
+            if tally is None:
+                tally = _Tally(len(radii), seen.classes, self.topk, subject.device)
+            tally.add(seen)
         if tally is None:
             raise InputError("FrequencyAccuracy: expected samples, got none")
+        counts, agreement = tally.counts.cpu().numpy(), tally.agreement.cpu().numpy()
         return FrequencyAccuracyResult(
             settings=settings_of(self) | {"radii": radii},
             samples=len(samples),
             radii=np.asarray(radii, dtype=np.float64),
             topk=self.topk,
-            counts={name: counter.cpu().numpy() for name, counter in tally.counts.items()},
-            agreement={name: counter.cpu().numpy() for name, counter in tally.agreement.items()},
+            counts={"original": counts[:1], "lfc": counts[1::2], "hfc": counts[2::2]},
+            agreement={"lfc": agreement[::2], "hfc": agreement[1::2]},
             class_counts=tally.classes.cpu().numpy(),
         )
+
+
+class _Seen(NamedTuple):
+    """What one batch of n images shows in V views: the original, LFC and HFC of each radius.
+
+    Attributes:
+        classes: number of logits.
+        targets: ``(n,)``.
+        places: ``(V, n)`` the target's place among the logits.
+        same: ``(V − 1, n)`` whether the prediction is that of the original.
+    """
+
+    classes: int
+    targets: Tensor
+    places: Tensor
+    same: Tensor
 
 
 class _Tally:
@@ -128,17 +150,16 @@ class _Tally:
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.long, device=device)
 
-        self.ks = torch.tensor(topk, device=device)
-        sizes = {"original": 1, "lfc": radii, "hfc": radii}
-        self.counts = {name: zeros(n, len(topk), classes) for name, n in sizes.items()}
-        self.agreement = {name: zeros(n) for name, n in sizes.items() if name != "original"}
+        self.ks = torch.tensor(topk, device=device)[:, None]
+        self.counts = zeros(1 + 2 * radii, len(topk), classes)
+        self.agreement = zeros(2 * radii)
         self.classes = zeros(classes)
 
-    def add(self, name: str, row: int, logits: Tensor, clean: Tensor, targets: Tensor) -> None:
-        right = (rank(logits, targets)[:, None] < self.ks).long()  # (N, k)
-        self.counts[name][row].index_add_(1, targets, right.T)
-        if name in self.agreement:
-            self.agreement[name][row] += (logits.argmax(1) == clean.argmax(1)).sum()
+    def add(self, seen: _Seen) -> None:
+        right = seen.places[:, None] < self.ks  # (V, k, n)
+        self.counts.index_add_(2, seen.targets, right.long())
+        self.agreement += seen.same.sum(1)
+        self.classes += torch.bincount(seen.targets, minlength=seen.classes)
 
 
 @dataclass(frozen=True, eq=False)

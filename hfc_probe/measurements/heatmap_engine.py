@@ -10,7 +10,7 @@ import os
 import time
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from .. import fourier
 from ..errors import InputError
 from ..samples import Samples
-from .base import Subject, rank, write_atomically
+from .base import Job, Subject, rank, write_atomically
 
 logger = logging.getLogger("hfc_probe")
 
@@ -108,20 +108,31 @@ class Engine:
             InputError: targets beyond the logits, a model that is not deterministic.
         """
         self._check_repeatable()
-        parts = []
-        start, first = 0, True
-        with self._precision():
-            while start < len(self.samples):
-                stop = min(start + self.batch_size, len(self.samples))
-                part = slice(start, stop)
+        size = self.batch_size
+
+        def look(start: int) -> Outcome:
+            part = slice(start, min(start + size, len(self.samples)))
+            with self._precision():
                 found = self._forward(partial(self._pixels, part), self._targets[part], "original")
-                if first and self.score is None:
-                    self.subject.check_targets(self._classes)
-                    self._warn_if_fewer_samples_than_classes()
-                first = False
-                parts.append(found)
-                start = stop
-        return _joined(parts)
+            if start == 0 and self.score is None:
+                self.subject.check_targets(self._classes)
+                self._warn_if_fewer_samples_than_classes()
+            return found
+
+        return _joined(list(self.share(range(0, len(self.samples), size), look)))
+
+    def share(self, jobs: Sequence[Job], work: Callable[[Job], Outcome]) -> Iterator[Outcome]:
+        """What each job finds, in order, whichever process does it; its passes are counted here."""
+
+        def counted(job: Job) -> tuple[Outcome, int]:
+            before = self.forwards
+            found = work(job)
+            passes, self.forwards = self.forwards - before, before
+            return found, passes
+
+        for found, passes in self.subject.share(jobs, counted):
+            self.forwards += passes
+            yield found
 
     def run(self, cells: NDArray[np.int64], images: NDArray[np.int64]) -> Outcome:
         """Pairs of direction number and image number, in any order.

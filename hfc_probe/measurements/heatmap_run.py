@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -43,7 +44,9 @@ class Run:
         self.count = len(engine.samples)
         self.cells = len(grid.directions)
         self.clean: Outcome | None = None
-        path = settings.checkpoint
+        leads = self.subject.sharing.leads
+        path = settings.checkpoint if leads else None
+        self.watch = settings.watch if leads else None
         key = fingerprint(engine, settings.estimator) if path is not None else ""
         self.checkpoint = Checkpoint(path, key)
 
@@ -66,10 +69,15 @@ class Run:
         wrong = torch.zeros(self.cells, columns, dtype=torch.long, device=device)
         # One tuple, replaced at once: an interruption finds counts and place in step.
         at = (0, wrong, torch.zeros(self.cells, 2, dtype=torch.float64))
-        state = self.checkpoint.load()
+        state = self.subject.sharing.agree(self.checkpoint.load)
         if state is not None:
             kept = torch.from_numpy(state["wrong"]).to(device)
             at = (int(state["done"]), kept, torch.from_numpy(state["loss"]))
+
+        size = self.engine.batch_size
+
+        def pairs(start: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+            return np.divmod(np.arange(start, min(start + size, total)), self.count)
 
         def keep() -> None:
             self.checkpoint.save(
@@ -80,12 +88,13 @@ class Run:
         try:
             with self.subject.progress(total, "forward") as advance:
                 advance(at[0])
-                while at[0] < total:
-                    stop = min(at[0] + self.engine.batch_size, total)
-                    cells, images = np.divmod(np.arange(at[0], stop), self.count)
-                    found = self.engine.run(cells, images)
+                starts = range(at[0], total, size)
+                found_by_batch = self.engine.share(starts, lambda k: self.engine.run(*pairs(k)))
+                for start, found in zip(starts, found_by_batch, strict=True):
+                    cells, _ = pairs(start)
+                    stop = start + len(cells)
                     index = torch.from_numpy(cells)
-                    advance(stop - at[0])
+                    advance(stop - start)
                     at = (
                         stop,
                         at[1].index_add(0, index.to(device), found.wrong.long()),
@@ -93,8 +102,8 @@ class Run:
                     )
                     if self.checkpoint.due():
                         keep()
-                    if self.settings.watch and time.monotonic() - shown > _WATCH_SECONDS:
-                        self.settings.watch(self._counted(*at))
+                    if self.watch and time.monotonic() - shown > _WATCH_SECONDS:
+                        self.watch(self._counted(*at))
                         shown = time.monotonic()
         except BaseException:
             keep()
@@ -308,11 +317,11 @@ class Run:
             self._further(table, step * share, advance)
             even += step
             table.show(lambda: self.fitted(table))
-            now = time.perf_counter()
-            per_image = (now - began) / step
             # A fit at the end and the second look at suspects take about a quarter.
-            left = 0.75 * (deadline - now)
-            step = min(max(even // 2, 1), int(left / per_image))
+            now = time.perf_counter()
+            per_image, left = (now - began) / step, 0.75 * (deadline - now)
+            fits = min(max(even // 2, 1), int(left / per_image))
+            step = self.subject.sharing.agree(partial(int, fits))
             if step < 1 or even >= self.count:
                 return even
 
@@ -484,7 +493,7 @@ class Table:
         self.target = np.zeros(run.cells, np.int64)
         self.known = np.full((run.cells, run.count), -1, np.int8)
         self._kept = self.known
-        state = run.checkpoint.load()
+        state = run.subject.sharing.agree(run.checkpoint.load)
         if state is not None:
             self._kept = state["known"]
         self._shown = time.monotonic()
@@ -519,14 +528,15 @@ class Table:
         """Errors of pairs, from the checkpoint where it has them."""
         found = self._kept[cells, images]
         missing = np.flatnonzero(found < 0)
-        start = 0
+        engine = self.run.engine
+        parts = [
+            missing[k : k + engine.batch_size] for k in range(0, len(missing), engine.batch_size)
+        ]
+        outcomes = engine.share(parts, lambda part: engine.run(cells[part], images[part]))
         try:
-            while start < len(missing):
-                part = missing[start : start + self.run.engine.batch_size]
-                outcome = self.run.engine.run(cells[part], images[part])
+            for part, outcome in zip(parts, outcomes, strict=True):
                 found[part] = outcome.wrong[:, 0].cpu().numpy()
                 self.known[cells[part], images[part]] = found[part]
-                start += len(part)
                 advance(len(part))
                 if self.run.checkpoint.due():
                     self._save()
@@ -540,7 +550,7 @@ class Table:
         self.run.checkpoint.save({"known": np.maximum(self.known, self._kept)})
 
     def show(self, result: Callable[[], FourierHeatmapResult]) -> None:
-        watch = self.run.settings.watch
+        watch = self.run.watch
         if watch is not None and time.monotonic() - self._shown > _WATCH_SECONDS:
             watch(result())
             self._shown = time.monotonic()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from .. import fourier
 from ..errors import InputError
@@ -87,23 +88,27 @@ class TruncatedSVD(Measurement):
         mean = samples.mean.to(subject.device, torch.float32).view(1, -1, 1, 1)
         counts = {name: np.zeros(len(ranks), np.int64) for name in VIEWS}
         original = 0
-        with subject.progress(len(samples), "image") as advance:
-            for images, targets in subject.batches():
-                hits = right(subject, images, targets, "original")
-                original += int(hits.sum())
-                # One decomposition serves every rank.
-                u, s, vh = torch.linalg.svd(images.to(torch.float32), full_matrices=False)
-                by_radius = list(fourier.bands(images, radii))
-                for k, rank in enumerate(ranks):
-                    leading = (u[..., :rank] * s[..., None, :rank]) @ vh[..., :rank, :]
-                    low, high = by_radius[k]
-                    views = dict(zip(VIEWS, (leading, images - leading, low, high), strict=True))
-                    for name, view in views.items():
-                        if self.background == "mean" and name in ("trailing", "hfc"):
-                            view = view + mean
-                        found = right(subject, view, targets, f"{name} at rank {rank}")
-                        counts[name][k] += int(found.sum())
-                advance(len(images))
+
+        def look(start: int, images: Tensor, targets: Tensor) -> tuple[int, Any]:
+            hits = int(right(subject, images, targets, "original").sum())
+            # One decomposition serves every rank.
+            u, s, vh = torch.linalg.svd(images.to(torch.float32), full_matrices=False)
+            found = np.zeros((len(ranks), len(VIEWS)), np.int64)
+            by_radius = fourier.bands(images, radii)
+            for k, (rank, (low, high)) in enumerate(zip(ranks, by_radius, strict=True)):
+                leading = (u[..., :rank] * s[..., None, :rank]) @ vh[..., :rank, :]
+                views = zip(VIEWS, (leading, images - leading, low, high), strict=True)
+                for column, (name, view) in enumerate(views):
+                    if self.background == "mean" and name in ("trailing", "hfc"):
+                        view = view + mean
+                    hit = right(subject, view, targets, f"{name} at rank {rank}")
+                    found[k, column] = int(hit.sum())
+            return hits, found
+
+        for hits, found in subject.map(look):
+            original += hits
+            for column, name in enumerate(VIEWS):
+                counts[name] += found[:, column]
         return TruncatedSVDResult(
             settings=settings_of(self) | {"ranks": ranks},
             samples=len(samples),

@@ -2,9 +2,9 @@
 
     torchrun --nproc-per-node 2 examples/ddp_training.py
 
-Every process makes the same calls; rank 0 measures and logs, and the others go on to their next
-step, where they wait for it as for any slower process. Nothing of the probe communicates.
-Images are the built-in planted ones.
+Every process makes the same calls. Each measures a share of the images, and rank 0 puts the counts
+together and logs: the numbers of one process. No collective is involved, so a rank that is slow or
+dies holds nobody up. Images are the built-in planted ones.
 """
 
 import argparse

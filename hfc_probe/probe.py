@@ -48,6 +48,10 @@ def attach(
 ) -> Probe:
     """Attach a probe to a model in training. The training run stays the same, bit for bit.
 
+    Under ``torch.distributed`` call it on every rank, with the same arguments: all of them measure
+    a share of the images (no collective is involved), rank 0 has the results and logs them. On
+    rank 0 only it works as well; then that rank measures alone.
+
     Args:
         model: any vision classifier, wrapped (DDP, ``torch.compile``) or not.
         data: validation data: an iterable of batches as the model eats them (see
@@ -183,7 +187,8 @@ class Probe:
     """Measures a model on schedule while it trains; made by :func:`attach`.
 
     Attributes:
-        results: the latest result of every measurement, by name.
+        results: the latest result of every measurement, by name; on rank 0 where there are
+            several ranks.
         steps, epochs: how many have ended. What is logged carries the step count, or the
             epoch count where no steps are counted.
         samples: the fixed images looked at; None where no measurement needs any.

@@ -21,7 +21,7 @@ from hfc_probe import sharded
 from tests.sharded_models import Attention, Conv, Tangled
 
 HERE = Path(__file__).resolve().parent
-SECONDS = 150
+SECONDS = 120
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def found(tmp_path_factory) -> list[dict]:
 
 
 @pytest.mark.parametrize("kind", [Conv, Attention, Tangled])
-@pytest.mark.parametrize("how", ["root only", "nested", "bf16", "replicated"])
+@pytest.mark.parametrize("how", ["root only", "nested, bf16", "replicated"])
 def test_a_stand_in_is_the_model_that_was_never_sharded(found, kind, how):
     for rank in found:
         # Compared after the process group was destroyed: what communicates raises.
@@ -68,7 +68,7 @@ def test_a_stand_in_has_the_weights_that_the_optimizer_sees(found):
 
 def test_training_is_the_same_with_and_without_stand_ins(found):
     for rank in found:
-        assert len(rank["no_trace"]) == 8
+        assert len(rank["no_trace"]) == 3
         assert not any(rank["no_trace"].values()), rank["no_trace"]
 
 

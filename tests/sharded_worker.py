@@ -218,8 +218,6 @@ def no_trace() -> dict:
 
 def after_training() -> dict:
     """Unsharded by a validation pass in bf16: the stand-in still has the optimizer's weights."""
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-
     model = shard(make(Attention), reshard_after_forward=False, mp_policy=HALF)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     F.cross_entropy(model(IMAGES + RANK).float(), torch.arange(4)).backward()
@@ -228,9 +226,11 @@ def after_training() -> dict:
     unsharded = [p.dtype for p in model.parameters() if p.dtype == torch.bfloat16]
     stand_in = sharded.gathered(model)
     ours = logits(stand_in)
-    whole = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
     plain = make(Attention)
-    plain.load_state_dict(whole)
+    plain.load_state_dict({name: p.full_tensor() for name, p in model.state_dict().items()})
     return {
         "were unsharded": len(unsharded) > 0,
         "same": torch.equal(ours, logits(plain)),

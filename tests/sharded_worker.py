@@ -302,7 +302,7 @@ def forward_method() -> bool:
 def measured(stand_in: nn.Module) -> dict:
     """By this process alone."""
     samples = hfc_probe.Samples(IMAGES, torch.arange(4))
-    curves = hfc_probe.FrequencyAccuracy(radii=(2, 3)).measure(stand_in, samples)
+    curves = hfc_probe.FrequencyAccuracy(radii=(2, 5)).measure(stand_in, samples)
     spectra = hfc_probe.KernelSpectra().measure(stand_in)
     sensitivity = hfc_probe.FourierSensitivity().measure(stand_in, samples)
     plain = make(Conv)
@@ -312,7 +312,7 @@ def measured(stand_in: nn.Module) -> dict:
     return {
         "layer": kernels.first_layer(stand_in)[0],
         "accuracy": curves.scalars()
-        == hfc_probe.FrequencyAccuracy(radii=(2, 3)).measure(plain, samples).scalars(),
+        == hfc_probe.FrequencyAccuracy(radii=(2, 5)).measure(plain, samples).scalars(),
         "spectra": spectra.scalars() == hfc_probe.KernelSpectra().measure(plain).scalars(),
         "sensitivity": sensitivity.scalars()
         == hfc_probe.FourierSensitivity().measure(plain, samples).scalars(),

@@ -9,7 +9,8 @@ import os
 import time
 import traceback
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -24,6 +25,8 @@ from .measurements.base import Predict, help_lead, subject_of
 from .processes import rank_and_world
 from .samples import PixelSpace, Samples, find_normalization
 from .schedule import Budget, Every
+from .sharded import check as check_sharded
+from .sharded import gathered, is_sharded, release
 from .sharing import NEVER, At, Crew, crew_of, fingerprint
 
 logger = logging.getLogger("hfc_probe")
@@ -85,14 +88,6 @@ def attach(
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"attach: expected a torch.nn.Module, got {type(model).__name__}")
-    if any(hasattr(parameter, "device_mesh") for parameter in model.parameters()) or any(
-        type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()
-    ):
-        raise InputError(
-            "attach: expected a model that each process holds whole, got one sharded over several "
-            "(FSDP), where measuring on one would wait for the others for ever; gather a full copy "
-            "and measure that"
-        )
     if writer is not None and log_dir is not None:
         raise InputError("attach: expected log_dir= or writer=, got both; keep one")
     writers = list(writer) if isinstance(writer, (list, tuple)) else [writer]
@@ -117,18 +112,16 @@ def attach(
                 raise
             logger.info("hfc_probe: rank %d does not help to measure: %s", rank, error)
     shape = samples.image_shape if samples is not None else None
-    if chosen is None:
-        chosen = list(default_measurements(model, shape).items())
-    for measurement, _ in chosen:
-        measurement.validate(model, shape)
-    entries = _entries(chosen)
-    crew = crew_of(" ".join([*(e.key for e in entries), *(n for n, _ in model.named_parameters())]))
-    if crew is not None:
-        crew.arrive("" if samples is None else fingerprint(samples.images, samples.targets))
+    crew = _crew(model, chosen, samples)
+    with _whole(model, crew) as whole:
+        if chosen is None:
+            chosen = list(default_measurements(whole, shape).items())
+        for measurement, _ in chosen:
+            measurement.validate(whole, shape)
     return Probe(
         model=model,
         samples=samples,
-        entries=entries,
+        entries=_entries(chosen),
         crew=crew,
         pixels=pixels,
         predict=predict,
@@ -138,6 +131,38 @@ def attach(
         writers=_open_writers(log_dir) if writer is None else writers,
         owns_writers=log_dir is not None,
     )
+
+
+def _crew(
+    model: nn.Module, chosen: list[tuple[Measurement, Every]] | None, samples: Samples | None
+) -> Crew | None:
+    """The ranks that attach a probe with these measurements to this model."""
+    measured = ["default"] if chosen is None else [measurement.name for measurement, _ in chosen]
+    crew = crew_of(" ".join([*measured, *(name for name, _ in model.named_parameters())]))
+    if crew is not None:
+        crew.arrive("" if samples is None else fingerprint(samples.images, samples.targets))
+    return crew
+
+
+@contextmanager
+def _whole(model: nn.Module, crew: Crew | None) -> Iterator[nn.Module]:
+    """The model; for one that FSDP2 has sharded a whole copy, which every rank makes here."""
+    if not is_sharded(model):
+        yield model
+        return
+    check_sharded(model)
+    if crew is not None:
+        crew.patience = crew.timeout / 2  # every rank has to come, or none can go on
+        if not crew.wait_for_all():
+            raise InputError(
+                f"attach: expected all {crew.world} ranks to attach a probe to a model that is "
+                "sharded over them, got fewer; call attach on every rank, not on rank 0 alone"
+            )
+    copy = gathered(model)
+    try:
+        yield copy
+    finally:
+        release(copy)
 
 
 def default_measurements(
@@ -217,6 +242,8 @@ class Probe:
         self._entries = entries
         self._crew = crew
         self._calls = 0
+        self._sharded = is_sharded(model)
+        self._copy: nn.Module | None = None
         self._pixels = pixels
         self._predict = predict
         self._budget = budget
@@ -363,6 +390,7 @@ class Probe:
 
     def _pass(self) -> None:
         """Let the ranks that help go on, and tell them at which step to look again."""
+        self._drop_copy()
         if self._crew is None:
             return
         waiting = [e for e in self._entries if e.waiting and not e.off and e.every.steps]
@@ -387,7 +415,29 @@ class Probe:
             self.samples,
             pixels=self._pixels,
             predict=self._predict,
+            gather=self._gather,
         )
+        self._drop_copy()
+
+    def _whole_model(self) -> nn.Module:
+        """The model; for a sharded one a whole copy, which all ranks make at this position."""
+        if not self._sharded:
+            return self._model
+        if self._copy is None and self._crew is not None and not self._crew.call_all(self._at()):
+            raise RuntimeError(
+                "not every rank came to gather the weights of the sharded model; let all of them "
+                "make the same calls of the probe"
+            )
+        return self._copy or self._gather()
+
+    def _gather(self) -> nn.Module:
+        self._copy = gathered(self._model)
+        return self._copy
+
+    def _drop_copy(self) -> None:
+        if self._copy is not None:
+            release(self._copy)
+            self._copy = None
 
     @property
     def _leads(self) -> bool:
@@ -423,8 +473,9 @@ class Probe:
             start = time.perf_counter()
             count = 1
             try:
+                model = self._whole_model()
                 with subject_of(
-                    self._model, self.samples, pixels=self._pixels, predict=self._predict
+                    model, self.samples, pixels=self._pixels, predict=self._predict
                 ) as subject:
                     images, _ = next(subject.batches())
                     subject.logits(images)  # the first pass warms up
@@ -445,7 +496,7 @@ class Probe:
         start = time.perf_counter()
         try:
             result = entry.measurement.run(
-                self._model,
+                self._whole_model(),
                 self.samples,
                 pixels=self._pixels,
                 predict=self._predict,

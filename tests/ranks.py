@@ -235,6 +235,48 @@ def skewed():
         save("skewed", (probe._entries[0].runs, time.perf_counter() - begin))
 
 
+def sharded():
+    """FSDP2, with and without the probe, and what one process measures on the whole weights."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    from hfc_probe.sharded import gathered
+
+    curves = FrequencyAccuracy(radii=(1, 2, 3))
+    heatmap = hfc_probe.FourierHeatmap(norm=1.0, samples=300, crop=3)
+    plan = {curves: Every(steps=2), KernelSpectra(): Every(steps=1), heatmap: Every(steps=3)}
+    ends = []
+    for probed in (False, True):
+        torch.manual_seed(0)
+        model = Counting(slow=0.002).train()
+        for part in (model.net[0], model.net[4], model):
+            fully_shard(part, mesh=init_device_mesh("cpu", (WORLD,)))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+        probe = None
+        if probed:
+            log = OUT / "sharded"
+            probe = hfc_probe.attach(
+                model, samples(), optimizer=optimizer, log_dir=log, measurements=plan, budget=1.0
+            )
+        for images, targets in batches(4, seed=RANK):
+            step(model, optimizer, images, targets)
+        whole = gathered(model)
+        alone = curves.measure(whole, samples(), limit=1000).arrays() if RANK == 0 else None
+        distributed.barrier()
+        model(torch.ones(2, 3, 16, 16)).sum().backward()
+        ends.append(
+            (
+                {k: getattr(v, "_local_tensor", v).clone() for k, v in model.state_dict().items()},
+                [p.grad._local_tensor.clone() for p in model.parameters()],
+                [v["exp_avg"]._local_tensor.clone() for v in optimizer.state.values()],
+                torch.get_rng_state(),
+                [m.training for m in model.modules()],
+            )
+        )
+    save("sharded", (*ends, arrays(probe), alone))
+    probe.close()
+
+
 def main():
     logging.basicConfig(level=logging.INFO)
     torch.set_num_threads(1)

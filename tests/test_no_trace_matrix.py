@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 import hfc_probe
-from hfc_probe import Every, FourierHeatmap, FrequencyAccuracy, InputError, KernelSpectra
+from hfc_probe import Every, FourierHeatmap, FrequencyAccuracy, KernelSpectra
 
 from .test_no_trace import same
 
@@ -267,13 +267,3 @@ def test_saving_exporting_and_tracing_while_attached():
                 traced = torch.jit.trace(frozen, example)(*example)
             torch.testing.assert_close(exported, expected)
             torch.testing.assert_close(traced, expected)
-
-
-def test_a_sharded_model_is_refused_and_does_not_hang():
-    class Sharded(nn.Parameter):
-        device_mesh = "as a DTensor has"
-
-    model = plain()
-    model[0].weight = Sharded(model[0].weight.detach())
-    with pytest.raises(InputError, match=r"sharded over several \(FSDP\)"):
-        hfc_probe.attach(model, DataLoader(TensorDataset(IMAGES, TARGETS), 8))

@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from hfc_probe.measurements.registry import MEASUREMENTS
 
+from . import test_no_trace as no_trace
 from .conftest import ROOT
 
 pytestmark = pytest.mark.skipif(
@@ -31,6 +32,7 @@ TOGETHER = [
     "fails",
     "other weights",
     "other images",
+    "sharded",
     "only_rank_0",
 ]
 
@@ -124,6 +126,17 @@ def test_what_counts_are_rank_0s_buffers_and_training_leaves_the_ranks_alone(two
     events = EventAccumulator(str(two / "log")).Reload()
     assert [e.step for e in events.Scalars("hfc_accuracy/original")] == [3, 6]
     assert [e.step for e in events.Scalars("hfc_net.0/smoothness_mean")] == [2, 4, 6]
+
+
+def test_a_model_sharded_by_fsdp2_is_measured_whole_and_trains_the_same(two):
+    for rank in range(2):
+        without, probed, *_ = left(two, "sharded", rank)
+        assert no_trace.same(without, probed)
+    _, _, found, alone = left(two, "sharded")
+    same({"frequency_accuracy": found["frequency_accuracy"]}, {"frequency_accuracy": alone})
+    events = EventAccumulator(str(two / "sharded")).Reload()
+    assert [e.step for e in events.Scalars("hfc_accuracy/original")] == [2, 4]
+    assert [e.step for e in events.Scalars("hfc_net.0/smoothness_mean")] == [1, 2, 3, 4]
 
 
 def test_the_budget_holds_and_what_was_put_off_is_shared_as_well(two):

@@ -368,9 +368,19 @@ def help_lead(
     *,
     pixels: PixelSpace | None = None,
     predict: Predict | None = None,
+    gather: Callable[[], nn.Module] | None = None,
 ) -> None:
-    """On another rank than 0: do a share of what rank 0 measures at a position."""
+    """On another rank than 0: do a share of what rank 0 measures at a position.
+
+    Args:
+        gather: makes a whole copy of a sharded model, when rank 0 calls all ranks to it.
+    """
     for invitation in crew.invitations(at):
+        if invitation.whole:
+            assert gather is not None
+            if crew.answer(invitation):
+                model = gather()
+            continue
         with (
             crew.help(invitation) as sharing,
             subject_of(

@@ -46,11 +46,15 @@ _BUFFER_BYTES = 64 << 20
 _PATIENCE_SECONDS, _IN_VAIN = 60.0, 2
 # How long rank 0 waits for a batch that another took before it does it itself: at least.
 _GRACE_SECONDS = 2.0
-_FIRST_NAP, _LONGEST_NAP = 0.0005, 0.02
+_FIRST_NAP, _LONGEST_NAP = 0.0005, 0.05
 
 
 class Lost(Exception):  # noqa: N818
-    """The store is gone, or rank 0 has ended what this process was helping with."""
+    """Work cannot be shared here: the store is gone, or rank 0 has other weights or images."""
+
+
+class Ended(Lost):
+    """Rank 0 has ended what this process was helping with."""
 
 
 class Sharing:
@@ -194,8 +198,7 @@ class _Leading(Sharing):
 
     def agree(self, make: Callable[[], Found]) -> Found:
         value = make()
-        name = f"{next(self._turns)}/agreed"
-        self._try(lambda: self._board.put(name, value))
+        self._try(self._board.put, f"{next(self._turns)}/agreed", value)
         return value
 
     def map(self, jobs: Sequence[Job], work: Callable[[Job], Found]) -> Iterator[Found]:
@@ -207,30 +210,30 @@ class _Leading(Sharing):
         def do(place: int) -> None:
             nonlocal slowest, waiting
             begin = time.monotonic()
-            found = done[place] = work(jobs[place])
-            self._try(lambda: board.put(f"{turn}/{place}", found))
+            done[place] = work(jobs[place])
+            self._try(board.put, f"{turn}/{place}", done[place])
             waiting = _Naps()
             slowest = max(slowest, waiting.since - begin)
 
         for place in range(len(jobs)):
+            name = f"{turn}/{place}"
             while place not in done:
                 if self._alone:
                     do(place)
-                elif self.invited and self._try(lambda: board.has(f"{turn}/{place}")):  # noqa: B023
-                    received = self._try(lambda: [board.take(f"{turn}/{place}", device)])  # noqa: B023
-                    if received:
-                        done[place], waiting = received[0], _Naps()
+                elif self.invited and self._try(board.has, name):
+                    done[place] = self._try(board.take, name, device)
+                    waiting = _Naps()
+                    if self._alone:
+                        del done[place]
                 elif claimed < len(jobs):
-                    mine = self._try(lambda: board.count(f"{turn}/next"))
+                    mine = self._try(board.count, f"{turn}/next")
                     if len(jobs) > 1 and not self.invited:
                         self._try(self._invite)
-                    if mine is not None:
-                        claimed = mine
-                        if claimed < len(jobs):
-                            do(claimed)
-                elif (
-                    self._try(lambda: board.has(f"{turn}/{place}/failed"))  # noqa: B023
-                    or waiting.nap() > max(_GRACE_SECONDS, 4 * slowest)
+                    claimed = claimed if mine is None else mine
+                    if mine is not None and mine < len(jobs):
+                        do(mine)
+                elif self._try(board.has, f"{name}/failed") or waiting.nap() > max(
+                    _GRACE_SECONDS, 4 * slowest
                 ):
                     do(place)
             yield done.pop(place)
@@ -252,15 +255,13 @@ class _Leading(Sharing):
             ),
         )
 
-    def _try(self, call: Callable[[], Any]) -> Any:
-        """None where the store is gone: this process goes on alone."""
-        if self._alone:
-            return None
+    def _try(self, call: Callable[..., Any], *args: Any) -> Any:
+        """What the call gives; where it fails (no store, nothing to pickle) go on alone."""
         try:
-            return call()
-        except Lost as error:
+            return None if self._alone else call(*args)
+        except Exception as error:
             self._alone = True
-            logger.info("hfc_probe: rank 0 measures alone from here on; %s", error)
+            self._crew.leave(error, for_good=isinstance(error, Lost))
             return None
 
 
@@ -308,7 +309,7 @@ class _Helping(Sharing):
         done: dict[int, Found] = {}
         while (mine := self._board.count(f"{turn}/next")) < len(jobs):
             if self._board.has("end"):
-                raise Lost("rank 0 has ended")
+                raise Ended
             try:
                 done[mine] = work(jobs[mine])
             except BaseException:
@@ -323,7 +324,7 @@ class _Helping(Sharing):
         naps = _Naps()
         while not self._board.has(name):
             if self._board.has("end") or naps.nap() > self._timeout:
-                raise Lost("rank 0 has ended")
+                raise Ended
         return self._board.take(name, _device(self._model))
 
 
@@ -337,6 +338,10 @@ class Crew:
         timeout: seconds after which a process that says nothing counts as dead: the process
             group's own.
         patience: seconds that a helper waits for rank 0 to come to the same position.
+
+    Attributes:
+        retry: the step, if any, at which all look again although nothing is due.
+        gone: there is no exchange any more; rank 0 measures alone.
     """
 
     board: Board
@@ -345,6 +350,7 @@ class Crew:
     timeout: float
     patience: float
     retry: int | None = None
+    gone: bool = False
     _runs: int = 0
     _in_vain: int = 0
     _samples: str = ""
@@ -354,11 +360,6 @@ class Crew:
     @property
     def leads(self) -> bool:
         return self.rank == 0
-
-    @property
-    def waits(self) -> bool:
-        """Whether this helper still waits for rank 0 at all."""
-        return self._in_vain < _IN_VAIN
 
     def arrive(self, samples: str = "") -> None:
         """Tell the others that this process is there, with images of that hash."""
@@ -381,6 +382,9 @@ class Crew:
     @contextmanager
     def lead(self, at: At, key: str) -> Iterator[Sharing]:
         """Measure something with the help of the others, as soon as any are there."""
+        if self.gone:
+            yield Sharing()
+            return
         number = self._runs
         board = self._run(number)
         leading = _Leading(self, board, Invitation(number, at, key, samples=self._samples))
@@ -421,12 +425,11 @@ class Crew:
         try:
             yield from self._invitations(at)
         except Lost as error:
-            self._in_vain = _IN_VAIN
-            self._say(f"rank {self.rank} goes on without rank 0: {error}")
+            self.leave(error)
 
     def _invitations(self, at: At) -> Iterator[Invitation]:
         naps = _Naps()
-        while self.waits:
+        while not self.gone and self._in_vain < _IN_VAIN:
             # Before the look for an invitation: what rank 0 passes, it has posted earlier.
             passed: tuple[At, int | None, int] | None = None
             if self.board.has("passed"):
@@ -447,11 +450,10 @@ class Crew:
                 return
             elif naps.nap() > self.patience:
                 self._in_vain += 1
-                if not self.waits:
-                    logger.info(
-                        "hfc_probe: rank %d no longer waits for rank 0, which does not come to "
-                        "the same steps; rank 0 measures without it",
-                        self.rank,
+                if self._in_vain == _IN_VAIN:
+                    self._say(
+                        f"rank {self.rank} no longer waits for rank 0, which does not come to the "
+                        "same steps and measures without it"
                     )
                 return
 
@@ -462,7 +464,7 @@ class Crew:
         naps = _Naps()
         while not board.has("go"):
             if naps.nap() > self.timeout:
-                raise Lost("rank 0 has ended")
+                raise Ended
         return bool(board.take("go"))
 
     @contextmanager
@@ -471,9 +473,10 @@ class Crew:
         board = self._run(invitation.number)
         try:
             yield _Helping(board, invitation, self._samples, self.timeout)
+        except Ended:
+            pass
         except Lost as error:
-            if "ended" not in str(error):
-                self._say(f"rank {self.rank} does not help to measure: {error}")
+            self._say(f"rank {self.rank} does not help to measure: {error}")
         except Exception as error:
             self._say(f"rank {self.rank} could not help with {invitation.key}: {error!r}")
         finally:
@@ -488,11 +491,17 @@ class Crew:
         if len(self._old) > 2:
             self._quietly(self._old.popleft().clear)
 
+    def leave(self, error: Exception, *, for_good: bool = True) -> None:
+        """Go on without the others."""
+        self.gone = self.gone or for_good
+        self._say(f"rank {self.rank} goes on without the others: {error}")
+
     def _quietly(self, call: Callable[[], None]) -> None:
         try:
-            call()
+            if not self.gone:
+                call()
         except Lost as error:
-            self._say(str(error))
+            self.leave(error)
 
     def _say(self, what: str) -> None:
         if what not in self._said:
@@ -540,9 +549,7 @@ def state_sums(model: nn.Module) -> tuple[int, int]:
 def _sum_of_bits(tensors: Iterable[tuple[str, Tensor]]) -> int:
     sums = []
     for _, tensor in tensors:
-        if tensor.is_meta:
-            continue
-        if tensor.layout is not torch.strided or tensor.is_quantized:
+        if tensor.is_meta or tensor.layout is not torch.strided or tensor.is_quantized:
             continue
         whole = tensor.detach().contiguous()
         whole = torch.view_as_real(whole) if whole.is_complex() else whole

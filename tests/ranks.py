@@ -104,6 +104,7 @@ def everything():
 def training():
     """BatchNorm's buffers differ from rank to rank; what counts are those of rank 0."""
     inner = Counting(slow=0.002).train()
+    inner.register_buffer("table", torch.ones(2_500_000))  # more than a store takes at once
     model = DistributedDataParallel(inner)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     curves = FrequencyAccuracy(radii=(1, 2, 3))

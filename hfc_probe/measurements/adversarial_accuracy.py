@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from .. import fourier, kernels
 from ..errors import InputError
 from ..proportions import percent, proportion_arrays
-from .base import Measurement, Result, Subject, rank, settings_of
-from .common import check_numbers, check_whole, right, uniform_noise
+from .base import Measurement, Subject, rank, settings_of
+from .common import CellResult, check_numbers, check_whole, right, uniform_noise
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -298,7 +298,7 @@ def _smoothed(subject: Subject, rho: float, *, normalize: bool) -> Iterator[Subj
 
 
 @dataclass(frozen=True, eq=False)
-class AdversarialAccuracyResult(Result):
+class AdversarialAccuracyResult(CellResult):
     """Counts of right predictions, P smoothing strengths and E radii.
 
     ``arrays()``:
@@ -350,7 +350,7 @@ class AdversarialAccuracyResult(Result):
                 out |= proportion_arrays(f"{name}_{part}", counts, self.samples)
         return out
 
-    def _cells(self) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    def cells(self) -> Iterator[tuple[str, str, tuple[int, ...]]]:
         """Tag, array and index of every scalar."""
         for row, rho in enumerate(self.rhos):
             end = "" if row == 0 and rho == 0 else f"_rho{rho:g}"
@@ -358,17 +358,6 @@ class AdversarialAccuracyResult(Result):
             for column, epsilon in enumerate(self.epsilons):
                 for name in ATTACKS:
                     yield f"hfc_attack/{name}_e{epsilon:g}{end}", name, (row, column)
-
-    def scalars(self) -> dict[str, float]:
-        arrays = self.arrays()
-        return {tag: float(arrays[name][at]) for tag, name, at in self._cells()}
-
-    def intervals(self) -> dict[str, tuple[float, float]]:
-        arrays = self.arrays()
-        return {
-            tag: (float(arrays[f"{name}_lower"][at]), float(arrays[f"{name}_upper"][at]))
-            for tag, name, at in self._cells()
-        }
 
     def images(self) -> dict[str, Any]:
         return {"hfc_attack/overview": self.figure()}

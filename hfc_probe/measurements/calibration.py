@@ -14,8 +14,8 @@ from torch import Tensor
 from .. import fourier
 from ..errors import InputError
 from ..samples import Samples
-from .base import Measurement, Result, Subject, rank, settings_of
-from .common import check_whole
+from .base import Measurement, Subject, rank, settings_of
+from .common import CellResult, check_whole
 from .frequency_accuracy import Background, FrequencyAccuracy, radius_tag
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ def _torchmetrics() -> Any:
 
 
 @dataclass(frozen=True, eq=False)
-class CalibrationResult(Result):
+class CalibrationResult(CellResult):
     """ECE per view and AUROC against the original images, R radii.
 
     ``arrays()``:
@@ -263,26 +263,16 @@ class CalibrationResult(Result):
         out["accuracy_original"] = np.asarray(self.accuracy[0])
         return out
 
-    def _cells(self) -> Iterator[tuple[str, dict[str, NDArray[Any]], str, tuple[int, ...]]]:
+    def cells(self) -> Iterator[tuple[str, str, tuple[int, ...]]]:
         digits = max(2, len(str(int(self.radii.max(initial=0)))))
-        arrays = self.arrays()
-        yield "hfc_calibration/ece_original", arrays, "ece_original", ()
+        yield "hfc_calibration/ece_original", "ece_original", ()
         for k, radius in enumerate(self.radii):
             tag = radius_tag(float(radius), digits)
             for kind in ("ece", "auroc"):
                 for part in ("lfc", "hfc"):
-                    yield f"hfc_calibration/{kind}_{part}_{tag}", arrays, f"{kind}_{part}", (k,)
+                    yield f"hfc_calibration/{kind}_{part}_{tag}", f"{kind}_{part}", (k,)
         if "ood" in self.others:
-            yield "hfc_calibration/auroc_ood", arrays, "auroc_ood", ()
-
-    def scalars(self) -> dict[str, float]:
-        return {tag: float(arrays[name][at]) for tag, arrays, name, at in self._cells()}
-
-    def intervals(self) -> dict[str, tuple[float, float]]:
-        return {
-            tag: (float(arrays[f"{name}_lower"][at]), float(arrays[f"{name}_upper"][at]))
-            for tag, arrays, name, at in self._cells()
-        }
+            yield "hfc_calibration/auroc_ood", "auroc_ood", ()
 
     def images(self) -> dict[str, Any]:
         return {"hfc_calibration/overview": self.figure()}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .base import Subject, rank
+from .base import Result, Subject, rank
 
 
 def check_numbers(
@@ -91,6 +94,26 @@ def normal_noise(seed: int, start: int, images: Tensor, channels: int | None = N
         for k in range(len(images))
     ]
     return torch.from_numpy(np.stack(draws)).to(images.device)
+
+
+@dataclass(frozen=True, eq=False)
+class CellResult(Result):
+    """A result whose scalars are single cells of its arrays, with their bounds in two others."""
+
+    @abstractmethod
+    def cells(self) -> Iterable[tuple[str, str, tuple[int, ...]]]:
+        """Tag, array and index of every scalar."""
+
+    def scalars(self) -> dict[str, float]:
+        arrays = self.arrays()
+        return {tag: float(arrays[name][at]) for tag, name, at in self.cells()}
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        arrays = self.arrays()
+        return {
+            tag: (float(arrays[f"{name}_lower"][at]), float(arrays[f"{name}_upper"][at]))
+            for tag, name, at in self.cells()
+        }
 
 
 def right(subject: Subject, images: Tensor, targets: Tensor, what: str) -> Tensor:

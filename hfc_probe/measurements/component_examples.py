@@ -14,8 +14,8 @@ from torch import Tensor
 from .. import fourier
 from ..errors import InputError
 from ..proportions import percent, proportion_arrays
-from .base import Measurement, Result, Subject, rank, settings_of
-from .common import check_choice, check_numbers, check_whole
+from .base import Measurement, Subject, rank, settings_of
+from .common import CellResult, check_choice, check_numbers, check_whole
 from .frequency_accuracy import Background, FrequencyAccuracy, radius_tag
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class ComponentExamples(Measurement):
 
 
 @dataclass(frozen=True, eq=False)
-class ComponentExamplesResult(Result):
+class ComponentExamplesResult(CellResult):
     """How many images each component alone keeps right, and examples.
 
     ``arrays()``, R radii, E examples:
@@ -213,24 +213,13 @@ class ComponentExamplesResult(Result):
         del out["arrays"]["example_images"]
         return out
 
-    def _cells(self) -> list[tuple[str, str, int]]:
+    def cells(self) -> list[tuple[str, str, tuple[int]]]:
         digits = max(2, len(str(int(self.radii.max(initial=0)))))
         return [
-            (f"hfc_examples/{name}_{radius_tag(float(radius), digits)}", name, k)
+            (f"hfc_examples/{name}_{radius_tag(float(radius), digits)}", name, (k,))
             for name in ("high_only", "low_only")
             for k, radius in enumerate(self.radii)
         ]
-
-    def scalars(self) -> dict[str, float]:
-        arrays = self.arrays()
-        return {tag: float(arrays[name][k]) for tag, name, k in self._cells()}
-
-    def intervals(self) -> dict[str, tuple[float, float]]:
-        arrays = self.arrays()
-        return {
-            tag: (float(arrays[f"{name}_lower"][k]), float(arrays[f"{name}_upper"][k]))
-            for tag, name, k in self._cells()
-        }
 
     def images(self) -> dict[str, Any]:
         return {"hfc_examples/pictures": self.figure()}

@@ -13,8 +13,8 @@ from torch import Tensor
 from .. import fourier
 from ..errors import InputError
 from ..proportions import percent, proportion_arrays
-from .base import Measurement, Result, Subject, settings_of
-from .common import check_choice, check_whole, right
+from .base import Measurement, Subject, settings_of
+from .common import CellResult, check_choice, check_whole, right
 from .frequency_accuracy import Background
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def _matched(
 
 
 @dataclass(frozen=True, eq=False)
-class TruncatedSVDResult(Result):
+class TruncatedSVDResult(CellResult):
     """Counts of right predictions, K ranks.
 
     ``arrays()``:
@@ -188,24 +188,13 @@ class TruncatedSVDResult(Result):
             out |= proportion_arrays(name, counts, self.samples)
         return out
 
-    def _cells(self) -> list[tuple[str, str, int]]:
+    def cells(self) -> list[tuple[str, str, tuple[int]]]:
         digits = len(str(int(self.ranks.max())))
         return [
-            (f"hfc_svd/{name}_k{str(rank).zfill(max(2, digits))}", name, k)
+            (f"hfc_svd/{name}_k{str(rank).zfill(max(2, digits))}", name, (k,))
             for name in VIEWS
             for k, rank in enumerate(self.ranks)
         ]
-
-    def scalars(self) -> dict[str, float]:
-        arrays = self.arrays()
-        return {tag: float(arrays[name][k]) for tag, name, k in self._cells()}
-
-    def intervals(self) -> dict[str, tuple[float, float]]:
-        arrays = self.arrays()
-        return {
-            tag: (float(arrays[f"{name}_lower"][k]), float(arrays[f"{name}_upper"][k]))
-            for tag, name, k in self._cells()
-        }
 
     def images(self) -> dict[str, Any]:
         return {"hfc_svd/accuracy": self.figure()}

@@ -238,8 +238,16 @@ class Measurement(ABC):
         """The measurement itself, on a model in isolation."""
 
     def cost(self, samples: int, image_shape: tuple[int, int, int]) -> int:
-        """How many single-image forward passes it takes: what the budget reckons with."""
+        """How many single-image forward passes it takes: what the budget reckons with.
+
+        A backward pass, which takes about as long as two forward ones, counts as two. Where the
+        number depends on what is found, this is the most it can be.
+        """
         return samples
+
+    def overhead(self, samples: int, image_shape: tuple[int, int, int]) -> float:
+        """Seconds that it takes beside its passes, roughly, where they are worth a mention."""
+        return 0.0
 
 
 def default_batch_size(image_shape: tuple[int, int, int], device: str = "cpu") -> int:

@@ -40,10 +40,10 @@ class _Tap(torch.autograd.Function):
 class Counting(nn.Module):
     """A classifier that counts the images that go through it, in either direction."""
 
-    def __init__(self):
+    def __init__(self, classes=CLASSES):
         super().__init__()
         self.features = nn.Conv2d(SHAPE[0], 4, 3)
-        self.head = nn.Linear(4, CLASSES)
+        self.head = nn.Linear(4, classes)
         self.passes = {"forward": 0, "backward": 0}
 
     def forward(self, images):

@@ -148,7 +148,8 @@ class Measurement(ABC):
     """Settings of one measurement; :meth:`measure` runs it.
 
     Write your own as a frozen dataclass with a :meth:`compute`; override :attr:`needs_data`
-    if it looks at weights alone, :meth:`cost` to tell the budget what it costs.
+    if it looks at weights alone, :meth:`cost` and :meth:`overhead` to tell the budget what it
+    costs.
     """
 
     needs_data: ClassVar[bool] = True

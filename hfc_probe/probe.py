@@ -209,6 +209,7 @@ class Probe:
         self._trial_seconds = 0.0
         self._closed = False
         self._warned: set[str] = set()
+        tensorboard.prepare(writers)
         self._started = time.perf_counter()
         self._elapsed_before = 0.0
         self._hook = _count_steps(optimizer, self._end_step) if optimizer is not None else None

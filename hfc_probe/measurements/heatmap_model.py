@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
@@ -156,9 +157,9 @@ class Posterior:
 
     def variance(self, gradients: Floats, of_images: Floats) -> Floats:
         """Of linear functions, ``(F,)``, of weights ``(F, P)`` and effects ``(F, N)``."""
-        total = gradients - of_images @ self.coupling
-        spread: Floats = ((total @ self.root.T) ** 2).sum(1)
-        return spread + of_images**2 @ (1 / self.information)
+        total = gradients - _product(of_images, self.coupling)
+        spread: Floats = (_product(total, self.root.T) ** 2).sum(1)
+        return spread + _product(of_images**2, 1 / self.information)
 
 
 def _posterior(
@@ -169,7 +170,6 @@ def _posterior(
     start: Posterior | None,
 ) -> Posterior:
     """Mode by damped Newton steps, the images' effects eliminated; variances by EM on the way."""
-    from scipy.linalg import cho_factor, cho_solve, solve_triangular
     from scipy.special import expit
 
     total, size = len(design.classes), design.size
@@ -192,13 +192,15 @@ def _posterior(
         prior = np.repeat(1 / variance, widths)
         cross = rows.by_image(w)
         information = np.bincount(images, w, total).astype(np.float64) + 1 / image_variance
-        pull = np.bincount(images, z, total)
+        pull = np.bincount(images, z, total).astype(np.float64)
         coupling = cross / information[:, None]
-        reduced = rows.gram(w) - cross.T @ coupling
+        reduced = rows.gram(w) - _product(cross.T, coupling)
         reduced[np.diag_indices(size)] += prior
-        factor = cho_factor(reduced, lower=True)
-        move = cho_solve(factor, rows.total(z) - coupling.T @ pull) - weights
-        move_effect = (pull - cross @ (weights + move)) / information - effect
+        # Its inverse's root serves the step, the variances and the posterior.
+        root = _inverse_root(reduced)
+        aim = rows.total(z) - _product(coupling.T, pull)
+        move = _product(root.T, _product(root, aim)) - weights
+        move_effect = (pull - _product(cross, weights + move)) / information - effect
         eta_move = rows.times(move) + move_effect[images]
         # Halved until it helps: where classes separate, a full step can lead astray.
         step = 1.0
@@ -214,17 +216,33 @@ def _posterior(
             break
         if settled - 2 < iteration < _ITERATIONS - 1:
             # EM: a variance is the mean square of its weights plus their posterior variance.
-            root = solve_triangular(factor[0], np.eye(size), lower=True)
             spread = (root**2).sum(0)
             for k, block in enumerate(design.blocks):
                 if design.learnt[k]:
                     moment = float((weights[block] ** 2 + spread[block]).mean())
                     variance[k] = np.clip(moment, 1e-3, 30.0)
-            own = 1 / information + ((coupling @ root.T) ** 2).sum(1)
+            own = 1 / information + (_product(coupling, root.T) ** 2).sum(1)
             image_variance = float(np.clip((effect**2 + own).mean(), 1e-2, 30.0))
-    root = solve_triangular(factor[0], np.eye(size), lower=True)
     variances = np.append(variance, image_variance)
     return Posterior(weights, effect, root, coupling, information, variances)
+
+
+def _product(left: Floats, right: Floats) -> Floats:
+    """A matrix product on as many threads as torch has.
+
+    NumPy's own takes every core, and where they are busy with training and its loaders waits
+    for them far longer than it computes.
+    """
+    found: Floats = (torch.from_numpy(left) @ torch.from_numpy(right)).numpy()
+    return found
+
+
+def _inverse_root(matrix: Floats) -> Floats:
+    """R with ``Rᵀ R`` the inverse of a positive definite matrix."""
+    factor = torch.linalg.cholesky(torch.from_numpy(matrix))
+    unit = torch.eye(len(matrix), dtype=factor.dtype)
+    found: Floats = torch.linalg.solve_triangular(factor, unit, upper=False).numpy()
+    return found
 
 
 def _minus_log(
@@ -390,7 +408,7 @@ class _Rows:
         out: Floats = self.margins * weights[-1]
         for start, (features, count, groups) in zip(self.starts, self.kinds, strict=True):
             part = weights[start : start + features.shape[1] * count].reshape(count, -1)
-            out = out + (features @ part.T)[self.cells, groups]
+            out = out + _product(features, part.T)[self.cells, groups]
         return out
 
     def total(self, values: Floats) -> Floats:
@@ -398,8 +416,8 @@ class _Rows:
         parts = []
         for features, count, groups in self.kinds:
             index = groups * self.count + self.cells
-            sums = np.bincount(index, values, count * self.count).reshape(count, -1)
-            parts.append((sums @ features).ravel())
+            sums = np.bincount(index, values, count * self.count).astype(np.float64)
+            parts.append(_product(sums.reshape(count, -1), features).ravel())
         return np.append(np.concatenate(parts), self.margins @ values)
 
     def gram(self, values: Floats) -> Floats:
@@ -413,7 +431,7 @@ class _Rows:
                 for s, t in zip(*np.nonzero(sums.any(2)), strict=True):
                     rows = self.starts[a] + int(s) * left.shape[1]
                     columns = self.starts[b] + int(t) * right.shape[1]
-                    block = left.T @ (sums[s, t, :, None] * right)
+                    block = _product(left.T, sums[s, t, :, None] * right)
                     out[rows : rows + left.shape[1], columns : columns + right.shape[1]] = block
         out[-1, :] = self.total(values * self.margins)
         lower = np.tril(out, -1)

@@ -138,8 +138,22 @@ def test_the_budget_holds_where_one_measurement_would_take_half_of_the_time(
     period = max(1, round(one["wall"] / step["wall"]))  # a run as long as the steps between two
 
     bare, loop = Loop(small_resnet(), batch=32), Loop(small_resnet(), batch=32)
-    calls, entered = [], []
-    loop.optimizer.register_step_post_hook(lambda *_: entered.append(time.perf_counter()))
+    runs, others, entered = [], [], []
+
+    def enter(*_):
+        entered.append(
+            (probe.results.get(measurement.name), time.perf_counter(), time.thread_time())
+        )
+
+    def leave(*_):
+        before, wall, thread = entered[-1]
+        # Where nothing ran, processor time: on a busy machine the thread is often sent to wait.
+        if probe.results.get(measurement.name) is not before:
+            runs.append(time.perf_counter() - wall)
+        else:
+            others.append(time.thread_time() - thread)
+
+    loop.optimizer.register_step_post_hook(enter)
     plain = [seconds(bare.step) for _ in range(steps // 2)]
     with hfc_probe.attach(
         loop.model,
@@ -151,15 +165,15 @@ def test_the_budget_holds_where_one_measurement_would_take_half_of_the_time(
         measurements={measurement: Every(**{unit: period if unit == "steps" else 1})},
     ) as probe:
         # Hooks run in the order of their registration: this one ends what that one began.
-        loop.optimizer.register_step_post_hook(
-            lambda *_: calls.append(time.perf_counter() - entered[-1])
-        )
+        loop.optimizer.register_step_post_hook(leave)
 
         def train():
             for number in range(1, steps + 1):
                 loop.step()
                 if unit == "epochs" and number % period == 0:
-                    calls.append(seconds(probe.end_epoch)["wall"])
+                    enter()
+                    probe.end_epoch()
+                    leave()
 
         trained = seconds(train)
         state = probe.state_dict()
@@ -173,9 +187,9 @@ def test_the_budget_holds_where_one_measurement_would_take_half_of_the_time(
         "runs": counts["runs"],
         "would_take": counts["due"] * one["wall"] / (counts["due"] * one["wall"] + elapsed),
         "said": state["spent"] / state["elapsed"],
-        "seen": sum(calls) / elapsed,
+        "seen": (sum(runs) + sum(others)) / elapsed,
         "processor": 1 - bare_processor / trained["processor"],
-        "longest": max(calls) / elapsed,
+        "longest": max(runs) / elapsed,
         "elapsed": elapsed,
     }
     print(
@@ -188,8 +202,8 @@ def test_the_budget_holds_where_one_measurement_would_take_half_of_the_time(
     keep(f"budget_{budget}_{measurement.name}_{unit}", found)
     assert counts["runs"] >= 1
     assert found["seen"] <= budget + found["longest"]
-    # What the probe says is what its runs take, seen from outside.
-    assert abs(sum(sorted(calls)[-counts["runs"] :]) / elapsed - found["said"]) < 0.005
+    # What the probe says is what is seen from outside, up to counting steps.
+    assert abs(found["seen"] - found["said"]) < 0.005
 
 
 def test_a_short_training_sees_something_of_each_measurement(tmp_path):

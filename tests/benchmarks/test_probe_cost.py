@@ -206,7 +206,7 @@ def test_the_budget_holds_where_one_measurement_would_take_half_of_the_time(
     assert abs(found["seen"] - found["said"]) < 0.005
 
 
-def test_a_short_training_sees_something_of_each_measurement(tmp_path):
+def test_a_short_training_sees_something_of_each_cheap_measurement(tmp_path):
     """200 steps in ten epochs with what attach measures by default, at the default budget."""
     loop = Loop(small_resnet(), batch=32)
     probe = hfc_probe.attach(
@@ -230,7 +230,8 @@ def test_a_short_training_sees_something_of_each_measurement(tmp_path):
         f"{ {name: round(value, 2) for name, value in state['seconds'].items()} }"
     )
     keep("short_training", {"training": training, **state})
-    assert all(runs.values())
+    # The heatmap would take as long as the training: it may wait for a longer one.
+    assert runs["kernel_spectra"] and runs["frequency_accuracy"]
 
 
 @pytest.mark.parametrize("network", ["resnet18", "resnet18 with ImageNet's stem", "small resnet"])

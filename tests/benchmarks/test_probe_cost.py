@@ -231,7 +231,8 @@ def test_a_short_training_sees_something_of_each_cheap_measurement(tmp_path):
     )
     keep("short_training", {"training": training, **state})
     # The heatmap would take as long as the training: it may wait for a longer one.
-    assert runs["kernel_spectra"] and runs["frequency_accuracy"]
+    assert runs["kernel_spectra"] >= 1
+    assert runs["frequency_accuracy"] >= 1
 
 
 @pytest.mark.parametrize("network", ["resnet18", "resnet18 with ImageNet's stem", "small resnet"])

@@ -5,29 +5,36 @@
 (4, 8)
 """
 
-from . import detection, fourier, kernels
-from .errors import InputError
-from .measurements import (
-    AdversarialAccuracy,
-    AmplitudePhase,
-    BandAttribution,
-    Calibration,
-    ComponentExamples,
-    CorruptionAccuracy,
-    CriticalBand,
-    FourierHeatmap,
-    FourierSensitivity,
-    FrequencyAccuracy,
-    InputSpectrum,
-    KernelSpectra,
-    Measurement,
-    Result,
-    TruncatedSVD,
-)
-from .probe import Probe, attach
-from .samples import PixelSpace, Samples
-from .schedule import Every
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .lazy import attributes
 from .version import __version__
+
+if TYPE_CHECKING:
+    from . import detection, fourier, kernels
+    from .errors import InputError
+    from .measurements import (
+        AdversarialAccuracy,
+        AmplitudePhase,
+        BandAttribution,
+        Calibration,
+        ComponentExamples,
+        CorruptionAccuracy,
+        CriticalBand,
+        FourierHeatmap,
+        FourierSensitivity,
+        FrequencyAccuracy,
+        InputSpectrum,
+        KernelSpectra,
+        Measurement,
+        Result,
+        TruncatedSVD,
+    )
+    from .probe import Probe, attach
+    from .samples import PixelSpace, Samples
+    from .schedule import Every
 
 __all__ = [
     "AdversarialAccuracy",
@@ -56,3 +63,21 @@ __all__ = [
     "fourier",
     "kernels",
 ]
+
+if not TYPE_CHECKING:  # a type checker shall miss a name that is not there
+    __getattr__ = attributes(
+        __name__,
+        {
+            **{name: "measurements" for name in __all__ if name[0].isupper()},
+            "Every": "schedule",
+            "InputError": "errors",
+            "PixelSpace": "samples",
+            "Probe": "probe",
+            "Samples": "samples",
+            "attach": "probe",
+        },
+    )
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

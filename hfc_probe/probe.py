@@ -201,6 +201,7 @@ class _Entry:
     waiting: bool = False
     last_position: tuple[int, int] | None = None
     forwards: int | None = None
+    overhead: float = 0.0  # seconds beside the forward passes
     estimate: float = 0.0
 
     @property
@@ -256,6 +257,7 @@ class Probe:
         self._trial_seconds = 0.0
         self._closed = False
         self._warned: set[str] = set()
+        tensorboard.prepare(writers)
         self._started = time.perf_counter()
         self._elapsed_before = 0.0
         self._hook = _count_steps(optimizer, self._end_step) if optimizer is not None else None
@@ -451,13 +453,14 @@ class Probe:
         estimate = self._budget.seconds.get(entry.key)
         if estimate is None:
             if entry.forwards is None:
-                entry.forwards = 0
-                if self.samples is not None and entry.measurement.needs_data:
-                    count, shape = len(self.samples), self.samples.image_shape
-                    entry.forwards = entry.measurement.cost(count, shape)
+                entry.forwards, entry.overhead = self._cost(entry.measurement)
             estimate = entry.forwards * self._forward_seconds() if entry.forwards else 0.0
+            estimate += entry.overhead
         entry.estimate = estimate
         fits = self._budget.fits(entry.key, estimate, self._elapsed())
+        # Booked now and not before: a trial is no reason to put off what asked for it.
+        self._budget.spent += self._trial_seconds
+        self._trial_seconds = 0.0
         if not fits and not entry.runs and not entry.failures:
             self._warn_once(
                 f"late {entry.key}",
@@ -466,6 +469,16 @@ class Probe:
                 "to see it earlier",
             )
         return fits
+
+    def _cost(self, measurement: Measurement) -> tuple[int, float]:
+        """Forward passes and further seconds that a measurement expects to take."""
+        if self.samples is None or not measurement.needs_data:
+            return 0, 0.0
+        count, shape = len(self.samples), self.samples.image_shape
+        try:
+            return measurement.cost(count, shape), measurement.overhead(count, shape)
+        except Exception:
+            return 0, 0.0  # let the measurement run and report it
 
     def _forward_seconds(self) -> float:
         """Seconds per image of a forward pass, from a trial of one batch."""
@@ -484,7 +497,6 @@ class Probe:
                 self._seconds_per_forward = (time.perf_counter() - begin) / count
             except Exception:
                 self._seconds_per_forward = 0.0  # let the measurement run and report it
-            # Booked with the measurement that asked for it: a trial is no reason to put it off.
             self._trial_seconds = time.perf_counter() - start
         return self._seconds_per_forward
 
@@ -533,7 +545,9 @@ class Probe:
                 if entry.measurement.needs_data:
                     self._log_text(step)
                 self._charge(entry, start)
+                logged = time.perf_counter()
                 self._log_cost(entry, step)
+                self._budget.spent += time.perf_counter() - logged
                 return
             except Exception:
                 if self._strict:
@@ -548,8 +562,6 @@ class Probe:
 
     def _charge(self, entry: _Entry, start: float) -> None:
         self._budget.charge(entry.key, time.perf_counter() - start)
-        self._budget.spent += self._trial_seconds
-        self._trial_seconds = 0.0
 
     def _log_cost(self, entry: _Entry, step: int) -> None:
         share = self._budget.spent / max(self._elapsed(), 1e-9)

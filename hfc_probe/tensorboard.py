@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +38,15 @@ def log(result: Result, writer: Any, step: int) -> None:
             _log_picture(writer, tag, picture, step)
     _log_tensors(result, writer, step)
     flush(writer)
+
+
+def prepare(writers: Sequence[Any]) -> None:
+    """Import what logging needs, so that the first result does not wait for it in training."""
+    if writers:
+        from torch.utils import tensorboard  # noqa: F401
+    if any(hasattr(writer, "add_image") or hasattr(writer, "add_figure") for writer in writers):
+        import matplotlib.backends.backend_agg
+        import matplotlib.figure  # noqa: F401
 
 
 def flush(writer: Any) -> None:

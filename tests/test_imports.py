@@ -3,6 +3,11 @@
 import subprocess
 import sys
 
+import pytest
+
+import hfc_probe
+import hfc_probe.detection
+
 
 def run(code: str) -> str:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -36,3 +41,21 @@ def test_help_answers():
         "    print(CliRunner().invoke(cli.main, command, catch_exceptions=False).output)"
     )
     assert run(code).count("Usage:") == len(commands)
+
+
+def test_help_does_not_wait_for_torch():
+    code = (
+        "import sys; from click.testing import CliRunner; from hfc_probe import cli\n"
+        "CliRunner().invoke(cli.main, ['audit', '--help'], catch_exceptions=False)\n"
+        "print([m for m in ('torch', 'numpy') if m in sys.modules])"
+    )
+    assert run(code).strip() == "[]"
+
+
+@pytest.mark.parametrize("package", [hfc_probe, hfc_probe.detection])
+def test_every_public_name_is_there_and_no_other(package):
+    names = [name for name in package.__all__ if not name.startswith("_")]
+    assert {name for name in names if getattr(package, name).__name__.endswith(name)} == set(names)
+    assert set(package.__all__) <= set(dir(package))
+    with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
+        _ = package.nonsense

@@ -5,18 +5,25 @@
 (128,)
 """
 
-from .audit import DetectionAudit
-from .coco import (
-    BrokenImageError,
-    CocoImages,
-    DetectionDataset,
-    Detections,
-    GroundTruth,
-    detections_from,
-    from_results,
-    to_results,
-)
-from .result import Changes, DetectionAuditResult
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..lazy import attributes
+
+if TYPE_CHECKING:
+    from .audit import DetectionAudit
+    from .coco import (
+        BrokenImageError,
+        CocoImages,
+        DetectionDataset,
+        Detections,
+        GroundTruth,
+        detections_from,
+        from_results,
+        to_results,
+    )
+    from .result import Changes, DetectionAuditResult
 
 __all__ = [
     "BrokenImageError",
@@ -31,3 +38,18 @@ __all__ = [
     "from_results",
     "to_results",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = attributes(
+        __name__,
+        {
+            **dict.fromkeys(__all__, "coco"),
+            "Changes": "result",
+            "DetectionAudit": "audit",
+            "DetectionAuditResult": "result",
+        },
+    )
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

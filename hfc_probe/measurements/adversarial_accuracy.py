@@ -88,8 +88,8 @@ class AdversarialAccuracy(Measurement):
                 pass
 
     def cost(self, samples: int, image_shape: tuple[int, int, int]) -> int:
-        # A gradient costs about three forward passes.
-        each = 1 + 3 + len(self.epsilons) * (2 + 3 * self.steps)
+        # The clean images are classified on the way to their gradient, which is FGSM's.
+        each = 3 + len(self.epsilons) * (2 + 3 * self.steps)
         filtered = 4 * len(self.epsilons) * len(self.perturbation_radii)
         return min(samples, self.samples) * (each * len(self.rhos) + filtered)
 

@@ -103,7 +103,7 @@ class BandAttribution(Measurement):
         bands = len(self.edges_for(*image_shape[1:]))
         each = {
             "feature_ablation": bands + 3,
-            "shapley": (bands + 1) * self.permutations + 2,
+            "shapley": bands * self.permutations + 3,
             "integrated_gradients": 3 * self.steps + 2,
         }[self.method]
         return min(samples, self.samples) * each

@@ -186,7 +186,8 @@ class Measurement(ABC):
     """Settings of one measurement; :meth:`measure` runs it.
 
     Write your own as a frozen dataclass with a :meth:`compute`; override :attr:`needs_data`
-    if it looks at weights alone, :meth:`cost` to tell the budget what it costs.
+    if it looks at weights alone, :meth:`cost` and :meth:`overhead` to tell the budget what it
+    costs.
     """
 
     needs_data: ClassVar[bool] = True
@@ -300,8 +301,16 @@ class Measurement(ABC):
         """The measurement itself, on a model in isolation."""
 
     def cost(self, samples: int, image_shape: tuple[int, int, int]) -> int:
-        """How many single-image forward passes it takes: what the budget reckons with."""
+        """How many single-image forward passes it takes: what the budget reckons with.
+
+        A backward pass, which takes about as long as two forward ones, counts as two. Where the
+        number depends on what is found, this is the most it can be.
+        """
         return samples
+
+    def overhead(self, samples: int, image_shape: tuple[int, int, int]) -> float:
+        """Seconds that it takes beside its passes, roughly, where they are worth a mention."""
+        return 0.0
 
 
 def default_batch_size(image_shape: tuple[int, int, int], device: str = "cpu") -> int:

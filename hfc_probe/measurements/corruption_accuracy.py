@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -139,7 +140,12 @@ class CorruptionAccuracy(Measurement):
         return self.corruptions
 
     def cost(self, samples: int, image_shape: tuple[int, int, int]) -> int:
-        return min(samples, self.samples) * (1 + len(self._names) * len(self.severities))
+        sets = len(self._names) * len(self.severities)
+        own = min(samples, self.samples)
+        if self.folder is None:  # one image more, which shows how many classes there are
+            return 1 + own * (1 + sets)
+        theirs = min(self.samples, _length(Path(self.folder), self._names[0]))
+        return 1 + own + (1 + theirs) * sets
 
     def compute(self, subject: Subject) -> CorruptionAccuracyResult:
         self.validate(subject.model, None)
@@ -294,6 +300,13 @@ def _read(
         picked = np.ascontiguousarray(np.moveaxis(images[rows], -1, 1))
         truth = labels[rows if len(labels) == len(images) else index].astype(np.int64)
         yield Samples(torch.from_numpy(picked), torch.from_numpy(truth), "random")
+
+
+def _length(folder: Path, name: str) -> int:
+    """Images of each severity in published arrays; a tree of files is not counted: many."""
+    if not _check_folder(folder, (name,), (1,)):
+        return sys.maxsize
+    return len(_load(folder / f"{name}.npy")) // SEVERITIES
 
 
 def _load(path: Path) -> NDArray[Any]:

@@ -74,7 +74,7 @@ class FourierSensitivity(Measurement):
             )
 
     def cost(self, samples: int, image_shape: tuple[int, int, int]) -> int:
-        return 3 * min(samples, self.samples)  # a backward pass takes about two forward ones
+        return 3 * min(samples, self.samples)
 
     def compute(self, subject: Subject) -> FourierSensitivityResult:
         samples = subject.samples.subset(self.samples, seed=self.seed)

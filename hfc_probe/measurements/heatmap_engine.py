@@ -35,7 +35,7 @@ Score = Callable[[nn.Module, Tensor, Tensor], Tensor]
 # Bytes of basis images and of signs that are kept for the next batches.
 _HELD_BYTES = 64 << 20
 # Images of the pair of calls that shows whether the model answers the same twice.
-_TWICE = 2
+TWICE = 2
 # Seconds between two writes of the checkpoint.
 _CHECKPOINT_SECONDS = 20.0
 
@@ -259,7 +259,7 @@ class Engine:
             )
 
     def _check_repeatable(self) -> None:
-        part = slice(0, min(_TWICE, self.batch_size, len(self.samples)))
+        part = slice(0, min(TWICE, self.batch_size, len(self.samples)))
         with self._precision():
             first, second = (
                 self._forward(lambda: self._pixels(part), self._targets[part], "original")

@@ -77,3 +77,7 @@ class Grid:
     def distances(self) -> NDArray[np.float64]:
         """Distance from DC of each direction, cycles per image, ``(D,)``."""
         return np.array([math.hypot(i, j) for i, j in self.directions])
+
+    def rings(self) -> NDArray[np.int64]:
+        """Ring of each direction, one cycle per image wide and centred on whole ones, ``(D,)``."""
+        return np.floor(self.distances() + 0.5).astype(np.int64)

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
@@ -130,11 +131,8 @@ def fit(
     posterior = _posterior(design, *seen, start)
     known = np.full((count, total), -1, np.int8)
     known[cells, images] = wrong
-    out = np.empty((3, count))
-    for cell in range(count):
-        learnt = apart is None or not apart[cell]
-        out[:, cell] = _of_cell(design, posterior, cell, known[cell], learnt)
-    return Fit(out[0], out[1], out[2], posterior)
+    learnt = np.ones(count, bool) if apart is None else ~apart
+    return Fit(*_of_cells(design, posterior, known, learnt), posterior)
 
 
 @dataclass(frozen=True)
@@ -157,11 +155,11 @@ class Posterior:
     information: Floats
     variances: Floats
 
-    def variance(self, gradient: Floats, of_images: Floats) -> float:
-        """Of a linear function of weights and effects."""
-        total = gradient - self.coupling.T @ of_images
-        spread = float(((self.root @ total) ** 2).sum())
-        return spread + float((of_images**2 / self.information).sum())
+    def variance(self, gradients: Floats, of_images: Floats) -> Floats:
+        """Of linear functions, ``(F,)``, of weights ``(F, P)`` and effects ``(F, N)``."""
+        total = gradients - _product(of_images, self.coupling)
+        spread: Floats = (_product(total, self.root.T) ** 2).sum(1)
+        return spread + _product(of_images**2, 1 / self.information)
 
 
 def _posterior(
@@ -172,14 +170,10 @@ def _posterior(
     start: Posterior | None,
 ) -> Posterior:
     """Mode by damped Newton steps, the images' effects eliminated; variances by EM on the way."""
-    from scipy.linalg import cho_factor, cho_solve, solve_triangular
     from scipy.special import expit
 
     total, size = len(design.classes), design.size
-    rows = design.rows(cells, images)
-    order = np.argsort(images, kind="stable")
-    starts = np.flatnonzero(np.r_[True, np.diff(images[order]) > 0])
-    seen_images = images[order][starts]
+    rows = _Rows(design, cells, images)
     weights, effect = np.zeros(size), np.zeros(total)
     rate = float(np.clip(wrong.mean(), 0.01, 0.99))
     weights[0] = np.log(rate / (1 - rate)) / _INTERCEPT
@@ -191,23 +185,23 @@ def _posterior(
     settled = 3 if start is None else 0
     widths = [block.stop - block.start for block in design.blocks]
     for iteration in range(_ITERATIONS):
-        eta = rows @ weights + effect[images]
+        eta = rows.times(weights) + effect[images]
         p = expit(eta)
         w = np.maximum(p * (1 - p), 1e-5)
         z = w * eta + (wrong - p)
-        weighted = rows * w[:, None].astype(np.float32)
         prior = np.repeat(1 / variance, widths)
-        cross = np.zeros((total, size))
-        cross[seen_images] = np.add.reduceat(weighted[order], starts, axis=0)
+        cross = rows.by_image(w)
         information = np.bincount(images, w, total).astype(np.float64) + 1 / image_variance
-        pull = np.bincount(images, z, total)
+        pull = np.bincount(images, z, total).astype(np.float64)
         coupling = cross / information[:, None]
-        reduced = (rows.T @ weighted).astype(np.float64) - cross.T @ coupling
+        reduced = rows.gram(w) - _product(cross.T, coupling)
         reduced[np.diag_indices(size)] += prior
-        factor = cho_factor(reduced, lower=True)
-        move = cho_solve(factor, rows.T @ z - coupling.T @ pull) - weights
-        move_effect = (pull - cross @ (weights + move)) / information - effect
-        eta_move = rows @ move + move_effect[images]
+        # Its inverse's root serves the step, the variances and the posterior.
+        root = _inverse_root(reduced)
+        aim = rows.total(z) - _product(coupling.T, pull)
+        move = _product(root.T, _product(root, aim)) - weights
+        move_effect = (pull - _product(cross, weights + move)) / information - effect
+        eta_move = rows.times(move) + move_effect[images]
         # Halved until it helps: where classes separate, a full step can lead astray.
         step = 1.0
         before = _minus_log(eta, wrong, weights, effect, prior, image_variance)
@@ -222,17 +216,33 @@ def _posterior(
             break
         if settled - 2 < iteration < _ITERATIONS - 1:
             # EM: a variance is the mean square of its weights plus their posterior variance.
-            root = solve_triangular(factor[0], np.eye(size), lower=True)
             spread = (root**2).sum(0)
             for k, block in enumerate(design.blocks):
                 if design.learnt[k]:
                     moment = float((weights[block] ** 2 + spread[block]).mean())
                     variance[k] = np.clip(moment, 1e-3, 30.0)
-            own = 1 / information + ((coupling @ root.T) ** 2).sum(1)
+            own = 1 / information + (_product(coupling, root.T) ** 2).sum(1)
             image_variance = float(np.clip((effect**2 + own).mean(), 1e-2, 30.0))
-    root = solve_triangular(factor[0], np.eye(size), lower=True)
     variances = np.append(variance, image_variance)
     return Posterior(weights, effect, root, coupling, information, variances)
+
+
+def _product(left: Floats, right: Floats) -> Floats:
+    """A matrix product on as many threads as torch has.
+
+    NumPy's own takes every core, and where they are busy with training and its loaders waits
+    for them far longer than it computes.
+    """
+    found: Floats = (torch.from_numpy(left) @ torch.from_numpy(right)).numpy()
+    return found
+
+
+def _inverse_root(matrix: Floats) -> Floats:
+    """R with ``Rᵀ R`` the inverse of a positive definite matrix."""
+    factor = torch.linalg.cholesky(torch.from_numpy(matrix))
+    unit = torch.eye(len(matrix), dtype=factor.dtype)
+    found: Floats = torch.linalg.solve_triangular(factor, unit, upper=False).numpy()
+    return found
 
 
 def _minus_log(
@@ -249,33 +259,37 @@ def _minus_log(
     return fit_loss + penalty / 2
 
 
-def _of_cell(
-    design: _Design, posterior: Posterior, cell: int, known: NDArray[np.int8], learnt: bool
-) -> tuple[float, float, float]:
-    """Error rate, its deviation and the residual of one cell; ``known`` is −1 where not seen."""
+def _of_cells(
+    design: _Design, posterior: Posterior, known: NDArray[np.int8], learnt: NDArray[np.bool_]
+) -> tuple[Floats, Floats, Floats]:
+    """Error rate, its deviation and the residual of the cells, ``(D,)`` each.
+
+    Args:
+        known: ``(D, N)`` 1 for an error, −1 where not seen.
+        learnt: ``(D,)`` cells that the posterior has learnt from.
+    """
     from scipy.special import expit
 
-    total = len(known)
-    p = expit(design.eta(cell, posterior.weights) + posterior.effect)
+    count, total = known.shape
+    eta = np.stack([design.eta(cell, posterior.weights) for cell in range(count)])
+    p: Floats = expit(eta + posterior.effect)
     v = p * (1 - p)
     seen = known >= 0
-    error = (float(known[seen].sum()) + float(p[~seen].sum())) / total
-    rest = np.where(seen, 0.0, v) / total
-    spread = posterior.variance(design.gradient(cell, rest), rest)
-    deviation = np.sqrt(spread + float(v[~seen].sum()) / total**2)
-    if not seen.any():
-        return error, deviation, 0.0
+    found = (known == 1).sum(1)
+    error = (found + np.where(seen, 0.0, p).sum(1)) / total
+    rest = np.where(seen, 0.0, v)
+    spread = posterior.variance(design.gradients(rest / total), rest / total)
+    deviation = np.sqrt(spread + rest.sum(1) / total**2)
     own = np.where(seen, v, 0.0)
-    model = posterior.variance(design.gradient(cell, own), own)
-    noise = float(own.sum())
-    excess = float(known[seen].sum()) - float(p[seen].sum())
-    if learnt:
-        # What the fit has taken up of this cell's own errors is given back: about the residual
-        # that leaving the cell out would have shown.
-        noise *= 1 - min(model / noise, 0.9) if noise > 0 else 1.0
-    else:
-        noise += model
-    return error, deviation, excess / float(np.sqrt(max(noise, 0.25)))
+    model = posterior.variance(design.gradients(own), own)
+    noise = own.sum(1)
+    excess = found - np.where(seen, p, 0.0).sum(1)
+    # What the fit has taken up of a cell's own errors is given back: about the residual that
+    # leaving the cell out would have shown.
+    taken = np.minimum(model / np.where(noise > 0, noise, 1.0), 0.9)
+    noise = np.where(learnt, np.where(noise > 0, noise * (1 - taken), 1.0), noise + model)
+    residual = np.where(seen.any(1), excess / np.sqrt(np.maximum(noise, 0.25)), 0.0)
+    return error, deviation, residual
 
 
 class _Design:
@@ -331,34 +345,6 @@ class _Design:
             return np.zeros_like(labels)
         return numbered.reshape(labels.shape).astype(np.int64)
 
-    def rows(self, cells: NDArray[np.int64], images: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Design matrix of observations, ``(n, size)``."""
-        out = np.zeros((len(cells), self.size), np.float32)
-        width = self.main.shape[1]
-        out[:, :width] = self.main[cells]
-        start = width
-        if self.pattern_count > 1:
-            start = self._fill(out, start, self.pattern, cells, self.patterns[cells, images])
-        if self.class_count > 1:
-            start = self._fill(out, start, self.by_class, cells, self.classes[images])
-        out[:, start] = self.margins[images]
-        return out
-
-    @staticmethod
-    def _fill(
-        out: NDArray[np.float32],
-        start: int,
-        features: NDArray[np.float32],
-        cells: NDArray[np.int64],
-        groups: NDArray[np.int64],
-    ) -> int:
-        width = features.shape[1]
-        for group in range(int(groups.max()) + 1):
-            chosen = np.flatnonzero(groups == group)
-            left = start + group * width
-            out[chosen, left : left + width] = features[cells[chosen]]
-        return int(start + width * (int(groups.max()) + 1))
-
     def eta(self, cell: int, weights: Floats) -> Floats:
         """Log odds without the images' own effects for every image of a cell, ``(N,)``."""
         width = self.main.shape[1]
@@ -376,8 +362,11 @@ class _Design:
             start = stop
         return out + self.margins * weights[start]
 
-    def gradient(self, cell: int, slopes: Floats) -> Floats:
-        """``Σ_n slopes_n · row(cell, n)``, ``(size,)``."""
+    def gradients(self, slopes: Floats) -> Floats:
+        """``Σ_n slopes[c, n] · row(c, n)`` of every cell c, ``(D, size)``."""
+        return np.stack([self._gradient(cell, slopes[cell]) for cell in range(len(slopes))])
+
+    def _gradient(self, cell: int, slopes: Floats) -> Floats:
         parts = [self.main[cell] * slopes.sum()]
         if self.pattern_count > 1:
             share = np.bincount(self.patterns[cell], slopes, self.pattern_count)
@@ -387,6 +376,80 @@ class _Design:
             parts.append(np.outer(share, self.by_class[cell]).ravel())
         parts.append(np.array([float(self.margins @ slopes)]))
         return np.concatenate(parts).astype(np.float64)
+
+
+class _Rows:
+    """The design matrix of observations, n of them, without its n × P numbers.
+
+    A row holds functions of its cell, each kind of them in the place of the row's group
+    (one for all, its sign pattern, its class), zeros elsewhere, and a margin. So products with
+    the matrix are sums over cells and groups, which are far fewer than observations and columns.
+    """
+
+    def __init__(
+        self, design: _Design, cells: NDArray[np.int64], images: NDArray[np.int64]
+    ) -> None:
+        self.cells, self.images, self.size = cells, images, design.size
+        self.count, self.total_images = len(design.main), len(design.classes)
+        self.margins = design.margins[images]
+        # Per kind: its functions (D, width), how many groups, and the group of each row.
+        self.kinds = [(design.main.astype(np.float64), 1, np.zeros_like(cells))]
+        if design.pattern_count > 1:
+            groups = design.patterns[cells, images]
+            self.kinds.append((design.pattern.astype(np.float64), design.pattern_count, groups))
+        if design.class_count > 1:
+            groups = design.classes[images]
+            self.kinds.append((design.by_class.astype(np.float64), design.class_count, groups))
+        ends = np.cumsum([features.shape[1] * count for features, count, _ in self.kinds])
+        self.starts = [0, *(int(end) for end in ends[:-1])]
+
+    def times(self, weights: Floats) -> Floats:
+        """The matrix times weights ``(P,)``: ``(n,)``."""
+        out: Floats = self.margins * weights[-1]
+        for start, (features, count, groups) in zip(self.starts, self.kinds, strict=True):
+            part = weights[start : start + features.shape[1] * count].reshape(count, -1)
+            out = out + _product(features, part.T)[self.cells, groups]
+        return out
+
+    def total(self, values: Floats) -> Floats:
+        """The sum of the rows, each times its value: ``(P,)``."""
+        parts = []
+        for features, count, groups in self.kinds:
+            index = groups * self.count + self.cells
+            sums = np.bincount(index, values, count * self.count).astype(np.float64)
+            parts.append(_product(sums.reshape(count, -1), features).ravel())
+        return np.append(np.concatenate(parts), self.margins @ values)
+
+    def gram(self, values: Floats) -> Floats:
+        """The sum of the rows' outer squares, each times its value: ``(P, P)``."""
+        out = np.zeros((self.size, self.size))
+        for a, (left, left_count, left_groups) in enumerate(self.kinds):
+            for b, (right, right_count, right_groups) in enumerate(self.kinds[: a + 1]):
+                index = (left_groups * right_count + right_groups) * self.count + self.cells
+                sums = np.bincount(index, values, left_count * right_count * self.count)
+                sums = sums.reshape(left_count, right_count, self.count)
+                for s, t in zip(*np.nonzero(sums.any(2)), strict=True):
+                    rows = self.starts[a] + int(s) * left.shape[1]
+                    columns = self.starts[b] + int(t) * right.shape[1]
+                    block = _product(left.T, sums[s, t, :, None] * right)
+                    out[rows : rows + left.shape[1], columns : columns + right.shape[1]] = block
+        out[-1, :] = self.total(values * self.margins)
+        lower = np.tril(out, -1)
+        full: Floats = lower + lower.T
+        full[np.diag_indices(self.size)] = np.diag(out)
+        return full
+
+    def by_image(self, values: Floats) -> Floats:
+        """The sum of each image's rows, each times its value: ``(N, P)``."""
+        from scipy.sparse import csr_array
+
+        parts = []
+        for features, count, groups in self.kinds:
+            place = self.images * count + groups, self.cells
+            sums = csr_array((values, place), shape=(self.total_images * count, self.count))
+            parts.append((sums @ features).reshape(self.total_images, -1))
+        margins = np.bincount(self.images, values * self.margins, self.total_images)
+        return np.concatenate([*parts, margins[:, None]], 1)
 
 
 def _bumps(x: Floats) -> Floats:

@@ -398,7 +398,7 @@ class Run:
     def rings(self) -> FourierHeatmapResult:
         """Error against distance from DC, from random directions of each ring."""
         settings = self.settings
-        ring = np.floor(self.grid.distances() + 0.5).astype(np.int64)
+        ring = self.grid.rings()
         kinds = np.unique(ring)
         table = self.table()
         whole = self.count * self.cells

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from . import fourier
 from .errors import InputError
+from .samples import PixelSpace
 
 Band = Literal["low", "high", "both"]
 
@@ -134,6 +135,7 @@ class PlantedFrequencies(Dataset[tuple[Tensor, int]]):
         distance = fourier.distance(size, size, centred=False)[:, : size // 2 + 1].float()
         self._fall = 1 / distance.clamp(min=1.0)
         self._fall[0, 0] = 0.0
+        self.pixels = PixelSpace()  # no normalisation is wanted; find_normalization reads this
 
     @property
     def classes(self) -> list[str]:

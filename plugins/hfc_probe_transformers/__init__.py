@@ -101,8 +101,10 @@ class FrequencyCallback(TrainerCallback):
         if hasattr(data, "__getitem__") and hasattr(data, "__len__"):  # a data set
             from torch.utils.data import DataLoader
 
+            # The trainer's own collator reads items that the default one cannot.
+            collate = getattr(given.get("train_dataloader"), "collate_fn", default_data_collator)
             size = args.per_device_eval_batch_size
-            data = DataLoader(data, batch_size=size, collate_fn=default_data_collator)
+            data = DataLoader(data, batch_size=size, collate_fn=collate)
         self.probe = attach(
             given["model"],
             data,

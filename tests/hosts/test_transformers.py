@@ -54,7 +54,7 @@ def train(tmp_path, callbacks, data=None, collator=None, **options):
     train_data, eval_data = data or (Images(16, 0), Images(12, 1))
     args = transformers.TrainingArguments(
         output_dir=str(tmp_path),
-        num_train_epochs=2,
+        num_train_epochs=options.pop("num_train_epochs", 2),
         per_device_train_batch_size=4,
         per_device_eval_batch_size=8,
         report_to=["tensorboard"],
@@ -130,6 +130,20 @@ def test_items_that_only_the_trainers_collator_reads_are_taken(tmp_path):
         max_steps=1,
     )
     assert torch.equal(probe.probe.samples.images, Images(12, 1).pixels)
+
+
+def test_a_processor_that_the_data_never_passed_through_is_not_believed(tmp_path, caplog):
+    class Raw(Images):
+        def __getitem__(self, index):
+            item = super().__getitem__(index)
+            return {**item, "pixel_values": (item["pixel_values"] + 1) / 2}
+
+    probe = callback(data=Raw(12, 1))
+    trainer = train(tmp_path, [probe], data=(Raw(16, 0), Raw(12, 1)), num_train_epochs=1)
+    logits, labels, _ = trainer.predict(Raw(12, 1))
+    found = probe.probe.results["frequency_accuracy"].scalars()["hfc_accuracy/original"]
+    assert found == pytest.approx((logits.argmax(1) == labels).mean())
+    assert "found no normalisation" in caplog.text
 
 
 def test_no_data_is_said(tmp_path, caplog):

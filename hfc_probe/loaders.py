@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 # Wrappers that change no sample: timm's prefetcher (which normalises, see below), Fabric's loader.
 _WRAPPERS = {"PrefetchLoader": "loader", "_FabricDataLoader": "_dataloader"}
 # Where datasets and transforms keep other datasets and transforms.
-_HOLDERS = ("dataset", "datasets", "transform", "transforms", "_transform", "pixels")
+_HOLDERS = ("dataset", "datasets", "transform", "transforms", "_transform", "normalize", "pixels")
 _DEPTH = 10
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]

@@ -201,6 +201,23 @@ class SetTransform(Items):
         return self._format_kwargs["transform"](super().image(index))
 
 
+class OwnLoader:
+    """A loader of tensors that normalises in its loop, as cifar10-airbench's."""
+
+    def __init__(self, photographs):
+        self.photographs = photographs
+        self.normalize = NORMALIZE
+
+    def __iter__(self):
+        images = self.photographs.float() / 255
+        yield self.normalize(images), torch.zeros(len(images)).long()
+
+
+def test_a_normalisation_is_found_in_a_loader_of_ones_own():
+    loader = OwnLoader(eight_bit(6))
+    assert torch.equal(Samples.collect(loader).images, loader.photographs)
+
+
 def closure():
     compose = transforms.Compose([nn.Identity(), NORMALIZE])
 

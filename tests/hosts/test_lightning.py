@@ -137,6 +137,17 @@ def test_a_loader_that_fabric_set_up_gives_a_random_choice():
     assert samples.targets.unique().numel() == 4
 
 
+def test_a_model_that_fabric_set_up_keeps_the_names_of_its_layers():
+    from lightning.fabric import Fabric
+
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    wrapped, _ = Fabric(accelerator="cpu").setup(model, optimizer)
+    assert wrapped is not model
+    names = KernelSpectra().measure(wrapped).scalars()
+    assert list(names) == list(KernelSpectra().measure(model).scalars())
+
+
 def test_a_measurement_that_fails_does_not_stop_the_trainer(tmp_path, caplog):
     class Raises(KernelSpectra):
         def compute(self, subject):

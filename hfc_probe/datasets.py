@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from . import fourier
 from .errors import InputError
+from .samples import PixelSpace
 
 Band = Literal["low", "high", "both"]
 
@@ -132,8 +133,9 @@ class PlantedFrequencies(Dataset[tuple[Tensor, int]]):
             for name, where in self.waves.where.items()
         }
         distance = fourier.distance(size, size, centred=False)[:, : size // 2 + 1].float()
-        self._fall = 1 / distance.clamp(min=1.0)
+        self._fall = (1 / distance.clamp(min=1.0)).numpy()
         self._fall[0, 0] = 0.0
+        self.pixels = PixelSpace()  # no normalisation is wanted; find_normalization reads this
 
     @property
     def classes(self) -> list[str]:
@@ -149,8 +151,11 @@ class PlantedFrequencies(Dataset[tuple[Tensor, int]]):
         target = int(self.targets[index])
         rng = np.random.default_rng((*self.seed, index))
         size = self.waves.size
-        white = torch.from_numpy(rng.standard_normal((3, size, size), dtype=np.float32))
-        pink = torch.fft.irfft2(torch.fft.rfft2(white) * self._fall, s=(size, size))
+        white = rng.standard_normal((3, size, size), dtype=np.float32)
+        # NumPy's transform gives the same last bit whatever the number of threads; torch's does
+        # not, so that an image read by a worker would differ from one read by the main process.
+        noise = np.fft.irfft2(np.fft.rfft2(white) * self._fall, s=(size, size))
+        pink = torch.from_numpy(noise.astype(np.float32))
         # Photographs are mostly grey: the channels share most of their noise.
         pink = 0.3 * pink + 0.7 * pink.mean(0, keepdim=True)
         image = 0.5 + self.noise * pink / pink.std()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside ``DistributedDataParallel``, ``DataParallel`` and ``torch.compile``.
+    """The model inside ``DistributedDataParallel``, ``DataParallel``, ``torch.compile``, Fabric's.
 
     Measurements call that one: a data-parallel wrapper would wait for other processes, a
     compiled one would compile again for evaluation mode.
@@ -22,6 +22,8 @@ def unwrap(model: nn.Module) -> nn.Module:
             model = model.module
         elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
             model = model._orig_mod  # type: ignore[assignment]
+        elif type(model).__name__ == "_FabricModule":
+            model = model._forward_module  # type: ignore[assignment]
         else:
             return model
 

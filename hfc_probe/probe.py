@@ -67,7 +67,8 @@ def attach(
             it has of ``add_histogram``, ``add_image``, ``add_figure``, ``add_text``.
         measurements: what to measure: measurements, pairs with :class:`Every`, or a mapping to
             it. None: :func:`default_measurements`.
-        pixels: how the loader's images are normalised; None: as found in its transforms.
+        pixels: how the model wants images normalised, be it that the loader does it or the
+            training loop; None: as found in the loader's transforms.
         limit: number of samples looked at, a seeded random choice; None for all.
         budget: share of the training's wall time that all measurements together may take
             (:class:`hfc_probe.schedule.Budget`); 1 for no limit.
@@ -595,6 +596,8 @@ class Probe:
                 f"{entry.key} ran {entry.runs} of the {entry.due} times it was due "
                 f"({entry.every}, budget {100 * self._budget.share:g} %)"
             )
+            if not entry.due:
+                line = f"{entry.key} was not due yet ({entry.every})"
             if entry.due and not entry.runs and not entry.failures:
                 self._warn_once(
                     f"never {entry.key}",

@@ -23,15 +23,14 @@ from torch.utils.data.distributed import DistributedSampler
 
 from .errors import InputError
 from .isolation import protected_rng
+from .loaders import inner_loader, statistics, untouched
 
 Drawn = Literal["all", "random", "first"]
 
 logger = logging.getLogger("hfc_probe")
 
 _IMAGE_KEYS = ("pixel_values", "images", "image", "inputs", "input", "img", "x", "data")
-_TARGET_KEYS = ("labels", "label", "targets", "target", "y", "class", "fine_label")
-# Where datasets and transforms keep other datasets and transforms.
-_HOLDERS = ("dataset", "datasets", "transform", "transforms", "_transform")
+_TARGET_KEYS = ("labels", "label", "targets", "target", "y", "cls", "class", "fine_label")
 # Rounding of a normalisation and its inverse; overshoot of a bicubic resize on floats.
 _ROUNDING, _OVERSHOOT = 1e-3, 0.1
 
@@ -232,8 +231,9 @@ class Samples:
             data: an iterable of batches: tuples or lists that start with (images, targets),
                 or mappings with keys such as ``images``/``pixel_values`` and
                 ``labels``/``targets``. Not an iterator, which could be read only once.
-            pixels: the normalisation of the loader's images, undone here. None: a
-                ``Normalize`` found in the dataset's transforms, else none.
+            pixels: the normalisation that the model wants; undone here where the loader does
+                it, left to the model where the loader's images all lie in [0, 1], as where the
+                training loop normalises. None: a ``Normalize`` found in the loader, else none.
             limit: at most so many samples; None for all.
             seed: of the choice.
 
@@ -261,39 +261,21 @@ def check_limit(limit: int | None) -> int | None:
 def find_normalization(data: Any) -> PixelSpace | None:
     """The ``Normalize`` among the transforms of a loader's dataset, if there is one.
 
-    Looks through ``Subset`` and the like (``.dataset``, ``.datasets``), and through
-    composed transforms. What it found is logged.
+    Looked for as :func:`hfc_probe.loaders.statistics` says. What it found is logged.
     """
     if isinstance(data, (Tensor, Samples, list, tuple)):
         return None
-    found = _find_normalize(data, 0, set())
-    if found is not None:
-        logger.info(
-            "hfc_probe: normalisation found in the data's transforms: mean %s, std %s",
-            found.mean,
-            found.std,
-        )
-    return found
-
-
-def _find_normalize(item: Any, depth: int, seen: set[int]) -> PixelSpace | None:
-    if item is None or depth > 8 or id(item) in seen or isinstance(item, (Tensor, str)):
+    found = statistics(data)
+    if found is None:
         return None
-    seen.add(id(item))
-    if type(item).__name__ == "Normalize" and hasattr(item, "mean") and hasattr(item, "std"):
-        return PixelSpace(_numbers(item.mean), _numbers(item.std))
-    children = [getattr(item, name, None) for name in _HOLDERS]
-    if isinstance(item, (list, tuple, torch.nn.Sequential)):
-        children += list(item)[:-17:-1]  # the last transform first: normalisation comes last
-    for child in children:
-        found = _find_normalize(child, depth + 1, seen)
-        if found is not None:
-            return found
-    return None
+    mean, std = found
+    logger.info("hfc_probe: normalisation found in the data: mean %s, std %s", mean, std)
+    return PixelSpace(mean, std)
 
 
 def _choose(data: Any, limit: int | None, seed: int) -> tuple[Iterable[Any], Drawn]:
     """Batches to read, and how they were chosen."""
+    data = inner_loader(data)
     if isinstance(data, DataLoader):
         indices = _indices(data)
         if indices is not None:
@@ -317,7 +299,7 @@ def _choose(data: Any, limit: int | None, seed: int) -> tuple[Iterable[Any], Dra
             f"data: expected an iterable of batches or Samples(images, targets), got "
             f"{type(data).__name__}"
         )
-    return data, "first"
+    return _restored(data), "first"
 
 
 def _indices(loader: DataLoader[Any]) -> Sequence[int] | None:
@@ -360,22 +342,17 @@ def _reader(loader: DataLoader[Any], indices: Sequence[int], seed: int) -> DataL
     )
 
 
-def _restored(loader: DataLoader[Any]) -> Iterator[Any]:
-    """Batches of the user's own loader, whose generators are put back afterwards."""
-    owners = (loader, loader.sampler, loader.batch_sampler)
-    generators = {id(g): g for g in (getattr(o, "generator", None) for o in owners) if g}
-    states = [(g, g.get_state()) for g in generators.values()]
-    try:
-        yield from loader
-    finally:
-        for generator, state in states:
-            generator.set_state(state)
+def _restored(data: Iterable[Any]) -> Iterator[Any]:
+    """Batches of the user's own loader, which stays as it was."""
+    with untouched(data):
+        yield from data
 
 
 def _gather(
     batches: Iterable[Any], limit: int | None, pixels: PixelSpace | None
 ) -> tuple[Tensor, Tensor]:
     image_parts: list[Tensor] = []
+    raw: list[bool] = []
     target_parts: list[Tensor] = []
     count = 0
     iterator = iter(batches)
@@ -397,7 +374,8 @@ def _gather(
             count += images.shape[0]
             if pixels is not None:
                 pixels.check(images.shape[1])
-            image_parts.append(to_pixels(images, pixels))
+            raw.append(_is_raw(images))
+            image_parts.append(to_pixels(images, None if raw[-1] else pixels))
             target_parts.append(targets)
     finally:
         close = getattr(iterator, "close", None)  # a generator's `finally` runs now, not later
@@ -405,36 +383,33 @@ def _gather(
             close()
     if not count:
         raise InputError("data: expected at least one batch, got none; is the loader empty?")
+    if pixels is None:
+        _warn_of_raw_images()
+    elif not pixels.is_identity and not all(raw):
+        # One batch alone may look raw: normalised images all of middle brightness.
+        image_parts = [
+            to_pixels(_as_float(part), pixels) if was_raw else part
+            for part, was_raw in zip(image_parts, raw, strict=True)
+        ]
     if any(part.dtype != torch.uint8 for part in image_parts):
         image_parts = [_as_float(part) for part in image_parts]
     return torch.cat(image_parts), torch.cat(target_parts)
 
 
 def to_pixels(images: Tensor, pixels: PixelSpace | None) -> Tensor:
-    """A loader's images in pixel space, as uint8 where they were 8-bit.
+    """Images in pixel space, as uint8 where they were 8-bit; their normalisation is undone.
 
     Raises:
-        InputError: values outside [0, 1], or normalised images that already lie in it.
+        InputError: values outside [0, 1].
     """
     if images.dtype == torch.uint8:
-        if pixels is None or pixels.is_identity:
-            return images
-        raise InputError(
-            "data: expected normalised float images since pixels= was given (or a Normalize "
-            "found), got uint8; pass Samples(images, targets), which is already pixel space"
-        )
+        return images
     if not images.is_floating_point():
         raise InputError(f"data: expected float or uint8 images, got {images.dtype}")
     images = images.to(torch.promote_types(images.dtype, torch.float32))
-    if pixels is not None and not pixels.is_identity:
-        if bool((images >= 0).all()) and bool((images <= 1).all()) and bool(images.any()):
-            raise InputError(
-                f"data: expected images normalised with mean {pixels.mean}, got values that lie "
-                "in [0, 1] already; normalise in the loader, or pass Samples(images, targets), "
-                "which is in pixel space"
-            )
-        images = pixels.unnormalize(images)
     known = pixels is not None and not pixels.is_identity
+    if pixels is not None and known:
+        images = pixels.unnormalize(images)
     _check_range(images, slack=_OVERSHOOT, normalised=known)
     images = images.clamp(0, 1)
     scaled = images * 255
@@ -442,6 +417,23 @@ def to_pixels(images: Tensor, pixels: PixelSpace | None) -> Tensor:
     if bool((scaled - whole).abs().max() < 255 * _ROUNDING / 10):
         return whole.to(torch.uint8)
     return images
+
+
+def _is_raw(images: Tensor) -> bool:
+    """Whether images are in pixel space, as where the training loop normalises, not the loader."""
+    if images.dtype == torch.uint8:
+        return True
+    low, high = float(images.min()), float(images.max())
+    return low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT
+
+
+def _warn_of_raw_images() -> None:
+    """Images in [0, 1] and no word on normalisation: right, unless the training loop does it."""
+    logger.warning(
+        "hfc_probe: found no normalisation, so the model is given the loader's images as they are, "
+        "in [0, 1]; if the training loop normalises them, pass pixels=hfc_probe.PixelSpace(mean, "
+        "std), otherwise pixels=hfc_probe.PixelSpace()"
+    )
 
 
 def _as_float(images: Tensor) -> Tensor:
@@ -459,14 +451,16 @@ def _check_range(images: Tensor, *, slack: float = _ROUNDING, normalised: bool =
     elif low >= 0:
         advice = "divide 8-bit values by 255"
     elif low >= -1 - _ROUNDING and high <= 1 + _ROUNDING:
-        advice = "this looks like mean 0.5, std 0.5: pass pixels=PixelSpace((0.5,), (0.5,))"
+        advice = (
+            "this looks like mean 0.5, std 0.5: pass pixels=hfc_probe.PixelSpace((0.5,), (0.5,))"
+        )
     elif low >= -3 and high <= 3 and images.shape[1] == 3:
         advice = (
             "this looks like ImageNet or CIFAR normalisation: pass "
-            "pixels=PixelSpace.imagenet() or PixelSpace.cifar10()"
+            "pixels=hfc_probe.PixelSpace.imagenet() or hfc_probe.PixelSpace.cifar10()"
         )
     else:
-        advice = "pass pixels=PixelSpace(mean, std) with the loader's normalisation"
+        advice = "pass pixels=hfc_probe.PixelSpace(mean, std) with the loader's normalisation"
     raise InputError(f"images: expected values in [0, 1], got {low:.3g} to {high:.3g}; {advice}")
 
 
@@ -501,12 +495,6 @@ def _unpack(batch: Any) -> tuple[Tensor, Tensor]:
             f"targets of shape {tuple(targets.shape)}; soft or one-hot labels need .argmax(1)"
         )
     return images.detach().cpu(), targets.detach().cpu()
-
-
-def _numbers(value: Any) -> tuple[float, ...]:
-    if isinstance(value, Tensor):
-        value = value.flatten().tolist()
-    return tuple(float(v) for v in (value if _is_sequence(value) else (value,)))
 
 
 def _is_sequence(value: Any) -> bool:

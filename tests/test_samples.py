@@ -253,10 +253,6 @@ def batch(images, targets=None):
             "divide 8-bit values by 255",
         ),
         (
-            lambda: Samples.collect(batch(torch.rand(8, 3, 4, 4)), pixels=IMAGENET),
-            r"already; normalise in the loader, or pass Samples",
-        ),
-        (
             lambda: Samples.collect(batch(torch.randn(8, 3, 4, 4) * 9), pixels=IMAGENET),
             "does not undo",
         ),

@@ -6,7 +6,7 @@ import logging
 import os
 from typing import Any
 
-from hfc_probe import PixelSpace, Probe, attach
+from hfc_probe import InputError, PixelSpace, Probe, Samples, attach
 from hfc_probe.probe import Measurements, Predict
 
 try:
@@ -19,6 +19,7 @@ except ImportError as error:
 __all__ = ["FrequencyCallback"]
 
 logger = logging.getLogger("hfc_probe")
+_LOOK = 32  # images that tell whether a data set is normalised
 
 
 class FrequencyCallback(TrainerCallback):
@@ -34,7 +35,8 @@ class FrequencyCallback(TrainerCallback):
             evaluation on.
         log_dir: TensorBoard directory.
         pixels: how the images are normalised; None: mean and std of the trainer's image
-            processor (``processing_class``) where it has one, else as found in transforms.
+            processor (``processing_class``) where it has one and the images are normalised,
+            else as found in transforms.
         measurements, limit, budget, strict, predict: as for :func:`hfc_probe.attach`.
 
     Raises:
@@ -101,13 +103,15 @@ class FrequencyCallback(TrainerCallback):
         if hasattr(data, "__getitem__") and hasattr(data, "__len__"):  # a data set
             from torch.utils.data import DataLoader
 
+            # The trainer's own collator reads items that the default one cannot.
+            collate = getattr(given.get("train_dataloader"), "collate_fn", default_data_collator)
             size = args.per_device_eval_batch_size
-            data = DataLoader(data, batch_size=size, collate_fn=default_data_collator)
+            data = DataLoader(data, batch_size=size, collate_fn=collate)
         self.probe = attach(
             given["model"],
             data,
             log_dir=self._log_dir or _beside(args),
-            pixels=self._pixels or _processor_pixels(given.get("processing_class")),
+            pixels=self._pixels or _processor_pixels(given.get("processing_class"), data),
             **self._options,
         )
         self.probe.steps = state.global_step
@@ -121,9 +125,16 @@ def _beside(args: Any) -> str:
     return os.path.join(root, "hfc_probe")
 
 
-def _processor_pixels(processor: Any) -> PixelSpace | None:
-    """The normalisation of an image processor that normalises."""
+def _processor_pixels(processor: Any, data: Any) -> PixelSpace | None:
+    """The normalisation of an image processor that normalises, if the data are normalised.
+
+    Nothing behind a Trainer's data normalises: a model trained on raw images is given raw ones.
+    """
     mean, std = getattr(processor, "image_mean", None), getattr(processor, "image_std", None)
     if mean is None or std is None or not getattr(processor, "do_normalize", True):
         return None
-    return PixelSpace(tuple(mean), tuple(std))
+    try:
+        Samples.collect(data, pixels=PixelSpace(), limit=_LOOK)
+    except InputError:  # beyond [0, 1]
+        return PixelSpace(tuple(mean), tuple(std))
+    return None

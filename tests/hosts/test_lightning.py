@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from hfc_probe import Every, InputError, KernelSpectra
+from hfc_probe import Every, InputError, KernelSpectra, PixelSpace, Samples
 
 from .conftest import MEASUREMENTS, dataset, network, same, scalars
 
@@ -124,6 +124,28 @@ def test_data_of_ones_own_and_none_at_all(tmp_path):
     assert probe.probe.samples.image_shape == (3, 12, 12)
     with pytest.raises(InputError, match="pass data="):
         fit(tmp_path, [callback()], logger=False, epochs=1, val=False)
+
+
+def test_a_loader_that_fabric_set_up_gives_a_random_choice():
+    from lightning.fabric import Fabric
+
+    data = dataset(64, 3)
+    data.tensors = (data.tensors[0], torch.arange(64) // 16)  # sorted by class
+    loader = Fabric(accelerator="cpu").setup_dataloaders(DataLoader(data, 8))
+    assert not isinstance(loader, DataLoader)
+    samples = Samples.collect(loader, limit=24, pixels=PixelSpace())
+    assert samples.targets.unique().numel() == 4
+
+
+def test_a_model_that_fabric_set_up_keeps_the_names_of_its_layers():
+    from lightning.fabric import Fabric
+
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    wrapped, _ = Fabric(accelerator="cpu").setup(model, optimizer)
+    assert wrapped is not model
+    names = KernelSpectra().measure(wrapped).scalars()
+    assert list(names) == list(KernelSpectra().measure(model).scalars())
 
 
 def test_a_measurement_that_fails_does_not_stop_the_trainer(tmp_path, caplog):

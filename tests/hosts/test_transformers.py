@@ -50,10 +50,11 @@ def model():
     )
 
 
-def train(tmp_path, callbacks, **options):
+def train(tmp_path, callbacks, data=None, collator=None, **options):
+    train_data, eval_data = data or (Images(16, 0), Images(12, 1))
     args = transformers.TrainingArguments(
         output_dir=str(tmp_path),
-        num_train_epochs=2,
+        num_train_epochs=options.pop("num_train_epochs", 2),
         per_device_train_batch_size=4,
         per_device_eval_batch_size=8,
         report_to=["tensorboard"],
@@ -68,8 +69,9 @@ def train(tmp_path, callbacks, **options):
     trainer = transformers.Trainer(
         model=model(),
         args=args,
-        train_dataset=Images(16, 0),
-        eval_dataset=Images(12, 1),
+        train_dataset=train_data,
+        eval_dataset=eval_data,
+        data_collator=collator,
         callbacks=callbacks,
         processing_class=processor,
     )
@@ -102,6 +104,46 @@ def test_the_trainers_evaluation_loader_serves_from_its_first_evaluation_on(tmp_
     train(tmp_path, [probe], eval_strategy="epoch")
     assert torch.equal(probe.probe.samples.images, Images(12, 1).pixels)
     assert scalars(tmp_path / "runs" / "hfc_probe")["hfc_lfc/r02"][-1] == 8
+
+
+def test_items_that_only_the_trainers_collator_reads_are_taken(tmp_path):
+    """As in the image classification example of transformers: pictures beside the tensors."""
+
+    class Pictures(Images):
+        def __getitem__(self, index):
+            item = super().__getitem__(index)
+            return {"image": object(), "label": item.pop("labels"), **item}
+
+    def collate(items):
+        return {
+            "pixel_values": torch.stack([item["pixel_values"] for item in items]),
+            "labels": torch.tensor([item["label"] for item in items]),
+        }
+
+    probe = callback(data=Pictures(12, 1))
+    train(
+        tmp_path,
+        [probe],
+        data=(Pictures(16, 0), Pictures(12, 1)),
+        collator=collate,
+        remove_unused_columns=False,
+        max_steps=1,
+    )
+    assert torch.equal(probe.probe.samples.images, Images(12, 1).pixels)
+
+
+def test_a_processor_that_the_data_never_passed_through_is_not_believed(tmp_path, caplog):
+    class Raw(Images):
+        def __getitem__(self, index):
+            item = super().__getitem__(index)
+            return {**item, "pixel_values": (item["pixel_values"] + 1) / 2}
+
+    probe = callback(data=Raw(12, 1))
+    trainer = train(tmp_path, [probe], data=(Raw(16, 0), Raw(12, 1)), num_train_epochs=1)
+    logits, labels, _ = trainer.predict(Raw(12, 1))
+    found = probe.probe.results["frequency_accuracy"].scalars()["hfc_accuracy/original"]
+    assert found == pytest.approx((logits.argmax(1) == labels).mean())
+    assert "found no normalisation" in caplog.text
 
 
 def test_no_data_is_said(tmp_path, caplog):

@@ -21,6 +21,7 @@ from . import tensorboard
 from .errors import InputError
 from .measurements import FourierHeatmap, FrequencyAccuracy, KernelSpectra, Measurement, Result
 from .measurements.base import Predict, subject_of
+from .probe_state import ProbeState
 from .samples import PixelSpace, Samples, find_normalization
 from .schedule import Budget, Every
 
@@ -267,7 +268,10 @@ class Probe:
         self.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Counts, schedule and budget as plain values, to be kept in a training checkpoint."""
+        """Counts, schedule and budget as plain values, to be kept in a training checkpoint.
+
+        Taken after :meth:`end_epoch`, it belongs to the end of that epoch.
+        """
         return {
             "version": 1,
             "steps": self.steps,
@@ -276,7 +280,13 @@ class Probe:
             "spent": self._budget.spent,
             "seconds": dict(self._budget.seconds),
             "measurements": {
-                e.key: {"due": e.due, "runs": e.runs, "failures": e.failures, "waiting": e.waiting}
+                e.key: {
+                    "due": e.due,
+                    "runs": e.runs,
+                    "failures": e.failures,
+                    "waiting": e.waiting,
+                    "last": None if e.last_position is None else list(e.last_position),
+                }
                 for e in self._entries
             },
         }
@@ -287,20 +297,26 @@ class Probe:
         Raises:
             InputError: not such a state.
         """
-        if not isinstance(state, Mapping) or state.get("version") != 1 or "steps" not in state:
-            raise InputError(
-                "load_state_dict: expected what Probe.state_dict() returned (version 1), got "
-                f"{type(state).__name__} with "
-                f"{', '.join(map(str, state)) if isinstance(state, Mapping) else 'no keys'}"
-            )
-        self.steps, self.epochs = int(state["steps"]), int(state["epochs"])
-        self._elapsed_before = float(state["elapsed"])
+        read = ProbeState.read(state)
+        self._elapsed_before = read.elapsed
         self._started = time.perf_counter()
-        self._budget.spent = float(state["spent"])
-        self._budget.seconds = dict(state["seconds"])
+        self._budget.spent, self._budget.seconds = read.spent, dict(read.seconds)
         for entry in self._entries:
-            for name, value in state["measurements"].get(entry.key, {}).items():
-                setattr(entry, name, value)
+            saved = read.measurements.get(entry.key)
+            if saved is not None:
+                entry.due, entry.runs, entry.failures = saved.due, saved.runs, saved.failures
+                entry.waiting, entry.last_position = saved.waiting, saved.last
+        self.resume(read.steps, read.epochs)
+
+    def resume(self, steps: int, epochs: int) -> None:
+        """Go on at these counts; :meth:`load_state_dict` calls it.
+
+        What the probe's own ``log_dir`` holds of later steps, from a run that was interrupted
+        after its checkpoint, is marked as void, so that TensorBoard shows no step twice.
+        """
+        self.steps, self.epochs = steps, epochs
+        for writer in self._writers if self._owns_writers else []:
+            tensorboard.log_restart(writer, (steps or epochs) + 1)
 
     def _end_step(self) -> None:
         if self._is_closed("step"):

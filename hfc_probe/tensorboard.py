@@ -116,6 +116,22 @@ def log_epoch(writer: Any, epoch: int, step: int) -> None:
     _add_values(file_writer, [_tensor_value("progress/epoch", content, epoch)], step)
 
 
+def log_restart(writer: Any, step: int) -> None:
+    """Events that this directory already holds of this step and later ones are void.
+
+    That is what ``SummaryWriter(purge_step=)`` writes, twice: TensorBoard takes the first such
+    mark that it meets in a directory for the beginning.
+    """
+    file_writer = _file_writer(writer)
+    if file_writer is None:
+        return
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+    for _ in range(2):
+        mark = Event(step=step, session_log=SessionLog(status=SessionLog.START))
+        file_writer.event_writer.add_event(mark)
+
+
 def _tensor_value(tag: str, content: dict[str, Any], array: Any) -> Any:
     from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_TENSOR, Summary, SummaryMetadata
     from tensorboard.util.tensor_util import make_tensor_proto

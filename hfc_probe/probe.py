@@ -443,7 +443,9 @@ class Probe:
             tensorboard.flush(writer)
 
     def _log_text(self, step: int) -> None:
-        lines = [f"- {result.sentence()}" for result in self.results.values()]
+        lines = [
+            f"- {tensorboard.as_markdown(result.sentence())}" for result in self.results.values()
+        ]
         for writer in self._writers:
             tensorboard.log_text(writer, "hfc_report/summary", "\n".join(lines), step)
 

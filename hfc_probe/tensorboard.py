@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,6 +57,16 @@ def log_text(writer: Any, tag: str, text: str, step: int) -> None:
     from tensorboard.plugins.text.summary_v2 import text_pb
 
     file_writer.add_summary(text_pb(tag, text), step)
+
+
+def as_markdown(text: str) -> str:
+    r"""Text that Markdown shows as it is: TensorBoard would make a picture of ``<img …>``.
+
+    >>> as_markdown("layer_1 <b>")
+    'layer\\_1 &lt;b&gt;'
+    """
+    shown = html.escape(" ".join(text.split()), quote=False)
+    return re.sub(r"([\\`*_\[\]])", r"\\\1", shown)
 
 
 def log_layout(writer: Any, scalars: dict[str, float]) -> None:

@@ -5,6 +5,7 @@ HFC_PROBE_FUZZ=N runs N inputs of each kind instead of the few of the default ru
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import tempfile
@@ -193,11 +194,11 @@ def states(draw, whole):
         for key in path:
             owner = owner[key]
         if draw(st.booleans()):
-            owner[last] = draw(VALUES)
+            owner[last] = copy.deepcopy(draw(VALUES))
         elif isinstance(owner, dict):
             del owner[last]
             if draw(st.booleans()):
-                owner[draw(st.one_of(st.text(max_size=6), st.integers()))] = draw(VALUES)
+                owner[draw(st.one_of(st.text(max_size=6), st.integers()))] = copy.deepcopy(draw(VALUES))
         if not state:
             break
     return state

@@ -97,6 +97,11 @@ def attach(
                 f"writer: expected an object with add_scalar, got {type(one).__name__}; a logger's "
                 "TensorBoard writer is often its .experiment"
             )
+    if type(model).__name__ == "TopLevelTracedModule":
+        logger.warning(
+            "hfc_probe: a traced model stays in the mode that it was traced in, and is measured in "
+            "that; attach to the model itself, or to a torch.jit.script of it"
+        )
     chosen = _scheduled(measurements) if measurements is not None else None
     samples = None
     needs_data = chosen is None or any(m.needs_data for m, _ in chosen)

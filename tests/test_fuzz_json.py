@@ -198,7 +198,9 @@ def states(draw, whole):
         elif isinstance(owner, dict):
             del owner[last]
             if draw(st.booleans()):
-                owner[draw(st.one_of(st.text(max_size=6), st.integers()))] = copy.deepcopy(draw(VALUES))
+                owner[draw(st.one_of(st.text(max_size=6), st.integers()))] = copy.deepcopy(
+                    draw(VALUES)
+                )
         if not state:
             break
     return state

@@ -370,5 +370,8 @@ def some(items: Sequence[Any]) -> str:
     '1, 2, 3, 4, 5 and 2 more'
     """
     rest = len(items) - _NAMED
-    named = (" ".join(str(item).split())[:100] for item in items[:_NAMED])
+    # In one line that can be printed: they may come from anybody's file.
+    named = (
+        " ".join(str(i).encode(errors="replace").decode().split())[:100] for i in items[:_NAMED]
+    )
     return ", ".join(named) + (f" and {rest} more" if rest > 0 else "")

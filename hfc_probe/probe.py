@@ -28,6 +28,7 @@ from .schedule import Budget, Every
 logger = logging.getLogger("hfc_probe")
 
 _FAILURES = 3
+_open: weakref.WeakSet[Probe] = weakref.WeakSet()
 Measurements = Mapping[Measurement, Every] | Iterable[Measurement | tuple[Measurement, Every]]
 
 
@@ -214,6 +215,7 @@ class Probe:
         self._trial_seconds = 0.0
         self._closed = False
         self._warned: set[str] = set()
+        self._warn_of_another()
         self._started = time.perf_counter()
         self._elapsed_before = 0.0
         self._hook = _count_steps(optimizer, self._end_step) if optimizer is not None else None
@@ -250,6 +252,7 @@ class Probe:
         if self._closed:
             return
         self._closed = True
+        _open.discard(self)
         atexit.unregister(self._at_exit)
         if self._hook is not None:
             self._hook.remove()
@@ -259,6 +262,8 @@ class Probe:
             try:
                 writer.close()
             except OSError as error:
+                if "writer" in self._warned:  # said already, when it could not be written
+                    continue
                 self._warn_once("close", f"the event file could not be closed: {error}")
 
     def __enter__(self) -> Probe:
@@ -488,6 +493,18 @@ class Probe:
         if self._closed:
             self._warn_once("closed", f"probe.{call}() is ignored: the probe is closed")
         return self._closed
+
+    def _warn_of_another(self) -> None:
+        """Say so where a probe that is still attached writes into the same directory."""
+        for writer in self._writers if self._owns_writers else []:
+            for other in _open:
+                if any(getattr(one, "log_dir", None) == writer.log_dir for one in other._writers):
+                    self._warn_once(
+                        "another",
+                        f"another probe is still attached and writes into {writer.log_dir} too; "
+                        "close() it, or give each a log_dir of its own",
+                    )
+        _open.add(self)
 
     def _warn_once(self, key: str, message: str) -> None:
         if key not in self._warned:

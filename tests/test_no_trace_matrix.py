@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import pickle
 import random
 import warnings
 
@@ -461,18 +462,34 @@ def test_saving_exporting_and_tracing_while_attached():
         for attached in (True, False):
             if not attached:
                 probe.close()
+            model.train()
+            assert [k for k in model.state_dict() if "hfc" in k or "probe" in k] == []
             buffer = io.BytesIO()
             torch.save(model, buffer)
-            copy.deepcopy(model)
+            buffer.seek(0)
+            state = io.BytesIO()
+            torch.save(model.state_dict(), state)
+            state.seek(0)
+            fresh = plain(nn.BatchNorm2d(8))
+            fresh.load_state_dict(torch.load(state, weights_only=True))
+            copies = [
+                torch.load(buffer, weights_only=False),
+                pickle.loads(pickle.dumps(model)),
+                copy.deepcopy(model),
+                fresh,
+            ]
+            model.eval()
             example = (IMAGES[:2],)
-            frozen = copy.deepcopy(model).eval()
-            expected = frozen(*example)
-            exported = torch.export.export(frozen, example).module()(*example)
+            expected = model(*example)
+            for one in copies:
+                assert same(dict(one.state_dict()), dict(model.state_dict()))
+                assert torch.equal(one.eval()(*example), expected)
+            exported = torch.export.export(model, example).module()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                traced = torch.jit.trace(frozen, example)(*example)
-            torch.testing.assert_close(exported, expected)
-            torch.testing.assert_close(traced, expected)
+                made = [exported, torch.jit.trace(model, example), torch.jit.script(model)]
+            for one in made:
+                torch.testing.assert_close(one(*example), expected)
 
 
 def test_a_sharded_model_is_refused_and_does_not_hang():

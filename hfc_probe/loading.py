@@ -7,7 +7,6 @@ import importlib.util
 import os
 import pickle
 import sys
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .errors import InputError
+from .errors import InputError, named
 from .samples import PixelSpace, Samples
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
-_NAMED = 5
 
 
 def load_model(spec: str, weights: str | None, classes: int | None = None) -> nn.Module:
@@ -97,7 +95,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
-            if zipfile.is_zipfile(file):
+            if _starts_as_zip(file):
                 raise InputError(
                     f"checkpoint: expected tensors only in {file.name}, got a pickle that needs "
                     "code to load, which could do anything; where you trust it, convert it with "
@@ -127,7 +125,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
         if k in state and own[k].shape != state[k].shape
     ]
     complaints = [
-        f"{kind} {_some(keys)}"
+        f"{kind} {named(keys)}"
         for kind, keys in (
             ("missing", missing),
             ("unknown", unexpected),
@@ -424,7 +422,7 @@ def _state_in(content: Any, name: str) -> dict[str, Tensor]:
         if inner is None:
             raise InputError(
                 f"checkpoint: expected a state dict in {name}, alone or under one of "
-                f"{', '.join(_WRAPPERS[:4])}, got {_some([str(k) for k in content]) or 'nothing'}"
+                f"{', '.join(_WRAPPERS[:4])}, got {named([str(k) for k in content]) or 'nothing'}"
             )
         content = inner
     raise InputError(f"checkpoint: expected a state dict in {name}, got {type(content).__name__}")
@@ -465,5 +463,7 @@ def _size(tensor: Tensor) -> str:
     return "×".join(map(str, tensor.shape)) or "scalar"
 
 
-def _some(keys: list[str]) -> str:
-    return ", ".join(keys[:_NAMED]) + (f" and {len(keys) - _NAMED} more" if keys[_NAMED:] else "")
+def _starts_as_zip(file: Path) -> bool:
+    """As ``torch.save`` writes; ``zipfile.is_zipfile`` raises for some damaged archives."""
+    with file.open("rb") as stream:
+        return stream.read(4) == b"PK\x03\x04"

@@ -17,10 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, named
 
 ImageId = int | str
-_NAMED = 5
 # What entries of the wrong kind, size or depth raise.
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 
@@ -87,7 +86,7 @@ def _checked(content: Any, name: str) -> GroundTruth:
     wanted = ("images", "annotations", "categories")
     missing = [k for k in wanted if not isinstance(content, Mapping) or k not in content]
     if missing or not all(isinstance(content[k], Sequence) for k in wanted):
-        found = some(list(content)) if isinstance(content, Mapping) else "a list"
+        found = named(list(content)) if isinstance(content, Mapping) else "a list"
         raise InputError(
             f"annotations: expected COCO's lists of images, annotations and categories in {name}, "
             f"got {found or 'nothing'}; a test set without annotations cannot be audited"
@@ -122,7 +121,7 @@ def _checked(content: Any, name: str) -> GroundTruth:
         if unknown:
             raise InputError(
                 f"annotations: expected each {field} in {name} among its own "
-                f"{'images' if field == 'image_id' else 'categories'}, got {some(unknown)}"
+                f"{'images' if field == 'image_id' else 'categories'}, got {named(unknown)}"
             )
     lines = [f"{text} ({count} annotations)" for text, count in notes.items()]
     if any(a["id"] == 0 for a in annotations):
@@ -349,7 +348,7 @@ def from_results(
     unknown = [image_id for image_id in rows if image_id not in truth.images]
     if unknown:
         raise InputError(
-            f"results: expected image ids of the annotations, got {some(unknown)}; are these the "
+            f"results: expected image ids of the annotations, got {named(unknown)}; are these the "
             "detections of another split?"
         )
     return {image_id: _packed(found) for image_id, found in rows.items()}
@@ -361,17 +360,3 @@ def _packed(rows: list[tuple[list[float], float, int]]) -> Detections:
         np.array([r[1] for r in rows], dtype=np.float64),
         np.array([r[2] for r in rows], dtype=np.int64),
     )
-
-
-def some(items: Sequence[Any]) -> str:
-    """At most five of them by name, and how many more.
-
-    >>> some([1, 2, 3, 4, 5, 6, 7])
-    '1, 2, 3, 4, 5 and 2 more'
-    """
-    rest = len(items) - _NAMED
-    # In one line that can be printed: they may come from anybody's file.
-    named = (
-        " ".join(str(i).encode(errors="replace").decode().split())[:100] for i in items[:_NAMED]
-    )
-    return ", ".join(named) + (f" and {rest} more" if rest > 0 else "")

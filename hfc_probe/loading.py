@@ -96,17 +96,57 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             state = torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             if _starts_as_zip(file):
-                raise InputError(
-                    f"checkpoint: expected tensors only in {file.name}, got a pickle that needs "
-                    "code to load, which could do anything; where you trust it, convert it with "
-                    'torch.save(model.state_dict(), "weights.pth") in the program that made it'
-                ) from error
+                raise _needs_code(file) from error
             raise _not_a_checkpoint(file) from error
         except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError) as error:
             raise _not_a_checkpoint(file) from error
         except Exception as error:  # damaged pickles raise anything at all
             raise _not_a_checkpoint(file) from error
     return _state_in(state, file.name)
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Reads pickled NumPy arrays in plain containers, and refuses everything else."""
+
+    _HARMLESS = frozenset(
+        {
+            ("collections", "OrderedDict"),
+            ("_codecs", "encode"),  # how Python 2 and protocol 2 write bytes
+            ("numpy", "dtype"),
+            ("numpy", "ndarray"),
+            *(
+                (f"numpy.{core}.multiarray", name)
+                for core in ("core", "_core")
+                for name in ("_reconstruct", "scalar")
+            ),
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._HARMLESS:
+            raise pickle.UnpicklingError(f"{module}.{name}")
+        return super().find_class(module, name)
+
+
+def refuse_code(path: str | os.PathLike[str]) -> None:
+    """Refuse a checkpoint that another library would run code of when it reads it.
+
+    A ``.pkl`` may hold NumPy arrays, everything else tensors.
+
+    Raises:
+        InputError: as for :func:`read_checkpoint`.
+    """
+    file = _existing_file(path, "--weights")
+    if file.suffix != ".pkl":
+        read_checkpoint(file)
+        return
+    try:
+        with file.open("rb") as stream:
+            _ArraysOnly(stream, encoding="latin1").load()
+    except pickle.UnpicklingError as error:
+        raise _needs_code(file) from error
+    except Exception as error:  # damaged pickles raise anything at all
+        raise _not_a_checkpoint(file) from error
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -401,6 +441,14 @@ def _read_safetensors(file: Path) -> Any:
         return load_file(file)
     except (SafetensorError, OSError, ValueError) as error:
         raise _not_a_checkpoint(file) from error
+
+
+def _needs_code(file: Path) -> InputError:
+    return InputError(
+        f"checkpoint: expected tensors only in {file.name}, got a pickle that needs code to load, "
+        "which could do anything; where you trust it, convert it with "
+        'torch.save(model.state_dict(), "weights.pth") in the program that made it'
+    )
 
 
 def _not_a_checkpoint(file: Path) -> InputError:

@@ -266,6 +266,10 @@ class Probe:
                     continue
                 self._warn_once("close", f"the event file could not be closed: {error}")
 
+    def __reduce__(self) -> Any:
+        """A copy (of a model that holds its probe, say) has the counts and does nothing."""
+        return _copied, (self.state_dict(),)
+
     def __enter__(self) -> Probe:
         return self
 
@@ -510,6 +514,14 @@ class Probe:
         if key not in self._warned:
             self._warned.add(key)
             logger.warning("hfc_probe: %s", message)
+
+
+def _copied(state: dict[str, Any]) -> Probe:
+    """A closed probe with the counts of another, for a model to be copied and unpickled with."""
+    probe = attach(nn.Identity(), None, measurements=[])
+    probe.load_state_dict(state)
+    probe.close()
+    return probe
 
 
 def _close(probe: weakref.ref[Probe]) -> None:

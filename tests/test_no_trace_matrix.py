@@ -492,6 +492,27 @@ def test_saving_exporting_and_tracing_while_attached():
                 torch.testing.assert_close(one(*example), expected)
 
 
+def test_a_model_that_holds_its_probe_is_copied_and_saved(tmp_path):
+    """As a LightningModule with ``self.probe = attach(self, …)`` does."""
+    model = plain()
+    data = DataLoader(TensorDataset(IMAGES, TARGETS), 8)
+    model.probe = hfc_probe.attach(
+        model, data, log_dir=tmp_path, measurements=[KernelSpectra()], budget=1.0
+    )
+    model.probe.step()
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    buffer.seek(0)
+    for twin in (copy.deepcopy(model), torch.load(buffer, weights_only=False)):
+        assert same(dict(twin.state_dict()), dict(model.state_dict()))
+        assert twin.probe.steps == 1
+        twin.probe.step()  # does nothing
+        assert twin.probe.steps == 1
+    model.probe.end_epoch()
+    assert set(model.probe.results) == {"kernel_spectra"}
+    model.probe.close()
+
+
 def test_a_sharded_model_is_refused_and_does_not_hang():
     class Sharded(nn.Parameter):
         device_mesh = "as a DTensor has"

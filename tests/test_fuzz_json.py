@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import struct
 import tempfile
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from hfc_probe import Every, FrequencyAccuracy, InputError, KernelSpectra, Sampl
 from hfc_probe.cli import main
 from hfc_probe.detection.coco import GroundTruth, from_results
 from hfc_probe.detection.store import PredictionStore
+from hfc_probe.loading import load_weights, read_checkpoint
 
 from .test_fuzz import damaged, often
 
@@ -228,3 +230,24 @@ def test_hostile_states_are_refused_whole_or_go_on():
 
     shared = probe()
     run()
+
+
+def test_what_long_fuzzing_found():
+    """Inputs that the few of a default run hardly meet."""
+    odd = json.loads(json.dumps(COCO))
+    odd["annotations"][0]["image_id"] = "\ud800"
+    with pytest.raises(InputError, match="among its own images") as told:
+        GroundTruth.read(odd)
+    one_sentence(told.value)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "w.pth")
+        torch.save({"a\nb\n": torch.ones(1)}, path)
+        with pytest.raises(InputError, match="unknown a b") as told:
+            load_weights(nn.Linear(1, 1), read_checkpoint(path), "w.pth")
+        one_sentence(told.value)
+        # An archive's end that speaks of several disks, behind something that is no archive.
+        locator = struct.pack("<4sLQL", b"PK\x06\x07", 1, 0, 2)
+        end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 1, 1, 10, 0, 0)
+        path.write_bytes(b"\x80\x02." + bytes(200) + locator + end)
+        with pytest.raises(InputError, match="expected a PyTorch checkpoint"):
+            read_checkpoint(path)

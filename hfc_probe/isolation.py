@@ -101,11 +101,20 @@ def _restore(
         if parameter.grad is not gradient:
             parameter.grad = gradient
     for owner, name, buffer, version, before in buffers:
-        if owner.get(name) is not buffer:
+        # Not owner.get(name): TorchScript's buffers have no such method.
+        if name not in owner or owner[name] is not buffer:
             owner[name] = buffer
-        if buffer._version != version:
-            with torch.no_grad():
-                buffer.copy_(before)
+        if _changed(buffer, version, before):
+            # .data: an unchanged version keeps what autograd has saved of this buffer usable.
+            buffer.data.copy_(before)
+
+
+def _changed(buffer: Tensor, version: int, before: Tensor) -> bool:
+    """Whether a buffer was written to; batch_norm writes its statistics without a new version."""
+    if buffer._version != version:
+        return True
+    comparable = buffer.layout is torch.strided and not buffer.is_quantized
+    return comparable and not torch.equal(buffer, before)
 
 
 def device_of(model: nn.Module) -> torch.device:

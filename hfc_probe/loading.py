@@ -7,7 +7,6 @@ import importlib.util
 import os
 import pickle
 import sys
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .errors import InputError
+from .errors import InputError, named
 from .samples import PixelSpace, Samples
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
-_NAMED = 5
 
 
 def load_model(spec: str, weights: str | None, classes: int | None = None) -> nn.Module:
@@ -97,18 +95,58 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
-            if zipfile.is_zipfile(file):
-                raise InputError(
-                    f"checkpoint: expected tensors only in {file.name}, got a pickle that needs "
-                    "code to load, which could do anything; where you trust it, convert it with "
-                    'torch.save(model.state_dict(), "weights.pth") in the program that made it'
-                ) from error
+            if _starts_as_zip(file):
+                raise _needs_code(file) from error
             raise _not_a_checkpoint(file) from error
         except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError) as error:
             raise _not_a_checkpoint(file) from error
         except Exception as error:  # damaged pickles raise anything at all
             raise _not_a_checkpoint(file) from error
     return _state_in(state, file.name)
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Reads pickled NumPy arrays in plain containers, and refuses everything else."""
+
+    _HARMLESS = frozenset(
+        {
+            ("collections", "OrderedDict"),
+            ("_codecs", "encode"),  # how Python 2 and protocol 2 write bytes
+            ("numpy", "dtype"),
+            ("numpy", "ndarray"),
+            *(
+                (f"numpy.{core}.multiarray", name)
+                for core in ("core", "_core")
+                for name in ("_reconstruct", "scalar")
+            ),
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._HARMLESS:
+            raise pickle.UnpicklingError(f"{module}.{name}")
+        return super().find_class(module, name)
+
+
+def refuse_code(path: str | os.PathLike[str]) -> None:
+    """Refuse a checkpoint that another library would run code of when it reads it.
+
+    A ``.pkl`` may hold NumPy arrays, everything else tensors.
+
+    Raises:
+        InputError: as for :func:`read_checkpoint`.
+    """
+    file = _existing_file(path, "--weights")
+    if file.suffix != ".pkl":
+        read_checkpoint(file)
+        return
+    try:
+        with file.open("rb") as stream:
+            _ArraysOnly(stream, encoding="latin1").load()
+    except pickle.UnpicklingError as error:
+        raise _needs_code(file) from error
+    except Exception as error:  # damaged pickles raise anything at all
+        raise _not_a_checkpoint(file) from error
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -127,7 +165,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
         if k in state and own[k].shape != state[k].shape
     ]
     complaints = [
-        f"{kind} {_some(keys)}"
+        f"{kind} {named(keys)}"
         for kind, keys in (
             ("missing", missing),
             ("unknown", unexpected),
@@ -405,6 +443,14 @@ def _read_safetensors(file: Path) -> Any:
         raise _not_a_checkpoint(file) from error
 
 
+def _needs_code(file: Path) -> InputError:
+    return InputError(
+        f"checkpoint: expected tensors only in {file.name}, got a pickle that needs code to load, "
+        "which could do anything; where you trust it, convert it with "
+        'torch.save(model.state_dict(), "weights.pth") in the program that made it'
+    )
+
+
 def _not_a_checkpoint(file: Path) -> InputError:
     return InputError(
         f"checkpoint: expected a PyTorch checkpoint (torch.save of a state dict) or a .safetensors "
@@ -424,7 +470,7 @@ def _state_in(content: Any, name: str) -> dict[str, Tensor]:
         if inner is None:
             raise InputError(
                 f"checkpoint: expected a state dict in {name}, alone or under one of "
-                f"{', '.join(_WRAPPERS[:4])}, got {_some([str(k) for k in content]) or 'nothing'}"
+                f"{', '.join(_WRAPPERS[:4])}, got {named([str(k) for k in content]) or 'nothing'}"
             )
         content = inner
     raise InputError(f"checkpoint: expected a state dict in {name}, got {type(content).__name__}")
@@ -465,5 +511,7 @@ def _size(tensor: Tensor) -> str:
     return "×".join(map(str, tensor.shape)) or "scalar"
 
 
-def _some(keys: list[str]) -> str:
-    return ", ".join(keys[:_NAMED]) + (f" and {len(keys) - _NAMED} more" if keys[_NAMED:] else "")
+def _starts_as_zip(file: Path) -> bool:
+    """As ``torch.save`` writes; ``zipfile.is_zipfile`` raises for some damaged archives."""
+    with file.open("rb") as stream:
+        return stream.read(4) == b"PK\x03\x04"

@@ -22,6 +22,7 @@ from . import tensorboard
 from .errors import InputError
 from .measurements import FourierHeatmap, FrequencyAccuracy, KernelSpectra, Measurement, Result
 from .measurements.base import Predict, help_lead, subject_of
+from .probe_state import ProbeState
 from .processes import rank_and_world
 from .samples import PixelSpace, Samples, find_normalization
 from .schedule import Budget, Every
@@ -32,6 +33,7 @@ from .sharing import NEVER, At, Crew, crew_of, fingerprint
 logger = logging.getLogger("hfc_probe")
 
 _FAILURES = 3
+_open: weakref.WeakSet[Probe] = weakref.WeakSet()
 Measurements = Mapping[Measurement, Every] | Iterable[Measurement | tuple[Measurement, Every]]
 
 
@@ -98,6 +100,11 @@ def attach(
                 f"writer: expected an object with add_scalar, got {type(one).__name__}; a logger's "
                 "TensorBoard writer is often its .experiment"
             )
+    if type(model).__name__ == "TopLevelTracedModule":
+        logger.warning(
+            "hfc_probe: a traced model stays in the mode that it was traced in, and is measured in "
+            "that; attach to the model itself, or to a torch.jit.script of it"
+        )
     chosen = _scheduled(measurements) if measurements is not None else None
     rank, _ = rank_and_world()
     samples = None
@@ -259,6 +266,7 @@ class Probe:
         self._closed = False
         self._warned: set[str] = set()
         tensorboard.prepare(writers)
+        self._warn_of_another()
         self._started = time.perf_counter()
         self._elapsed_before = 0.0
         self._hook = _count_steps(optimizer, self._end_step) if optimizer is not None else None
@@ -300,6 +308,7 @@ class Probe:
         if self._closed:
             return
         self._closed = True
+        _open.discard(self)
         atexit.unregister(self._at_exit)
         if self._hook is not None:
             self._hook.remove()
@@ -311,7 +320,13 @@ class Probe:
             try:
                 writer.close()
             except OSError as error:
+                if "writer" in self._warned:  # said already, when it could not be written
+                    continue
                 self._warn_once("close", f"the event file could not be closed: {error}")
+
+    def __reduce__(self) -> Any:
+        """A copy (of a model that holds its probe, say) has the counts and does nothing."""
+        return _copied, (self.state_dict(),)
 
     def __enter__(self) -> Probe:
         return self
@@ -325,7 +340,10 @@ class Probe:
         self.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Counts, schedule and budget as plain values, to be kept in a training checkpoint."""
+        """Counts, schedule and budget as plain values, to be kept in a training checkpoint.
+
+        Taken after :meth:`end_epoch`, it belongs to the end of that epoch.
+        """
         return {
             "version": 1,
             "steps": self.steps,
@@ -334,7 +352,13 @@ class Probe:
             "spent": self._budget.spent,
             "seconds": dict(self._budget.seconds),
             "measurements": {
-                e.key: {"due": e.due, "runs": e.runs, "failures": e.failures, "waiting": e.waiting}
+                e.key: {
+                    "due": e.due,
+                    "runs": e.runs,
+                    "failures": e.failures,
+                    "waiting": e.waiting,
+                    "last": None if e.last_position is None else list(e.last_position),
+                }
                 for e in self._entries
             },
         }
@@ -345,21 +369,26 @@ class Probe:
         Raises:
             InputError: not such a state.
         """
-        if not isinstance(state, Mapping) or state.get("version") != 1 or "steps" not in state:
-            raise InputError(
-                "load_state_dict: expected what Probe.state_dict() returned (version 1), got "
-                f"{type(state).__name__} with "
-                f"{', '.join(map(str, state)) if isinstance(state, Mapping) else 'no keys'}"
-            )
-        self.steps, self.epochs = int(state["steps"]), int(state["epochs"])
-        self._calls = 0
-        self._elapsed_before = float(state["elapsed"])
+        read = ProbeState.read(state)
+        self._elapsed_before = read.elapsed
         self._started = time.perf_counter()
-        self._budget.spent = float(state["spent"])
-        self._budget.seconds = dict(state["seconds"])
+        self._budget.spent, self._budget.seconds = read.spent, dict(read.seconds)
         for entry in self._entries:
-            for name, value in state["measurements"].get(entry.key, {}).items():
-                setattr(entry, name, value)
+            saved = read.measurements.get(entry.key)
+            if saved is not None:
+                entry.due, entry.runs, entry.failures = saved.due, saved.runs, saved.failures
+                entry.waiting, entry.last_position = saved.waiting, saved.last
+        self.resume(read.steps, read.epochs)
+
+    def resume(self, steps: int, epochs: int) -> None:
+        """Go on at these counts; :meth:`load_state_dict` calls it.
+
+        What the probe's own ``log_dir`` holds of later steps, from a run that was interrupted
+        after its checkpoint, is marked as void, so that TensorBoard shows no step twice.
+        """
+        self.steps, self.epochs, self._calls = steps, epochs, 0
+        for writer in self._writers if self._owns_writers else []:
+            tensorboard.log_restart(writer, (steps or epochs) + 1)
 
     def _end_step(self) -> None:
         if self._is_closed("step"):
@@ -573,7 +602,9 @@ class Probe:
             tensorboard.flush(writer)
 
     def _log_text(self, step: int) -> None:
-        lines = [f"- {result.sentence()}" for result in self.results.values()]
+        lines = [
+            f"- {tensorboard.as_markdown(result.sentence())}" for result in self.results.values()
+        ]
         for writer in self._writers:
             tensorboard.log_text(writer, "hfc_report/summary", "\n".join(lines), step)
 
@@ -614,10 +645,30 @@ class Probe:
             self._warn_once("closed", f"probe.{call}() is ignored: the probe is closed")
         return self._closed
 
+    def _warn_of_another(self) -> None:
+        """Say so where a probe that is still attached writes into the same directory."""
+        for writer in self._writers if self._owns_writers else []:
+            for other in _open:
+                if any(getattr(one, "log_dir", None) == writer.log_dir for one in other._writers):
+                    self._warn_once(
+                        "another",
+                        f"another probe is still attached and writes into {writer.log_dir} too; "
+                        "close() it, or give each a log_dir of its own",
+                    )
+        _open.add(self)
+
     def _warn_once(self, key: str, message: str) -> None:
         if key not in self._warned:
             self._warned.add(key)
             logger.warning("hfc_probe: %s", message)
+
+
+def _copied(state: dict[str, Any]) -> Probe:
+    """A closed probe with the counts of another, for a model to be copied and unpickled with."""
+    probe = attach(nn.Identity(), None, measurements=[])
+    probe.load_state_dict(state)
+    probe.close()
+    return probe
 
 
 def _close(probe: weakref.ref[Probe]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import html
 import json
-import math
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +60,7 @@ class Change:
         """The change in words; only for numbers that are told apart."""
         name = in_words(self.tag)
         return (
-            f"{name[0].upper()}{name[1:]} is {'higher' if self.judged == 'more' else 'lower'} in "
+            f"{name[:1].upper()}{name[1:]} is {'higher' if self.judged == 'more' else 'lower'} in "
             f"{b} ({self.after:.3f}) than in {a} ({self.before:.3f})."
         )
 
@@ -108,22 +108,88 @@ def read_run(path: Path) -> Run:
     results = {}
     for file in sorted(path.glob("*.json")):
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            content = json.loads(file.read_bytes())
+            if isinstance(content, dict) and "measurement" in content and "scalars" in content:
+                results[printable(file.stem)] = _checked(content)
+        except (ValueError, RecursionError, OSError) as error:
             raise InputError(
-                f"report: expected a result in {file.name}, got a damaged file; measure again"
+                f"report: expected a result in {printable(file.name)}, got a damaged file; measure "
+                "again"
             ) from error
-        if isinstance(content, dict) and "measurement" in content and "scalars" in content:
-            results[file.stem] = content
     if not results:
         raise InputError(
             f"report: expected results (*.json of audit or demo) in {path}, got none; a "
             "TensorBoard directory alone does not hold them"
         )
     pictures = {
-        file.stem: file.read_bytes() for file in sorted(path.glob("*.png")) if file.stem in results
+        printable(file.stem): file.read_bytes()
+        for file in sorted(path.glob("*.png"))
+        if printable(file.stem) in results and file.is_file()
     }
-    return Run(path.resolve().name, results, pictures)
+    return Run(printable(path.resolve().name), results, pictures)
+
+
+def printable(text: str) -> str:
+    r"""Text in one line that a terminal shows and UTF-8 can hold, whatever it was.
+
+    >>> printable("a\x1b[31m\nb \ud800 é")
+    'a�[31m�b � é'
+    """
+    return "".join("�" if unicodedata.category(c) in _UNPRINTABLE else c for c in text)
+
+
+# Control and format characters (which can turn the text around), halves of a pair, line ends.
+_UNPRINTABLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
+_LEVELS = 32  # of nesting in settings; a heatmap's arrays have three
+
+
+def _checked(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page shows of a result, with nothing in it that could not be shown.
+
+    Raises:
+        ValueError: parts of another kind than :meth:`hfc_probe.Result.to_dict` makes.
+    """
+    parts = {key: content.get(key, {}) for key in ("scalars", "intervals", "settings")}
+    if not all(isinstance(part, dict) for part in parts.values()):
+        raise ValueError("scalars, intervals and settings are mappings")
+    summary, samples = content.get("summary", ""), content.get("samples")
+    if not isinstance(summary, str):
+        raise ValueError("a summary is text")
+    return {
+        "measurement": printable(str(content["measurement"])[:100]),
+        "summary": printable(summary),
+        "samples": _number(samples),
+        "scalars": {printable(tag): _number(value) for tag, value in parts["scalars"].items()},
+        "intervals": {
+            printable(tag): [_number(bound) for bound in bounds]
+            for tag, bounds in parts["intervals"].items()
+            if isinstance(bounds, list) and len(bounds) == 2
+        },
+        "settings": {
+            printable(key): _shallow(value, _LEVELS) for key, value in parts["settings"].items()
+        },
+    }
+
+
+def _number(value: Any) -> int | float | None:
+    """A finite number as it is; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    # A whole number of hundreds of digits is no float, and no measurement's.
+    return value if abs(value) < 1e300 else None
+
+
+def _shallow(value: Any, levels: int) -> Any:
+    """A setting with its text made printable; ValueError where it is nested too deeply."""
+    if levels == 0:
+        raise ValueError("nested too deeply")
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, list):
+        return [_shallow(item, levels - 1) for item in value]
+    if isinstance(value, dict):
+        return {printable(key): _shallow(item, levels - 1) for key, item in value.items()}
+    return value
 
 
 def compare(a: Run, b: Run) -> list[Change]:
@@ -143,7 +209,7 @@ def compare(a: Run, b: Run) -> list[Change]:
         first, second = a.results[name], b.results[name]
         for tag, before in first["scalars"].items():
             after = second["scalars"].get(tag)
-            if isinstance(before, (int, float)) and isinstance(after, (int, float)):
+            if before is not None and after is not None:
                 changes.append(
                     Change(tag, before, after, _interval(first, tag), _interval(second, tag))
                 )
@@ -152,7 +218,7 @@ def compare(a: Run, b: Run) -> list[Change]:
 
 def _interval(result: Mapping[str, Any], tag: str) -> tuple[float, float] | None:
     bounds = result.get("intervals", {}).get(tag)
-    if not bounds or any(not isinstance(x, (int, float)) or not math.isfinite(x) for x in bounds):
+    if not bounds or None in bounds:
         return None
     return float(bounds[0]), float(bounds[1])
 

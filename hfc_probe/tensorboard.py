@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +69,16 @@ def log_text(writer: Any, tag: str, text: str, step: int) -> None:
     file_writer.add_summary(text_pb(tag, text), step)
 
 
+def as_markdown(text: str) -> str:
+    r"""Text that Markdown shows as it is: TensorBoard would make a picture of ``<img …>``.
+
+    >>> as_markdown("layer_1 <b>")
+    'layer\\_1 &lt;b&gt;'
+    """
+    shown = html.escape(" ".join(text.split()), quote=False)
+    return re.sub(r"([\\`*_\[\]])", r"\\\1", shown)
+
+
 def log_layout(writer: Any, scalars: dict[str, float]) -> None:
     """The custom-scalars layout: LFC and HFC by radius, and one against the other."""
     if not hasattr(writer, "add_custom_scalars"):
@@ -124,6 +136,22 @@ def log_epoch(writer: Any, epoch: int, step: int) -> None:
         return
     content = {"measurement": "progress", "array": "epoch", "unit": "epoch", "axes": []}
     _add_values(file_writer, [_tensor_value("progress/epoch", content, epoch)], step)
+
+
+def log_restart(writer: Any, step: int) -> None:
+    """Events that this directory already holds of this step and later ones are void.
+
+    That is what ``SummaryWriter(purge_step=)`` writes, twice: TensorBoard takes the first such
+    mark that it meets in a directory for the beginning.
+    """
+    file_writer = _file_writer(writer)
+    if file_writer is None:
+        return
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+    for _ in range(2):
+        mark = Event(step=step, session_log=SessionLog(status=SessionLog.START))
+        file_writer.event_writer.add_event(mark)
 
 
 def _tensor_value(tag: str, content: dict[str, Any], array: Any) -> Any:

@@ -28,6 +28,17 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
 
 
+def _needs(module: str, extra: str) -> pytest.MarkDecorator:
+    missing = importlib.util.find_spec(module) is None
+    reason = f"{module} is not installed: pip install 'hfc_probe[{extra}]'"
+    return pytest.mark.skipif(missing, reason=reason)
+
+
+needs_coco = _needs("pycocotools", "detection")
+needs_torchmetrics = _needs("torchmetrics", "calibration")
+needs_timm = _needs("timm", "timm")
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)

@@ -22,7 +22,7 @@ from torch import nn
 
 from hfc_probe.cli import main
 
-from .conftest import ROOT
+from .conftest import ROOT, needs_timm
 
 MODEL_FILE = """
 import torch
@@ -154,7 +154,9 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize(
+    "mistake", [pytest.param(m, marks=needs_timm if m == "timm name" else ()) for m in MISTAKES]
+)
 def test_a_mistake_is_one_sentence_status_2_and_nothing_written(here, mistake):
     changed, sentence = MISTAKES[mistake]
     flags = ["--heatmap"] if {"norm", "crop"} & set(changed) else []

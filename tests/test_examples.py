@@ -28,7 +28,9 @@ def test_classification_loop(cifar_path, tmp_path):
 
 @pytest.mark.parametrize("first", [False, True], ids=["after prepare", "before prepare"])
 def test_accelerate_loop(tmp_path, first):
-    pytest.importorskip("accelerate", reason="accelerate is not installed")
+    pytest.importorskip(
+        "accelerate", reason="accelerate is not installed: pip install 'hfc_probe[transformers]'"
+    )
     log = tmp_path / "log"
     options = ["--epochs", "1", "--images", "256", "--log-dir", str(log)]
     done = run("accelerate_loop.py", *options, *(["--attach-first"] if first else []))
@@ -63,7 +65,7 @@ def test_ddp_training_ends_the_same_with_and_without_the_probe(tmp_path):
 
 
 def test_timm_loop(tmp_path):
-    pytest.importorskip("timm", reason="timm is not installed")
+    pytest.importorskip("timm", reason="timm is not installed: pip install 'hfc_probe[timm]'")
     log = tmp_path / "log"
     run(
         "timm_loop.py",

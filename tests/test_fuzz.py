@@ -116,12 +116,24 @@ OPTIONS = [
     "--device",
     "--out",
     "--nonsense",
+    "--measure",
+    "--precision",
+    "--forwards",
+    "--epochs",
+    "--images",
+    "--annotations",
+    "--detectron2-config",
+    "--dataset",
 ]
 VALUES = st.one_of(
     st.sampled_from(
-        ["npz:x", "folder:", "torchvision:", "x.py:f", "cpu", "none", "nan", "inf", "-1", "1,2"]
+        [
+            *("npz:x", "folder:", "torchvision:", "x.py:f", "cpu", "none", "nan", "inf", "-1"),
+            *("1,2", ".", "torchvision:resnet18", "truncated_svd:ranks=", "help"),
+        ]
     ),
-    st.text(max_size=8),
+    # An operating system passes no zero character in an argument.
+    st.text(st.characters(exclude_characters="\0"), max_size=8),
 )
 
 
@@ -130,7 +142,7 @@ def test_odd_arguments(tmp_path, monkeypatch):
 
     @often
     @given(
-        st.sampled_from(["audit", "demo", "report", ""]),
+        st.sampled_from(["audit", "demo", "detect", "report", ""]),
         st.lists(st.tuples(st.sampled_from(OPTIONS), VALUES), max_size=6),
     )
     def run(command, options):

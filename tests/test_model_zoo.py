@@ -17,6 +17,8 @@ from torch.overrides import TorchFunctionMode
 
 from hfc_probe import InputError, kernels
 
+from .conftest import needs_timm
+
 # Their first weights act on DCT coefficients, not on pixels: there is nothing to find.
 NOT_ON_PIXELS = {"csatv2", "csatv2_21m"}
 
@@ -67,7 +69,8 @@ def test_torchvision_video(name):
 
 
 def timm_names():
-    timm = pytest.importorskip("timm", reason="timm is not installed: pip install hfc_probe[timm]")
+    import timm
+
     names = timm.list_models()
     if os.environ.get("HFC_PROBE_ZOO") == "all":
         return names
@@ -77,6 +80,7 @@ def timm_names():
     return sorted({n for k, n in enumerate(names) if k % 40 == 0} | special | NOT_ON_PIXELS)
 
 
+@needs_timm
 def test_timm():
     import timm
 

@@ -15,6 +15,8 @@ from hfc_probe.cli import main
 from hfc_probe.measurements.registry import MEASUREMENTS, build
 from hfc_probe.report import Change, Run, compare, page, read_run
 
+from .conftest import needs_torchmetrics
+
 MODEL = """
 import torch
 from torch import nn
@@ -45,6 +47,7 @@ def audit(model, out, *options):
     return CliRunner().invoke(main, arguments)
 
 
+@needs_torchmetrics
 def test_every_measurement_runs_by_name(here):
     names = [n for n in MEASUREMENTS if n != "fourier_heatmap"]
     options = [part for name in names for part in ("--measure", name)]

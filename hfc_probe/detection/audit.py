@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import fourier
-from ..errors import InputError
+from ..errors import InputError, named
 from ..isolation import device_of, first_tensor, isolated, protected_rng, unwrap
 from ..samples import check_limit
 from . import evaluation
@@ -28,7 +28,6 @@ from .coco import (
     GroundTruth,
     ImageId,
     detections_from,
-    some,
 )
 from .distributed import Together
 from .result import DetectionAuditResult
@@ -265,13 +264,13 @@ class DetectionAudit:
         if not kept:
             raise InputError(
                 f"images: expected at least one image that can be read, got {len(skipped)} broken "
-                f"ones: {some(list(skipped.values())) or 'none at all'}"
+                f"ones: {named(list(skipped.values())) or 'none at all'}"
             )
         for name, found in predictions.items():
             unknown = [i for i in found if i not in truth.images]
             if unknown:
                 raise InputError(
-                    f"predictions: expected image ids of the annotations, got {some(unknown)} in "
+                    f"predictions: expected image ids of the annotations, got {named(unknown)} in "
                     f"{name}"
                 )
         for image_id in kept:
@@ -329,7 +328,7 @@ class DetectionAudit:
             if unknown:
                 raise InputError(
                     "detector: expected category ids of the annotations "
-                    f"({some(sorted(truth.categories))}), got {some(unknown)} on {name}; map the "
+                    f"({named(sorted(truth.categories))}), got {named(unknown)} on {name}; map the "
                     "detector's classes to category ids, or pass ignore_unknown=True "
                     "(--ignore-unknown) to leave such detections out"
                 )

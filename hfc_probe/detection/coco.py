@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -16,10 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, named
 
 ImageId = int | str
-_NAMED = 5
+# What entries of the wrong kind, size or depth raise.
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 
 
 class BrokenImageError(InputError):
@@ -72,10 +74,10 @@ class GroundTruth:
             raise InputError(f"annotations: expected a COCO JSON file, got {path} ({what})")
         try:
             content = json.loads(path.read_bytes())
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RecursionError) as error:
             raise InputError(
                 f"annotations: expected a COCO JSON file, got {path.name}, which cannot be read "
-                f"as JSON ({error})"
+                f"as JSON ({_short(error)})"
             ) from error
         return _checked(content, path.name)
 
@@ -84,20 +86,20 @@ def _checked(content: Any, name: str) -> GroundTruth:
     wanted = ("images", "annotations", "categories")
     missing = [k for k in wanted if not isinstance(content, Mapping) or k not in content]
     if missing or not all(isinstance(content[k], Sequence) for k in wanted):
-        found = ", ".join(map(str, content)) if isinstance(content, Mapping) else "a list"
+        found = named(list(content)) if isinstance(content, Mapping) else "a list"
         raise InputError(
             f"annotations: expected COCO's lists of images, annotations and categories in {name}, "
             f"got {found or 'nothing'}; a test set without annotations cannot be audited"
         )
     try:
-        images = {image["id"]: dict(image) for image in content["images"]}
-        categories = {int(c["id"]): str(c.get("name", c["id"])) for c in content["categories"]}
+        images = {image_id_of(image["id"]): dict(image) for image in content["images"]}
+        categories = {_whole(c["id"]): str(c.get("name", c["id"])) for c in content["categories"]}
         notes: Counter[str] = Counter()
         annotations = tuple(_annotation(a, notes) for a in content["annotations"])
-    except (KeyError, TypeError, ValueError) as error:
+    except MALFORMED as error:
         raise InputError(
             f"annotations: expected COCO's fields (id, image_id, category_id, bbox of four "
-            f"numbers) in {name}, got an entry without them ({type(error).__name__}: {error})"
+            f"numbers) in {name}, got an entry without them ({_short(error)})"
         ) from error
     if not images or not categories:
         what = "images" if not images else "categories"
@@ -119,7 +121,7 @@ def _checked(content: Any, name: str) -> GroundTruth:
         if unknown:
             raise InputError(
                 f"annotations: expected each {field} in {name} among its own "
-                f"{'images' if field == 'image_id' else 'categories'}, got {some(unknown)}"
+                f"{'images' if field == 'image_id' else 'categories'}, got {named(unknown)}"
             )
     lines = [f"{text} ({count} annotations)" for text, count in notes.items()]
     if any(a["id"] == 0 for a in annotations):
@@ -139,13 +141,33 @@ def _annotation(raw: Mapping[str, Any], notes: Counter[str]) -> dict[str, Any]:
     if "iscrowd" not in raw:
         notes["iscrowd is missing and taken as 0"] += 1
     return {
-        "id": int(raw["id"]),
-        "image_id": raw["image_id"],
-        "category_id": int(raw["category_id"]),
+        "id": _whole(raw["id"]),
+        "image_id": image_id_of(raw["image_id"]),
+        "category_id": _whole(raw["category_id"]),
         "bbox": [x, y, width, height],
         "area": float(raw.get("area", width * height)),
-        "iscrowd": int(raw.get("iscrowd", 0)),
+        "iscrowd": _whole(raw.get("iscrowd", 0)),
     }
+
+
+def image_id_of(value: Any) -> ImageId:
+    """An image id as read from JSON; raises TypeError for what is none."""
+    if isinstance(value, bool) or not isinstance(value, (Integral, str)):
+        raise TypeError(f"an image id is a whole number or text, not {type(value).__name__}")
+    return value  # type: ignore[return-value]
+
+
+def _whole(value: Any) -> int:
+    """A whole number that fits an array; raises like ``int``."""
+    number = int(value)
+    if abs(number) >= 2**63:
+        raise OverflowError("a number of more than 64 bits")
+    return number
+
+
+def _short(error: Exception) -> str:
+    """An error in one line, whatever the file made it quote."""
+    return f"{type(error).__name__}: {' '.join(ascii(str(error))[1:-1].split())[:200]}"
 
 
 class DetectionDataset(Protocol):
@@ -306,9 +328,9 @@ def from_results(
         path = Path(results)
         try:
             entries: Any = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(
-                f"results: expected a COCO results file, got {path} ({error})"
+                f"results: expected a COCO results file, got {path} ({_short(error)})"
             ) from error
     else:
         entries = results
@@ -316,17 +338,17 @@ def from_results(
     try:
         for r in entries:
             x, y, width, height = (float(v) for v in r["bbox"])
-            row = ([x, y, width, height], float(r["score"]), int(r["category_id"]))
-            rows.setdefault(r["image_id"], []).append(row)
-    except (TypeError, KeyError, ValueError) as error:
+            row = ([x, y, width, height], float(r["score"]), _whole(r["category_id"]))
+            rows.setdefault(image_id_of(r["image_id"]), []).append(row)
+    except MALFORMED as error:
         raise InputError(
             "results: expected a list of image_id, category_id, bbox and score, got an entry "
-            f"without them ({type(error).__name__}: {error})"
+            f"without them ({_short(error)})"
         ) from error
     unknown = [image_id for image_id in rows if image_id not in truth.images]
     if unknown:
         raise InputError(
-            f"results: expected image ids of the annotations, got {some(unknown)}; are these the "
+            f"results: expected image ids of the annotations, got {named(unknown)}; are these the "
             "detections of another split?"
         )
     return {image_id: _packed(found) for image_id, found in rows.items()}
@@ -338,13 +360,3 @@ def _packed(rows: list[tuple[list[float], float, int]]) -> Detections:
         np.array([r[1] for r in rows], dtype=np.float64),
         np.array([r[2] for r in rows], dtype=np.int64),
     )
-
-
-def some(items: Sequence[Any]) -> str:
-    """At most five of them by name, and how many more.
-
-    >>> some([1, 2, 3, 4, 5, 6, 7])
-    '1, 2, 3, 4, 5 and 2 more'
-    """
-    rest = len(items) - _NAMED
-    return ", ".join(map(str, items[:_NAMED])) + (f" and {rest} more" if rest > 0 else "")

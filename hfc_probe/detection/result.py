@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import fourier
-from ..errors import InputError
+from ..errors import InputError, named
 from ..measurements.base import Result, plain, write_atomically
 from ..proportions import percent, proportion_arrays, wilson
-from .coco import DetectionDataset, Detections, GroundTruth, ImageId, some, to_results
+from .coco import DetectionDataset, Detections, GroundTruth, ImageId, to_results
 from .evaluation import (
     METRICS,
     Evaluation,
@@ -459,7 +459,7 @@ def _notes(
 ) -> tuple[str, ...]:
     notes = list(truth.notes)
     if skipped:
-        notes.append(f"{len(skipped)} images were left out: {some(list(skipped.values()))}")
+        notes.append(f"{len(skipped)} images were left out: {named(list(skipped.values()))}")
     sizes = {(truth.images[i].get("height"), truth.images[i].get("width")) for i in image_ids}
     known = {s for s in sizes if all(isinstance(v, int) and v > 0 for v in s)}
     if known and known == sizes:
@@ -478,7 +478,7 @@ def _notes(
             ids = sorted({int(k) for k in labels[unknown]})
             notes.append(
                 f"{int(unknown.sum())} detections on {name} are of categories that the annotations "
-                f"do not have ({some(ids)}) and do not count"
+                f"do not have ({named(ids)}) and do not count"
             )
         if not len(labels):
             notes.append(f"nothing at all was detected on {name}")

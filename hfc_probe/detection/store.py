@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from .coco import Detections, ImageId
+from .coco import MALFORMED, Detections, ImageId, image_id_of
 
 Finished = dict[ImageId, dict[str, Detections]]  # by image, then by variant
 
@@ -55,29 +56,27 @@ class PredictionStore:
                     break
                 try:
                     content = json.loads(line)
-                except ValueError:
-                    break
-                if number == 0:
-                    self._check(content, part)
-                else:
-                    self.finished[content["image_id"]] = {
-                        name: Detections(
-                            np.array(found["boxes"], dtype=np.float64).reshape(-1, 4),
-                            np.array(found["scores"], dtype=np.float64),
-                            np.array(found["labels"], dtype=np.int64),
-                        )
-                        for name, found in content["variants"].items()
-                    }
+                    if number == 0:
+                        self._check(content, part)
+                    else:
+                        self.finished[image_id_of(content["image_id"])] = {
+                            name: _detections(found) for name, found in content["variants"].items()
+                        }
+                except InputError:
+                    raise
+                except MALFORMED:
+                    break  # damaged: these images are done again
                 whole += len(line)
         return whole
 
-    def _check(self, found: Mapping[str, Any], part: Path) -> None:
+    def _check(self, found: Any, part: Path) -> None:
         if found == self._fingerprint:
             return
+        known = found if isinstance(found, Mapping) else {}
         differing = [
-            f"{key} {found.get(key)!r} instead of {value!r}"
+            f"{key} {reprlib.repr(known.get(key))} instead of {reprlib.repr(value)}"
             for key, value in self._fingerprint.items()
-            if found.get(key) != value
+            if known.get(key) != value
         ]
         raise InputError(
             f"resume: expected finished images of this very audit in {part.parent}, got "
@@ -125,6 +124,18 @@ class PredictionStore:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def _detections(found: Mapping[str, Any]) -> Detections:
+    """Of one image, as :meth:`PredictionStore.add` wrote them; ValueError for other lengths."""
+    read = Detections(
+        np.array(found["boxes"], dtype=np.float64).reshape(-1, 4),
+        np.array(found["scores"], dtype=np.float64),
+        np.array(found["labels"], dtype=np.int64),
+    )
+    if {read.scores.shape, read.labels.shape} != {(len(read.boxes),)}:
+        raise ValueError("as many scores and labels as boxes")
+    return read
 
 
 def detector_fingerprint(detector: Any, model: nn.Module | None) -> str:

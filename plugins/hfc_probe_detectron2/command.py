@@ -16,6 +16,7 @@ from torch import nn
 
 from hfc_probe.detection import CocoImages, DetectionAudit, DetectionAuditResult
 from hfc_probe.errors import InputError
+from hfc_probe.loading import refuse_code
 
 from . import run
 from .data import mapper_for
@@ -55,6 +56,7 @@ def audit(
             "--dataset: expected a data set that detectron2 knows, or --images and --annotations, "
             "got neither, and the config names none"
         )
+    refuse_code(weights)  # detectron2 unpickles whatever it is given
     _Checkpointer(model).load(weights)
     return run.audit(
         model.eval(),

@@ -30,7 +30,8 @@ class FrequencyCallback(Callback):
     Steps are the trainer's ``global_step`` (optimizer steps, whatever gradients accumulate over)
     and epochs its own. Results go into every logger whose ``experiment`` has ``add_scalar``, as
     TensorBoardLogger's has. Its state goes into the trainer's checkpoints. In a ``fast_dev_run``
-    a few samples are measured and nothing is logged.
+    a few samples are measured and nothing is logged. The weights looked at are those in training,
+    not the averages that a ``WeightAveraging`` callback keeps beside them.
 
     Args:
         data: validation data as for :func:`hfc_probe.attach`; None: the trainer's own
@@ -154,6 +155,8 @@ def _limit(limit: int | None, trainer: Trainer, data: Any) -> int | None:
         limits.append(_FAST_RUN)
     batches = trainer.limit_val_batches
     size = getattr(data, "batch_size", None)
+    if isinstance(batches, float) and batches < 1 and hasattr(data, "__len__"):
+        batches = max(1, int(batches * len(data)))
     if isinstance(batches, int) and not isinstance(batches, bool) and batches and size:
         limits.append(batches * size)
     return min(limits) if limits else None

@@ -114,8 +114,8 @@ class FrequencyCallback(TrainerCallback):
             pixels=self._pixels or _processor_pixels(given.get("processing_class"), data),
             **self._options,
         )
-        self.probe.steps = state.global_step
-        self.probe.epochs = int(state.epoch or 0)
+        # Also what an earlier training left in this directory after this step is void.
+        self.probe.resume(state.global_step, int(state.epoch or 0))
 
 
 def _beside(args: Any) -> str:

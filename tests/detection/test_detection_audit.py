@@ -13,6 +13,7 @@ from hfc_probe import InputError
 from hfc_probe.detection import BrokenImageError, CocoImages, DetectionAudit, GroundTruth
 from hfc_probe.fourier import corner, split
 
+from ..conftest import needs_coco
 from .known_answer import BLOB, CHECKER, PlantedShapes
 from .test_detection_evaluation import cocoeval
 
@@ -57,6 +58,7 @@ def by_class(result, variant):
     return dict(zip(sorted(result.truth.categories), result.classes[variant], strict=True))
 
 
+@needs_coco
 def test_checkers_vanish_from_the_lfc_and_blobs_from_the_hfc(audited):
     original, low, high = (by_class(audited, n) for n in ("original", "lfc_r12", "hfc_r12"))
     assert min(original.values()) > 0.2
@@ -66,6 +68,7 @@ def test_checkers_vanish_from_the_lfc_and_blobs_from_the_hfc(audited):
     assert high[CHECKER] > 0.3 * original[CHECKER]
 
 
+@needs_coco
 def test_objects_lost_on_the_lfc_are_the_checkers(audited):
     drops = audited.changes("lfc_r12", "drop")
     kinds = [audited.objects[k]["category_id"] for k in drops.objects]
@@ -73,6 +76,7 @@ def test_objects_lost_on_the_lfc_are_the_checkers(audited):
     assert kinds.count(CHECKER) > 0.8 * len(kinds)
 
 
+@needs_coco
 def test_original_equals_pycocotools_on_the_results_file_that_was_written(audited, tmp_path):
     audited.save_all(tmp_path)
     results = json.loads((tmp_path / "results_original.json").read_text())
@@ -91,6 +95,7 @@ def audited_content(result):
     }
 
 
+@needs_coco
 def test_a_radius_beyond_the_corner_changes_nothing_to_the_last_digit(trained, shapes):
     beyond = corner(128, 128) + 1
     audit = DetectionAudit(radii=(beyond,), bootstrap=50)
@@ -103,6 +108,7 @@ def test_a_radius_beyond_the_corner_changes_nothing_to_the_last_digit(trained, s
     assert not any("corner" in note for note in AUDIT.measure(Bright(), shapes, limit=3).notes)
 
 
+@needs_coco
 def test_the_hfc_background_moves_the_number_and_is_written_everywhere(trained, shapes, audited):
     seen = {}
 
@@ -137,6 +143,7 @@ def _is_text(artist):
     return hasattr(artist, "get_text")
 
 
+@needs_coco
 def test_one_pass_loads_each_image_once_and_shows_each_variant_once():
     data, detector = PlantedShapes(6, seed=2), Bright()
     DetectionAudit(radii=(4, 12), bootstrap=0).measure(detector, data)
@@ -144,6 +151,7 @@ def test_one_pass_loads_each_image_once_and_shows_each_variant_once():
     assert detector.calls == 6 * 5
 
 
+@needs_coco
 def test_batches_are_split_image_by_image_before_padding():
     shown = []
 
@@ -172,6 +180,7 @@ def test_batches_are_split_image_by_image_before_padding():
         assert torch.equal(shown[2][k], high)
 
 
+@needs_coco
 def test_nyquist_units_cut_both_axes_of_an_image_alike():
     shown = []
 
@@ -201,6 +210,7 @@ def test_nyquist_units_cut_both_axes_of_an_image_alike():
     torch.testing.assert_close(nyquist, image, rtol=0, atol=1e-5)  # and within half of Nyquist
 
 
+@needs_coco
 def test_the_detector_is_left_exactly_as_it_was(trained, shapes):
     trained.train()
     trained.backbone.eval()
@@ -216,6 +226,7 @@ def test_the_detector_is_left_exactly_as_it_was(trained, shapes):
     trained.eval()
 
 
+@needs_coco
 def test_a_detector_wrapped_by_a_user_in_a_few_lines(shapes):
     class TheirModel(nn.Module):  # speaks (1, C, H, W) and returns one array per image
         def forward(self, batch):
@@ -250,6 +261,7 @@ class Interrupt(Bright):
         return super().__call__(images)
 
 
+@needs_coco
 def test_an_interrupted_audit_goes_on_and_the_result_is_the_same(tmp_path):
     data = PlantedShapes(8, seed=3)
     audit = DetectionAudit(radii=(4, 12), bootstrap=50)
@@ -272,6 +284,7 @@ def test_an_interrupted_audit_goes_on_and_the_result_is_the_same(tmp_path):
     assert again.to_dict() == whole.to_dict()
 
 
+@needs_coco
 def test_finished_images_of_another_audit_are_refused(tmp_path, trained):
     data = PlantedShapes(2, seed=3)
     AUDIT.measure(Bright(), data, resume=tmp_path)
@@ -299,6 +312,7 @@ def folder(tmp_path):
     return tmp_path, data.content, [names[1].stem, names[3].stem]
 
 
+@needs_coco
 def test_broken_images_stop_the_audit_by_name_and_nothing_is_lost(folder, tmp_path):
     path, content, broken = folder
     data = CocoImages(path, content)
@@ -363,6 +377,7 @@ def test_what_a_detector_must_not_return(output, message, shapes):
         AUDIT.measure(output, shapes, limit=1)
 
 
+@needs_coco
 def test_unknown_categories_can_be_left_out_and_are_counted(shapes):
     audit = DetectionAudit(radii=(12,), ignore_unknown=True, bootstrap=0)
     result = audit.measure(Bright(label=77), shapes, limit=20)
@@ -370,6 +385,7 @@ def test_unknown_categories_can_be_left_out_and_are_counted(shapes):
     assert "of categories that the annotations do not have (77)" in " ".join(result.notes)
 
 
+@needs_coco
 def test_no_detection_at_all_is_ap_zero_and_said(shapes):
     result = AUDIT.measure(lambda images: [([], [], [])] * len(images), shapes, limit=5)
     assert result.metrics["original"][0] == 0
@@ -411,6 +427,7 @@ def test_images_outside_the_unit_range_are_refused(shapes):
         AUDIT.measure(Bright(), Bytes())
 
 
+@needs_coco
 def test_limit_is_a_seeded_choice_that_grows(shapes):
     few = AUDIT.measure(Bright(), shapes, limit=5)
     assert few.image_ids == AUDIT.measure(Bright(), shapes, limit=5).image_ids
@@ -419,6 +436,7 @@ def test_limit_is_a_seeded_choice_that_grows(shapes):
     assert other.image_ids != few.image_ids
 
 
+@needs_coco
 def test_tensorboard_gets_the_tags_of_the_design(audited, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from torch.utils.tensorboard import SummaryWriter

@@ -14,6 +14,7 @@ from PIL import Image
 
 from hfc_probe.cli import main
 
+from ..conftest import needs_coco
 from .known_answer import PlantedShapes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,6 +72,7 @@ def said(run):
     return run.output[run.output.index("Detection audit") :]
 
 
+@needs_coco
 def test_files_and_words(planted):
     path, options = planted
     run = detect(*options, "--out", path / "out")
@@ -95,6 +97,7 @@ def test_files_and_words(planted):
     assert set(results[0]) == {"image_id", "category_id", "bbox", "score"}
 
 
+@needs_coco
 def test_the_same_command_again_runs_no_image_and_says_the_same(planted):
     path, options = planted
     first = detect(*options, "--out", path / "out")
@@ -107,6 +110,7 @@ def test_the_same_command_again_runs_no_image_and_says_the_same(planted):
     assert "choose another directory" in other.output
 
 
+@needs_coco
 def test_two_processes_give_the_numbers_of_one(planted):
     path, options = planted
     assert detect(*options, "--out", path / "one").exit_code == 0
@@ -146,6 +150,7 @@ def test_bad_input_is_one_sentence_and_status_2(planted, change, message):
     assert not (path / "out").exists()
 
 
+@needs_coco
 def test_broken_images(planted):
     path, options = planted
     (path / "images" / "1007.png").write_bytes(b"no picture")
@@ -171,6 +176,7 @@ def ssd(tmp_path):
     return tmp_path / "weights.pth"
 
 
+@needs_coco
 def test_a_torchvision_checkpoint_of_other_classes_on_real_images(coco, ssd, tmp_path):
     run = detect(
         *("--model", "torchvision:ssdlite320_mobilenet_v3_large", "--weights", ssd),
@@ -222,6 +228,7 @@ def test_the_plugin_is_found_by_its_entry_point_and_not_imported(tmp_path):
     assert run.stdout.split() == ["hfc_probe_detectron2.command:audit", "False"]
 
 
+@needs_coco
 def test_the_example_of_a_detector_of_your_own(coco, tmp_path):
     from tests.conftest import load_example
 

@@ -17,6 +17,7 @@ from hfc_probe.detection import (
     to_results,
 )
 
+from ..conftest import needs_coco
 from .known_answer import PlantedShapes
 
 
@@ -65,6 +66,7 @@ def or_nan(value):
     return np.nan if value < 0 else value
 
 
+@needs_coco
 def test_ap_of_real_annotations_equals_pycocotools_to_the_last_digit(coco_content):
     truth = GroundTruth.read(coco_content)
     found = noisy(truth, 1)
@@ -79,6 +81,7 @@ def test_ap_of_real_annotations_equals_pycocotools_to_the_last_digit(coco_conten
         assert np.isnan(ap) if not values.size else ap == np.mean(values)
 
 
+@needs_coco
 def test_ap_of_each_image_equals_pycocotools_on_that_image_alone(coco_content):
     truth = GroundTruth.read(coco_content)
     found = noisy(truth, 2)
@@ -116,6 +119,7 @@ def slow_matches(objects, found, threshold=0.5):
     return matched
 
 
+@needs_coco
 def test_objects_are_found_with_the_score_of_a_greedy_matching():
     truth = PlantedShapes(30, seed=3).truth
     found = noisy(truth, 3)
@@ -140,6 +144,7 @@ def test_objects_are_found_with_the_score_of_a_greedy_matching():
     assert 0 < len(got) < len(objects)
 
 
+@needs_coco
 def test_a_match_points_at_the_detection_that_made_it():
     truth = PlantedShapes(5, seed=4).truth
     found = {}
@@ -154,6 +159,7 @@ def test_a_match_points_at_the_detection_that_made_it():
         assert found[o["image_id"]].boxes[result.match[k]].tolist() == o["bbox"]
 
 
+@needs_coco
 def test_nothing_detected_is_ap_zero_and_no_object_is_undefined():
     content = PlantedShapes(4, seed=5).content
     blob = content["categories"][0]["id"]
@@ -169,6 +175,7 @@ def test_nothing_detected_is_ap_zero_and_no_object_is_undefined():
         assert result.images[k] == 0.0 if image_id in with_blobs else np.isnan(result.images[k])
 
 
+@needs_coco
 def test_resampling_equals_pycocotools_on_a_data_set_with_copies(coco_content):
     truth = GroundTruth.read(coco_content)
     image_ids = sorted(truth.images)
@@ -199,6 +206,7 @@ def test_resampling_equals_pycocotools_on_a_data_set_with_copies(coco_content):
         np.testing.assert_allclose(row, stats[:3], rtol=0, atol=1e-12)
 
 
+@needs_coco
 def test_interval_covers_the_difference_and_is_zero_for_equal_detections():
     data = PlantedShapes(40, seed=7)
     good, bad = noisy(data.truth, 8, noise=0.01), noisy(data.truth, 9, noise=0.15)
@@ -215,6 +223,7 @@ def test_interval_covers_the_difference_and_is_zero_for_equal_detections():
     )
 
 
+@needs_coco
 def test_gains_and_drops_count_any_change_and_those_beyond_margin_and_floor():
     content = {
         "images": [{"id": k, "file_name": f"{k}", "height": 100, "width": 100} for k in (1, 2, 3)],
@@ -295,6 +304,7 @@ def test_what_is_missing_or_treacherous_in_annotations_is_noted():
     assert "annotation of id 0" in notes
 
 
+@needs_coco
 def test_image_ids_may_be_names():
     data = PlantedShapes(6, seed=12)
     content = json.loads(json.dumps(data.content))

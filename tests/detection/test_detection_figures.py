@@ -7,6 +7,7 @@ import pytest
 from hfc_probe import InputError
 from hfc_probe.detection import DetectionAudit
 
+from ..conftest import needs_coco
 from .known_answer import PlantedShapes
 from .test_detection_evaluation import noisy
 
@@ -28,6 +29,7 @@ def texts(figure):
     return [artist.get_text() for artist in found if artist.get_text()]
 
 
+@needs_coco
 def test_bars_of_a_single_radius_are_the_metrics(data):
     result = result_of(data, (12,))
     (axes,) = result.figure().axes
@@ -39,6 +41,7 @@ def test_bars_of_a_single_radius_are_the_metrics(data):
     assert "HFC, r = 12 (zero background)" in texts(axes.figure)
 
 
+@needs_coco
 def test_curves_of_several_radii_are_the_metrics(data):
     result = result_of(data, (6, 12, 40))
     panels = result.figure().axes
@@ -50,12 +53,14 @@ def test_curves_of_several_radii_are_the_metrics(data):
         assert axes.get_xlabel() == "radius r (cycles/image)"
 
 
+@needs_coco
 def test_an_infinite_radius_is_left_out_of_the_axis(data):
     result = result_of(data, (12, float("inf")))
     assert list(result.figure().axes[0].get_xticks()) == [12]
     assert result.variants == ("original", "lfc_r12", "lfc_rinf", "hfc_r12", "hfc_rinf")
 
 
+@needs_coco
 def test_the_scatter_has_a_point_for_every_image_with_objects(data):
     result = result_of(data, (12,))
     (axes,) = result.scatter_figure("hfc_r12").axes
@@ -64,6 +69,7 @@ def test_the_scatter_has_a_point_for_every_image_with_objects(data):
     np.testing.assert_allclose(sorted(points.tolist()), sorted((100 * expected).tolist()))
 
 
+@needs_coco
 def test_missed_objects_are_dashed_and_found_ones_carry_class_and_score(data):
     result = result_of(data, (12,))
     figure = result.examples_figure("drop", variant="hfc_r12", top=2)
@@ -87,6 +93,7 @@ def test_missed_objects_are_dashed_and_found_ones_carry_class_and_score(data):
         assert f"(−{abs(100 * change):.1f})" in axes.get_title()
 
 
+@needs_coco
 def test_no_gain_no_picture_and_no_data_set_is_said(data):
     result = result_of(data, (12,))
     same = DetectionAudit(radii=(12,), bootstrap=0).evaluate(

@@ -47,3 +47,55 @@ def test_logs_into_ignites_logger_and_leaves_training_alone(loaders, tmp_path):
     fresh.load_state_dict(state)
     assert (fresh.probe.steps, fresh.probe.epochs) == (12, 2)
     assert handler.probe.results.keys() == {"frequency_accuracy", "kernel_spectra"}
+
+
+def test_accumulated_gradients_count_the_optimizers_steps(loaders, tmp_path):
+    def train(probe):
+        torch.manual_seed(1)
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        trainer = create_supervised_trainer(
+            model, optimizer, nn.functional.cross_entropy, gradient_accumulation_steps=3
+        )
+        if probe:
+            handler = FrequencyHandler(
+                model,
+                loaders[1],
+                log_dir=tmp_path,
+                optimizer=optimizer,
+                measurements=MEASUREMENTS,
+                budget=1.0,
+                strict=True,
+            ).attach(trainer)
+        trainer.run(loaders[0], max_epochs=2)
+        return model, handler.probe if probe else None
+
+    (plain, _), (probed, probe) = train(False), train(True)
+    assert same(plain.state_dict(), probed.state_dict())
+    assert (probe.steps, probe.epochs) == (4, 2)
+    assert scalars(tmp_path)["hfc_lfc/r02"] == [2, 4]
+
+
+def test_a_resumed_trainer_goes_on(loaders, tmp_path):
+    def parts(name):
+        torch.manual_seed(1)
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        trainer = create_supervised_trainer(model, optimizer, nn.functional.cross_entropy)
+        logger = TensorboardLogger(log_dir=str(tmp_path / name))
+        handler = FrequencyHandler(
+            model, loaders[1], logger=logger, measurements=MEASUREMENTS, budget=1.0, strict=True
+        ).attach(trainer)
+        return {"trainer": trainer, "model": model, "optimizer": optimizer, "probe": handler}
+
+    first = parts("first")
+    first["trainer"].run(loaders[0], max_epochs=1)
+    saved = {name: part.state_dict() for name, part in first.items()}
+    torch.save(saved, tmp_path / "checkpoint.pt")
+    second = parts("second")
+    Checkpoint.load_objects(second, torch.load(tmp_path / "checkpoint.pt", weights_only=True))
+    second["trainer"].run(loaders[0], max_epochs=3)
+    assert scalars(tmp_path / "first")["hfc_lfc/r02"] == [6]
+    assert scalars(tmp_path / "second")["hfc_lfc/r02"] == [12, 18]
+    assert scalars(tmp_path / "second")["hfc_0/smoothness_mean"] == [8, 10, 12, 14, 16, 18]
+    assert second["probe"].probe.state_dict()["measurements"]["frequency_accuracy"]["runs"] == 3

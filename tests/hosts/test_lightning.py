@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -11,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from hfc_probe import Every, InputError, KernelSpectra, PixelSpace, Samples
 
+from ..conftest import ROOT
 from .conftest import MEASUREMENTS, dataset, network, same, scalars
 
 pytest.importorskip(
@@ -18,6 +22,7 @@ pytest.importorskip(
 )
 import lightning.pytorch as pl
 from hfc_probe_lightning import FrequencyCallback
+from lightning.pytorch import callbacks
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
@@ -109,9 +114,125 @@ def test_a_checkpoint_goes_on(tmp_path):
     assert scalars(tmp_path / "b" / "lightning_logs" / "version_0")["hfc_lfc/r02"] == [12]
 
 
+@pytest.mark.parametrize(
+    ("options", "averaging", "steps"),
+    [
+        ({"accumulate_grad_batches": 3, "gradient_clip_val": 0.1}, None, [2, 4]),
+        ({"limit_train_batches": 3, "precision": "bf16-mixed"}, None, [2, 4, 6]),
+        ({"val_check_interval": 2, "num_sanity_val_steps": 2}, None, [2, 4, 6, 8, 10, 12]),
+        ({}, "EMAWeightAveraging", [2, 4, 6, 8, 10, 12]),
+        ({}, "StochasticWeightAveraging", [2, 4, 6, 8, 10, 12]),
+    ],
+    ids=["accumulation", "limits", "validation within epochs", "EMA", "SWA"],
+)
+def test_trainers_of_every_kind_end_with_the_same_weights(tmp_path, options, averaging, steps):
+    def averages():
+        if averaging is None:
+            return []
+        kind = getattr(callbacks, averaging, None) or callbacks.StochasticWeightAveraging
+        if kind is callbacks.StochasticWeightAveraging:
+            return [kind(swa_lrs=1e-2, swa_epoch_start=1)]
+        return [kind(decay=0.9)]
+
+    class Kernels(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            self.current = pl_module.network[0].weight.detach().clone()
+
+    plain, _ = fit(tmp_path / "plain", averages(), logger=False, **options)
+    probe, kernels = callback(), Kernels()
+    logger = TensorBoardLogger(tmp_path)
+    probed, _ = fit(tmp_path, [*averages(), probe, kernels], logger=logger, **options)
+    assert same(plain.state_dict(), probed.state_dict())
+    tags = scalars(tmp_path / "lightning_logs" / "version_0")
+    assert tags["hfc_network.0/smoothness_mean"] == steps
+    # SWA adds an epoch that brings BatchNorm's statistics up to date, in one step of Lightning's.
+    extra = [13] if averaging == "StochasticWeightAveraging" else []
+    assert tags["hfc_lfc/r02"] == [steps[-1] // 2, steps[-1], *extra]
+    measured = torch.from_numpy(probe.probe.results["kernel_spectra"].arrays()["kernels"])
+    if probe.probe.steps == steps[-1]:
+        assert torch.equal(measured, kernels.current)  # those in training, not the average
+    averages_differ = not torch.equal(measured, probed.network[0].weight)
+    assert averages_differ == (averaging is not None)
+
+
+def test_loggers_without_add_scalar_are_told_and_results_kept(tmp_path, caplog):
+    probe = callback()
+    fit(tmp_path, [probe], logger=CSVLogger(tmp_path), epochs=1)
+    assert caplog.text.count("none of the trainer's loggers takes add_scalar") == 1
+    assert set(probe.probe.results) == {"frequency_accuracy", "kernel_spectra"}
+
+
+def test_a_resumed_training_is_that_which_was_never_stopped(tmp_path):
+    def run(name, added, **options):
+        keep = callbacks.ModelCheckpoint(tmp_path / name, save_top_k=-1, every_n_epochs=1)
+        logger = TensorBoardLogger(tmp_path, name=name, version=0)
+        return fit(tmp_path, [*added, keep], logger=logger, **options)[0]
+
+    run("whole", [callback()], epochs=3)
+    run("stopped", [callback()], epochs=1)
+    (checkpoint,) = (tmp_path / "stopped").glob("*.ckpt")
+    probe = callback()
+    plain = run("plain", [], epochs=3, ckpt_path=checkpoint)
+    resumed = run("stopped", [probe], epochs=3, ckpt_path=checkpoint)
+    assert same(plain.state_dict(), resumed.state_dict())
+    expected, found = (scalars(tmp_path / n / "version_0") for n in ("whole", "stopped"))
+    for tag in ("hfc_lfc/r02", "hfc_network.0/smoothness_mean"):
+        assert found[tag] == expected[tag] == sorted(set(found[tag]))
+    assert (probe.probe.steps, probe.probe.epochs) == (18, 3)
+
+
+DDP = """
+import sys, torch, warnings
+warnings.simplefilter("ignore")
+import lightning.pytorch
+from lightning.pytorch.loggers import TensorBoardLogger
+from tests.hosts.test_lightning import Classifier, callback, dataset
+from torch.utils.data import DataLoader
+
+for name in ("plain", "probed"):
+    lightning.pytorch.seed_everything(0, verbose=False)
+    trainer = lightning.pytorch.Trainer(
+        max_epochs=2, accelerator="cpu", devices=2, strategy="ddp", enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[callback()] if name == "probed" else [],
+        logger=TensorBoardLogger(sys.argv[1], name=name, version=0), enable_checkpointing=False,
+    )
+    model = Classifier()
+    trainer.fit(model, DataLoader(dataset(24, 0), 4, shuffle=True), DataLoader(dataset(16, 1), 8))
+    if trainer.is_global_zero:
+        torch.save(model.state_dict(), f"{sys.argv[1]}/{name}.pth")
+        print("steps", trainer.global_step, "of", trainer.world_size)
+"""
+
+
+def test_two_processes_end_with_the_same_weights_and_log_once(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(DDP)
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "plugins")])
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("steps 6 of 2") == 2
+    states = [torch.load(tmp_path / f"{n}.pth", weights_only=True) for n in ("plain", "probed")]
+    assert same(*states)
+    found = scalars(tmp_path / "probed" / "version_0")
+    assert found["hfc_lfc/r02"] == [3, 6]
+    assert found["hfc_network.0/smoothness_mean"] == [2, 4, 6]
+    assert len(list((tmp_path / "probed").rglob("events*"))) == 1
+
+
 def test_limits_and_fast_runs_are_respected(tmp_path):
     probe = callback()
     fit(tmp_path, [probe], logger=False, epochs=1, limit_val_batches=1)
+    assert len(probe.probe.samples) == 8
+    probe = callback()
+    fit(tmp_path, [probe], logger=False, epochs=1, limit_val_batches=0.5)
     assert len(probe.probe.samples) == 8
     probe = callback()
     fit(tmp_path, [probe], fast_dev_run=True)

@@ -50,7 +50,7 @@ def model():
     )
 
 
-def train(tmp_path, callbacks, data=None, collator=None, **options):
+def train(tmp_path, callbacks, data=None, collator=None, resume=None, **options):
     train_data, eval_data = data or (Images(16, 0), Images(12, 1))
     args = transformers.TrainingArguments(
         output_dir=str(tmp_path),
@@ -60,7 +60,7 @@ def train(tmp_path, callbacks, data=None, collator=None, **options):
         report_to=["tensorboard"],
         logging_steps=1,
         use_cpu=True,
-        save_strategy="no",
+        save_strategy=options.pop("save_strategy", "no"),
         seed=0,
         disable_tqdm=True,
         **options,
@@ -75,7 +75,7 @@ def train(tmp_path, callbacks, data=None, collator=None, **options):
         callbacks=callbacks,
         processing_class=processor,
     )
-    trainer.train()
+    trainer.train(resume_from_checkpoint=resume)
     return trainer
 
 
@@ -97,6 +97,31 @@ def test_logs_beside_trainers_own_and_leaves_training_alone(tmp_path):
     assert others  # Trainer's own, beside
     # The processor's mean and std were undone: the 8-bit pixels are back.
     assert torch.equal(probe.probe.samples.images, Images(12, 1).pixels)
+
+
+def test_accumulated_gradients_count_optimizer_steps(tmp_path):
+    options = {"gradient_accumulation_steps": 2}
+    plain = train(tmp_path / "plain", [], **options)
+    probe = callback(data=Images(12, 1))
+    probed = train(tmp_path / "probed", [probe], **options)
+    assert same(plain.model.state_dict(), probed.model.state_dict())
+    assert plain.state.global_step == probe.probe.steps == 4
+    assert scalars(tmp_path / "probed" / "runs" / "hfc_probe")["hfc_lfc/r02"] == [2, 4]
+
+
+def test_a_training_resumed_from_a_checkpoint_has_every_step_once(tmp_path):
+    train(tmp_path / "run", [callback(data=Images(12, 1))], save_strategy="epoch")
+    # As if it had been killed in its second epoch: back to the checkpoint of the first.
+    probe = callback(data=Images(12, 1))
+    saved = str(tmp_path / "run" / "checkpoint-4")
+    plain = train(tmp_path / "plain", [], resume=saved)
+    resumed = train(tmp_path / "run", [probe], resume=saved)
+    assert same(plain.model.state_dict(), resumed.model.state_dict())
+    assert (probe.probe.steps, probe.probe.epochs) == (8, 2)
+    found = scalars(tmp_path / "run" / "runs" / "hfc_probe")
+    assert found["hfc_lfc/r02"] == [4, 8]
+    layer = next(tag for tag in found if tag.endswith("smoothness_mean"))
+    assert found[layer] == [2, 4, 6, 8]
 
 
 def test_the_trainers_evaluation_loader_serves_from_its_first_evaluation_on(tmp_path):

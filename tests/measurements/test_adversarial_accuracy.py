@@ -48,7 +48,9 @@ def adversarial(model, data, epsilon, attack, **options):
 
 
 def foolbox_model(model):
-    foolbox = pytest.importorskip("foolbox")
+    foolbox = pytest.importorskip(
+        "foolbox", reason="foolbox is not installed: pip install 'hfc_probe[test]'"
+    )
     preprocessing = {"mean": list(PIXELS.mean), "std": list(PIXELS.std), "axis": -3}
     return foolbox, foolbox.PyTorchModel(
         model.eval(), bounds=(0, 1), device="cpu", preprocessing=preprocessing

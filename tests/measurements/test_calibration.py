@@ -18,6 +18,8 @@ from hfc_probe.measurements.calibration import (
     expected_calibration_error,
 )
 
+from ..conftest import needs_torchmetrics
+
 
 class Sure(nn.Module):
     """Always class 0 with probability 0.8, whatever it sees; 0.6 for dark images."""
@@ -27,6 +29,7 @@ class Sure(nn.Module):
         return torch.stack([sure.log(), (1 - sure).log()], 1)
 
 
+@needs_torchmetrics
 def test_planted_the_error_is_confidence_minus_accuracy():
     # 7 of 10 right at confidence 0.8; HFC has no DC, is dark: confidence 0.6.
     data = Samples(torch.rand(10, 1, 16, 16) / 2 + 0.5, torch.tensor([0] * 7 + [1] * 3))
@@ -43,6 +46,7 @@ def test_planted_the_error_is_confidence_minus_accuracy():
     assert "AUROC 1.000" in result.sentence()
 
 
+@needs_torchmetrics
 def test_the_bootstraps_statistics_are_torchmetrics_and_scipys():
     rng = np.random.default_rng(0)
     inside, outside = rng.random(80).round(2), rng.random(60).round(2) ** 2
@@ -64,6 +68,7 @@ def test_the_bootstraps_statistics_are_torchmetrics_and_scipys():
     )
 
 
+@needs_torchmetrics
 def test_resnet20_is_overconfident_on_low_frequencies(resnet20, cifar):
     some = Samples(cifar.images[:96], cifar.targets[:96])
     result = Calibration(radii=(4,), resamples=50).measure(
@@ -77,6 +82,7 @@ def test_resnet20_is_overconfident_on_low_frequencies(resnet20, cifar):
     assert result.to_dict()["settings"]["ood"] is None
 
 
+@needs_torchmetrics
 def test_bad_input(monkeypatch, cifar):
     with pytest.raises(InputError, match="ood: expected Samples"):
         Calibration(ood=torch.rand(2, 3, 8, 8))

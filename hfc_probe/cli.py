@@ -128,6 +128,8 @@ def demo(
     "--measure",
     "extra",
     multiple=True,
+    is_eager=True,  # `--measure help` needs no model
+    callback=lambda _context, _parameter, value: _help_on_measurements(value),
     metavar="NAME[:SETTING=VALUE,…]",
     help="A further measurement, e.g. adversarial_accuracy:rhos=0+0.5 (values joined by +). "
     "Repeatable; `--measure help` lists them.",
@@ -250,7 +252,7 @@ def audit(
 def report(run_a: Path, run_b: Path, out: Path | None) -> None:
     """Compare two runs (directories that audit or demo wrote) on one self-contained page."""
     from .measurements.base import write_atomically
-    from .report import compare, page, read_run
+    from .report import compare, differing_settings, page, read_run
 
     a, b = read_run(run_a), read_run(run_b)
     changes = compare(a, b)
@@ -259,6 +261,12 @@ def report(run_a: Path, run_b: Path, out: Path | None) -> None:
     for change in changes:
         if change.told_apart:
             click.echo(change.sentence(a.name, b.name))
+    hidden = [change.tag for change in changes if not change.comparable]
+    if hidden:
+        differing = "; ".join(
+            f"{where}: {key} {x} against {y}" for where, key, x, y in differing_settings(a, b)
+        )
+        click.echo(f"Not judged, since measured differently ({differing}): {', '.join(hidden)}.")
     told = sum(change.told_apart for change in changes)
     click.echo(f"{told} of {len(changes)} numbers are told apart by their 95 % intervals: {out}")
 
@@ -326,14 +334,21 @@ def _where_to_look(logs: Path) -> None:
     click.echo(f"\nHFC tab: http://localhost:6006/#hfc\ntensorboard --logdir {_quoted(logs)}")
 
 
-def _add(chosen: list[Any], extra: tuple[str, ...]) -> None:
-    """Put further measurements to those chosen; one of a kind that is there replaces it."""
-    from .measurements.registry import MEASUREMENTS, build
-
+def _help_on_measurements(extra: tuple[str, ...]) -> tuple[str, ...]:
+    """List the measurements and end, if `--measure help` is given."""
     if "help" in extra:
+        from .measurements.registry import MEASUREMENTS
+
         for name, kind in MEASUREMENTS.items():
             click.echo(f"{name:22} {(kind.__doc__ or '').splitlines()[0]}")
         raise SystemExit(0)
+    return extra
+
+
+def _add(chosen: list[Any], extra: tuple[str, ...]) -> None:
+    """Put further measurements to those chosen; one of a kind that is there replaces it."""
+    from .measurements.registry import build
+
     built: dict[str, Any] = {}
     for text in extra:
         measurement = build(text)

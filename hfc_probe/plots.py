@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from .measurements.base import Result
     from .measurements.fourier_sensitivity import FourierSensitivityResult
     from .measurements.frequency_accuracy import FrequencyAccuracyResult
     from .measurements.heatmap_result import FourierHeatmapResult
@@ -338,6 +339,23 @@ def _grid(tiles: NDArray[Any]) -> NDArray[np.uint8]:
         out[top : top + high - gap, left : left + wide - gap] = tile
     picture = out.clip(0, 255).astype(np.uint8)
     return picture[..., 0] if depth == 1 else picture
+
+
+def scalars_figure(result: Result) -> Figure:
+    """A result's numbers as bars, with those 95 % intervals that it has."""
+    scalars, intervals = result.scalars(), result.intervals()
+    with _styled():
+        figure = _new_figure(7, 1.4 + 0.4 * max(len(scalars), 1))
+        axes = figure.add_subplot()
+        for k, (tag, value) in enumerate(scalars.items()):
+            axes.barh(k, value, color=LFC)
+            low, high = intervals.get(tag, (value, value))
+            axes.plot([low, high], [k, k], color="black", linewidth=1.5)
+        axes.set_yticks(range(len(scalars)), list(scalars))
+        axes.invert_yaxis()
+        axes.set_xlabel("value (95 % interval)" if intervals else "value")
+        axes.set_title(result.name.replace("_", " ").capitalize())
+    return figure
 
 
 def overview_figure(results: Sequence[Any], samples: Samples | None, title: str) -> Figure:

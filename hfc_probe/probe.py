@@ -629,13 +629,28 @@ class Probe:
             )
             if not entry.due:
                 line = f"{entry.key} was not due yet ({entry.every})"
+                forgotten = self._forgotten(entry.every)
+                if forgotten:
+                    self._warn_once(f"never {entry.key}", f"{line}: {forgotten}")
+                    continue
+            held_back = entry.runs + entry.failures < entry.due and not entry.off
             if entry.due and not entry.runs and not entry.failures:
                 self._warn_once(
                     f"never {entry.key}",
                     f"{line}; raise budget= or call probe.measure() to see it",
                 )
+            elif held_back:
+                self._warn_once(f"held back {entry.key}", f"{line}; a larger budget= gives it more")
             else:
                 logger.info("hfc_probe: %s", line)
+
+    def _forgotten(self, every: Every) -> str | None:
+        """The call that a training loop seems to lack where nothing ever was due."""
+        if every.epochs is not None and self.steps and not self.epochs:
+            return f"{self.steps} steps, but no epoch ended; call probe.end_epoch() after each"
+        if every.epochs is None and self.epochs and not self.steps:
+            return "no steps were counted; pass optimizer= to attach, or call probe.step()"
+        return None
 
     def _elapsed(self) -> float:
         return self._elapsed_before + time.perf_counter() - self._started

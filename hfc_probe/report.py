@@ -33,23 +33,31 @@ class Run:
 
 @dataclass(frozen=True)
 class Change:
-    """One number in both runs, with its 95 % intervals where it has them."""
+    """One number in both runs, with its 95 % intervals where it has them.
+
+    Attributes:
+        comparable: whether both runs measured it in the same way; what is not the same
+            quantity, HFC on another background, say, is shown and not judged.
+    """
 
     tag: str
     before: float
     after: float
     before_interval: tuple[float, float] | None = None
     after_interval: tuple[float, float] | None = None
+    comparable: bool = True
 
     @property
     def told_apart(self) -> bool:
-        """Whether both have intervals, and they do not overlap."""
+        """Whether both have intervals, they do not overlap, and speak of the same quantity."""
         a, b = self.before_interval, self.after_interval
-        return a is not None and b is not None and (a[1] < b[0] or b[1] < a[0])
+        return self.comparable and a is not None and b is not None and (a[1] < b[0] or b[1] < a[0])
 
     @property
     def judged(self) -> str:
         """What may be said of the difference."""
+        if not self.comparable:
+            return "measured differently"
         if self.before_interval is None or self.after_interval is None:
             return "no interval"
         if not self.told_apart:
@@ -64,6 +72,27 @@ class Change:
             f"{b} ({self.after:.3f}) than in {a} ({self.before:.3f})."
         )
 
+
+# What another value of costs precision or adds numbers, but does not change what a number means.
+_HARMLESS = frozenset(
+    [
+        "samples looked at",
+        "samples",
+        "seed",
+        "radii",
+        "rhos",
+        "epsilons",
+        "ranks",
+        "corruptions",
+        "forwards",
+        "precision",
+        "seconds",
+        "autocast",
+        "channels_last",
+        "perturbation_radii",
+    ]
+)
+_OF_HFC_ALONE = "hfc_background"
 
 _NAMED = (
     (r"hfc_accuracy/original", "accuracy on the original images"),
@@ -199,6 +228,10 @@ def compare(a: Run, b: Run) -> list[Change]:
         InputError: no measurement in common.
     """
     common = [name for name in a.results if name in b.results]
+    other: dict[str, set[str]] = {}
+    for name, key, _, _ in differing_settings(a, b):
+        if key not in _HARMLESS:
+            other.setdefault(name, set()).add(key)
     if not common:
         raise InputError(
             f"report: expected a measurement that both runs have, got {', '.join(a.results)} and "
@@ -209,10 +242,12 @@ def compare(a: Run, b: Run) -> list[Change]:
         first, second = a.results[name], b.results[name]
         for tag, before in first["scalars"].items():
             after = second["scalars"].get(tag)
-            if before is not None and after is not None:
-                changes.append(
-                    Change(tag, before, after, _interval(first, tag), _interval(second, tag))
-                )
+            if isinstance(before, (int, float)) and isinstance(after, (int, float)):
+                differs = other.get(name, set())
+                if name == "frequency_accuracy" and tag.startswith(("hfc_lfc/", "hfc_accuracy/")):
+                    differs = differs - {_OF_HFC_ALONE}  # no HFC in these
+                bounds = _interval(first, tag), _interval(second, tag)
+                changes.append(Change(tag, before, after, *bounds, comparable=not differs))
     return changes
 
 
@@ -253,9 +288,14 @@ def page(a: Run, b: Run, changes: list[Change]) -> str:
             f"{html.escape(str(y))}</li>"
             for where, key, x, y in differing
         )
+        apart = (
+            " Those marked “measured differently” below are not the same quantity and not judged."
+            if any(not change.comparable for change in changes)
+            else ""
+        )
         warning = (
             "<section class=warning><h2>Measured differently</h2><p>Numbers of these measurements "
-            f"are not comparable without a thought:</p><ul>{items}</ul></section>"
+            f"are not comparable without a thought.{apart}</p><ul>{items}</ul></section>"
         )
     both = "".join(_measurement(name, a, b) for name in a.results if name in b.results)
     rows = "".join(_row(change) for change in changes)

@@ -66,6 +66,11 @@ class PixelSpace:
             object.__setattr__(self, name, numbers)
         if min(self.std) <= 0:
             raise InputError(f"PixelSpace: expected std above 0, got {self.std}")
+        if not all(-1 <= value <= 1 for value in self.mean):
+            raise InputError(
+                f"PixelSpace: expected the mean of images in [0, 1], got {self.mean}; divide a "
+                "mean and std of 8-bit values by 255"
+            )
         if len(self.mean) != len(self.std) and 1 not in (len(self.mean), len(self.std)):
             raise InputError(
                 "PixelSpace: expected as many means as stds, got "
@@ -141,6 +146,11 @@ class Samples:
             )
         if images.shape[0] == 0:
             raise InputError("Samples: expected at least one image, got none; is the data empty?")
+        if images.shape[3] in (1, 3) and min(images.shape[1:3]) >= 8:
+            raise InputError(
+                f"Samples: expected images of shape (N, C, H, W), got {tuple(images.shape)} with "
+                "the channels last; pass images.permute(0, 3, 1, 2)"
+            )
         if images.dtype != torch.uint8:
             if not images.is_floating_point():
                 raise InputError(
@@ -241,6 +251,10 @@ class Samples:
             InputError: no samples, batches of another form, images of several sizes, values
                 outside [0, 1] that no normalisation explains.
         """
+        if pixels is not None and not isinstance(pixels, PixelSpace):
+            raise InputError(
+                f"pixels: expected a PixelSpace such as PixelSpace.imagenet(), got {pixels!r}"
+            )
         if isinstance(data, Samples):
             return data.subset(limit, seed=seed)
         limit = check_limit(limit)
@@ -275,6 +289,11 @@ def find_normalization(data: Any) -> PixelSpace | None:
 
 def _choose(data: Any, limit: int | None, seed: int) -> tuple[Iterable[Any], Drawn]:
     """Batches to read, and how they were chosen."""
+    if isinstance(data, torch.nn.Module):
+        raise InputError(
+            f"data: expected a loader or Samples, got a model ({type(data).__name__}); the model "
+            "comes first and the data second"
+        )
     data = inner_loader(data)
     if isinstance(data, DataLoader):
         indices = _indices(data)
@@ -482,6 +501,7 @@ def _unpack(batch: Any) -> tuple[Tensor, Tensor]:
             "data: expected batches as (images, targets) or a mapping, got "
             f"{type(batch).__name__}"
             f"{f' of length {len(batch)}' if isinstance(batch, (tuple, list)) else ''}"
+            "; give labels with the images, plain tensors as Samples(images, targets)"
         )
     if not isinstance(images, Tensor) or images.dim() != 4:
         what = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__

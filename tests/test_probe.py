@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 import time
@@ -368,6 +369,79 @@ def test_two_probes_on_one_model_and_calls_after_close(caplog):
     assert [p.steps for p in probes] == [1, 2]
     probes[0].end_epoch()
     assert "the probe is closed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("measurement", "loop", "missing"),
+    [
+        (FrequencyAccuracy(radii=(2,)), lambda probe: probe.step(), r"probe.end_epoch\(\)"),
+        (KernelSpectra(), lambda probe: probe.end_epoch(), "optimizer="),
+    ],
+)
+def test_a_call_missing_in_the_loop_is_said_at_the_end(measurement, loop, missing, caplog):
+    every = Every(epochs=1) if measurement.needs_data else Every(steps=1)
+    probe = hfc_probe.attach(network(), loader(), measurements={measurement: every})
+    loop(probe)
+    probe.close()
+    assert re.search(missing, caplog.text)
+
+
+def test_a_run_cut_short_at_its_start_is_no_mistake(caplog):
+    hfc_probe.attach(network(), loader(), measurements={KernelSpectra(): Every(steps=1)}).close()
+    assert "call probe" not in caplog.text
+
+
+def test_what_the_budget_held_back_is_said_at_the_end(caplog):
+    def measured(budget):
+        class Slow(KernelSpectra):
+            def compute(self, subject):
+                time.sleep(0.05)
+                return super().compute(subject)
+
+        probe = hfc_probe.attach(network(), None, measurements=[Slow()], budget=budget)
+        for _ in range(4):
+            probe.end_epoch()
+        probe.close()
+
+    measured(budget=1.0)
+    assert "larger budget" not in caplog.text
+    measured(budget=1e-6)
+    assert "slow ran 1 of the 4 times it was due" in caplog.text
+    assert "a larger budget= gives it more" in caplog.text
+
+
+def test_a_result_with_nothing_but_numbers_is_shown_logged_and_saved(tmp_path):
+    from dataclasses import dataclass
+
+    from hfc_probe import Measurement, Result
+
+    @dataclass(frozen=True, eq=False)
+    class DimmedResult(Result):
+        correct: int
+
+        def scalars(self):
+            return {"dimmed/accuracy": self.correct / self.samples}
+
+    @dataclass(frozen=True)
+    class Dimmed(Measurement):
+        def compute(self, subject):
+            def correct(start, images, targets):
+                return int((subject.logits(0.5 * images).argmax(1) == targets).sum())
+
+            return DimmedResult({}, len(subject.samples), sum(subject.map(correct)))
+
+    with hfc_probe.attach(
+        network(), loader(), log_dir=tmp_path, measurements=[Dimmed()], strict=True
+    ) as probe:
+        probe.end_epoch()
+    result = probe.results["dimmed"]
+    accuracy = result.scalars()["dimmed/accuracy"]
+    assert read(tmp_path).Scalars("dimmed/accuracy")[0].value == pytest.approx(accuracy)
+    assert f"dimmed/accuracy is {accuracy:.4g}" in str(result)
+    assert re.search(rf"<td>{accuracy:.4g}\s*</td>", result._repr_html_())
+    assert float(result.arrays()["dimmed/accuracy"]) == accuracy
+    axes = result.figure().axes[0]
+    assert [bar.get_width() for bar in axes.patches] == [accuracy]
 
 
 def test_a_users_own_measurement_by_subclassing():

@@ -82,8 +82,9 @@ def test_mistakes_in_a_measure_option(here, text, words):
     assert not (here / "a").exists()
 
 
-def test_help_lists_every_measurement(here):
-    result = audit("net", "a", "--measure", "help")
+@pytest.mark.parametrize("others", [[], ["--model", "model.py:net"]])
+def test_help_lists_every_measurement_and_needs_no_model(others):
+    result = CliRunner().invoke(main, ["audit", *others, "--measure", "help"])
     assert result.exit_code == 0
     assert all(name in result.output for name in MEASUREMENTS)
 
@@ -138,6 +139,35 @@ def test_more_is_said_only_where_intervals_do_not_overlap(after, interval, judge
         assert said == [f"X is {word} in B ({after:.3f}) than in A &amp; co (0.500)."]
     else:
         assert said == ["No number is told apart by its 95 % interval."]
+
+
+def test_hfc_on_two_backgrounds_is_shown_and_not_judged(here):
+    def frequencies(name, background, value):
+        tags = ("hfc_lfc/r04", "hfc_hfc/r04", "hfc_gap/r04")
+        result = {
+            "settings": {"hfc_background": background, "radii": [4]},
+            "samples": 512,
+            "scalars": dict.fromkeys(tags, value),
+            "intervals": {tag: [value - 0.05, value + 0.05] for tag in tags[:2]},
+        }
+        return Run(name, {"frequency_accuracy": result}, {})
+
+    a, b = frequencies("A", "zero", 0.4), frequencies("B", "mean", 0.8)
+    changes = compare(a, b)
+    judged = {change.tag: change.judged for change in changes}
+    assert judged["hfc_lfc/r04"] == "more"  # no HFC in it
+    assert judged["hfc_hfc/r04"] == judged["hfc_gap/r04"] == "measured differently"
+    text = page(a, b, changes)
+    assert "LFC(4) is higher in B" in text
+    assert "HFC(4) is" not in text
+    assert "hfc_background zero against mean" in text
+    assert {c.judged for c in compare(a, frequencies("B", "zero", 0.8))} == {"more", "no interval"}
+
+    assert audit("net", "a").exit_code == 0
+    assert audit("other", "b", "--hfc-background", "mean").exit_code == 0
+    said = CliRunner().invoke(main, ["report", "a", "b"]).output
+    assert "Not judged, since measured differently (frequency_accuracy: hfc_background" in said
+    assert "HFC(" not in said
 
 
 def test_bad_runs_are_one_sentence(here):

@@ -312,6 +312,17 @@ def batch(images, targets=None):
         (lambda: PixelSpace((0.5,), (0.0,)), "std above 0"),
         (lambda: PixelSpace((0.5, 0.5), (0.5, 0.5, 0.5)), "as many means as stds"),
         (lambda: PixelSpace(("a",), (1.0,)), "mean as finite numbers"),
+        (lambda: PixelSpace((123.7, 116.3, 103.5), (58.4, 57.1, 57.4)), "divide .* by 255"),
+        (
+            lambda: Samples(torch.rand(2, 8, 8, 3), torch.tensor([0, 1])),
+            r"channels last; pass images.permute\(0, 3, 1, 2\)",
+        ),
+        (
+            lambda: Samples.collect((torch.rand(2, 3, 4, 4), torch.tensor([0, 1]))),
+            r"plain tensors as Samples\(images, targets\)",
+        ),
+        (lambda: Samples.collect(torch.nn.Sequential()), "the model comes first"),
+        (lambda: Samples.collect([batch(torch.rand(2, 3, 4, 4))], pixels="imagenet"), "PixelSpace"),
     ],
 )
 def test_wrong_data_is_told_in_a_sentence(call, sentence):

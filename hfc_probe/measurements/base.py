@@ -78,9 +78,13 @@ class Subject:
             output = _first_output(self.model(inputs))
         if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != len(images):
             shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            call = "…"
+            if isinstance(output, Mapping) and output:
+                shape = f"{shape} with {', '.join(map(repr, output))}"
+                call = f"model(images)[{next(iter(output))!r}]"
             raise InputError(
                 f"model: expected logits of shape ({len(images)}, classes), got {shape}; pass "
-                "predict=lambda model, images: … that returns them"
+                f"predict=lambda model, images: {call} that returns them"
             )
         if output.shape[1] < 2:
             raise InputError(
@@ -408,6 +412,9 @@ def help_lead(
 class Result(ABC):
     """What a measurement found: numbers, arrays, a figure, words.
 
+    A subclass needs :meth:`scalars` alone; the arrays, table, figure and sentence are made of
+    them unless it has better ones.
+
     Attributes:
         settings: the measurement's settings, by name.
         samples: number of images looked at.
@@ -420,21 +427,30 @@ class Result(ABC):
     def scalars(self) -> dict[str, float]:
         """TensorBoard tags and their values."""
 
-    @abstractmethod
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Every array by name; the class's docstring gives shapes and units."""
+        return {tag: np.asarray(value) for tag, value in self.scalars().items()}
 
-    @abstractmethod
     def figure(self) -> Figure:
         """A matplotlib figure, not attached to pyplot."""
+        from ..plots import scalars_figure
 
-    @abstractmethod
+        return scalars_figure(self)
+
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Column heads and rows of the table that ``print`` shows."""
+        rows = [[tag, f"{value:.4g}", ""] for tag, value in self.scalars().items()]
+        for row in rows:
+            if row[0] in self.intervals():
+                row[2] = "[{:.4g}, {:.4g}]".format(*self.intervals()[row[0]])
+        if not self.intervals():
+            return ["number", "value"], [row[:2] for row in rows]
+        return ["number", "value", "95 % interval"], rows
 
-    @abstractmethod
     def sentence(self) -> str:
         """What the numbers say, in one sentence with its figures."""
+        said = ", ".join(f"{tag} is {value:.4g}" for tag, value in self.scalars().items())
+        return f"On {self.samples} images {said}."
 
     def histograms(self) -> dict[str, NDArray[Any]]:
         """TensorBoard tags and the values whose distribution they show."""

@@ -276,11 +276,16 @@ class FourierSensitivityResult(Result):
     def table(self) -> tuple[list[str], list[list[str]]]:
         arrays = self.arrays()
         profile = arrays["radial_profile"]
-        last = min(self.sensitivity.shape) // 2
-        shown = sorted({round(k * last / 8) for k in range(9)})
+        # To the corner of the map and with the peak, of which the sentence speaks.
+        last = len(profile) - 1
+        shown = sorted({int(np.nanargmax(profile)), *(round(k * last / 8) for k in range(9))})
         peak = float(np.nanmax(profile)) or 1.0
         heads = ["distance (cycles/image)", "sensitivity", "relative to the peak"]
-        rows = [[str(k), f"{profile[k]:.3g}", f"{profile[k] / peak:.2f}"] for k in shown]
+        rows = [
+            [str(k), f"{profile[k]:.3g}", f"{profile[k] / peak:.2f}"]
+            for k in shown
+            if np.isfinite(profile[k])  # a small or narrow map has rings without a cell
+        ]
         return heads, rows
 
     def _title(self) -> str:

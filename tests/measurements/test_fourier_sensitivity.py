@@ -167,6 +167,16 @@ def test_bad_input_is_told_in_a_sentence():
         )
 
 
+@pytest.mark.parametrize("size", [(16, 16), (6, 20)])
+def test_the_table_goes_to_the_corner_and_holds_the_peak_the_sentence_names(size):
+    result = FourierSensitivity().measure(classifier(size), samples_of(size))
+    _, rows = result.table()
+    (peak,) = [distance for distance, _, share in rows if share == "1.00"]
+    assert f"most at {peak} cycles/image" in result.sentence()
+    assert int(rows[-1][0]) == len(result.arrays()["radial_profile"]) - 1
+    assert "nan" not in str(result)
+
+
 def test_its_picture_and_tags():
     result = FourierSensitivity().measure(classifier((8, 8)), samples_of((8, 8)))
     assert list(result.images()) == ["hfc_sensitivity/gradient"]

@@ -175,6 +175,16 @@ def test_forms_of_model_output(output, fine):
         assert fixed.samples == 6
 
 
+def test_a_dict_of_outputs_is_told_with_its_keys():
+    class Model(PerClass):
+        def forward(self, x):
+            return {"scores": super().forward(x), "features": x}
+
+    samples = Samples(torch.rand(6, 3, 12, 10), torch.arange(6))
+    with pytest.raises(InputError, match=r"dict with 'scores', 'features'; .*\['scores'\]"):
+        FrequencyAccuracy(radii=(2,)).measure(Model(), samples)
+
+
 def test_a_model_in_half_precision_gets_half_precision_images():
     samples = Samples(torch.rand(6, 3, 12, 10), torch.arange(6))
     assert FrequencyAccuracy(radii=(2,)).measure(PerClass().bfloat16(), samples).samples == 6

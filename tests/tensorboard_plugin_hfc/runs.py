@@ -19,7 +19,9 @@ CLASSES = 10
 STEPS_PER_EPOCH = 20
 
 
-def accuracy_result(low: list[float], high: list[float], original: float = 0.9):
+def accuracy_result(
+    low: list[float], high: list[float], original: float = 0.9, background: str = "zero"
+):
     """LFC and HFC accuracies per radius out of 400 images."""
 
     def counts(shares):
@@ -31,7 +33,7 @@ def accuracy_result(low: list[float], high: list[float], original: float = 0.9):
     return FrequencyAccuracyResult(
         settings={
             "radii": RADII,
-            "hfc_background": "zero",
+            "hfc_background": background,
             "closed": True,
             "units": "cycles",
             "topk": (1,),

@@ -439,6 +439,20 @@ def test_sixty_runs(tab, environment, tmp_path):
         assert tab.find("aside li").count() == 1
 
 
+def test_hfc_on_two_backgrounds_is_not_compared_in_words(tab, environment, tmp_path):
+    for background, high in (("zero", 0.2), ("mean", 0.8)):
+        with SummaryWriter(str(tmp_path / background), filename_suffix=".hfc") as writer:
+            tensorboard.log(
+                accuracy_result([0.3] * 4, [high] * 4, background=background), writer, 1
+            )
+    with served(tab, environment, tmp_path) as address:
+        tab.open(address)
+        verdict = tab.find(".verdict").inner_text()
+        assert "not comparable" in verdict
+        assert "uses more" not in verdict
+        assert tab.text().count("different backgrounds") == 4
+
+
 WORDS = """async (rows) => {
   const { compare, verdict } = await import('./static/words.js');
   const curve = ([keys, y, half]) => ({

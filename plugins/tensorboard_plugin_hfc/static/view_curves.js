@@ -110,8 +110,8 @@ export class CurvesView {
     return part === "both" ? PARTS : [part];
   }
 
-  background() {
-    const found = this.runs.map((run) => this.curve(run, "hfc")?.content.hfc_background);
+  background(runs = this.runs) {
+    const found = runs.map((run) => this.curve(run, "hfc")?.content.hfc_background);
     return [...new Set(found.filter(Boolean))].join(" or ");
   }
 
@@ -274,8 +274,12 @@ export class CurvesView {
       ]),
     );
     const cell = (three) => percent(...three);
-    const since = ({ found }) =>
-      !found?.apart ? "intervals overlap" : `apart since ${where(found.since)}`;
+    // HFC on zero and on the mean colour are different images: no run "uses more" of them.
+    const other = new Set([a, b].map((run) => this.background([run])).filter(Boolean)).size > 1;
+    const since = ({ found }, part) =>
+      other && part === "hfc"
+        ? "different backgrounds"
+        : !found?.apart ? "intervals overlap" : `apart since ${where(found.since)}`;
     const rows = PARTS.flatMap((part) =>
       found[part]
         .filter((row) => row.found)
@@ -284,10 +288,14 @@ export class CurvesView {
           cell(row.found.a),
           cell(row.found.b),
           `${row.found.difference >= 0 ? "+" : "−"}${Math.abs(100 * row.found.difference).toFixed(1)} points`,
-          since(row),
+          since(row, part),
         ]),
     );
-    this.words.replaceChildren(h("p", { class: "verdict" }, verdict([a, b], found.hfc, where)));
+    const words = other
+      ? `${a} was measured with HFC on the ${this.background([a])} background, ${b} on the ` +
+        `${this.background([b])} one: their HFC accuracies are not comparable.`
+      : verdict([a, b], found.hfc, where);
+    this.words.replaceChildren(h("p", { class: "verdict" }, words));
     this.numbers.replaceChildren(
       h(
         "details",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import random
 import warnings
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -262,6 +264,8 @@ class Samples:
         with protected_rng(), torch.no_grad():
             batches, drawn = _choose(data, limit, seed)
             images, targets = _gather(batches, limit, pixels)
+        if pixels is None:
+            _warn_of_raw_images(data)
         return cls(images, targets, drawn)
 
 
@@ -402,9 +406,7 @@ def _gather(
             close()
     if not count:
         raise InputError("data: expected at least one batch, got none; is the loader empty?")
-    if pixels is None:
-        _warn_of_raw_images()
-    elif not pixels.is_identity and not all(raw):
+    if pixels is not None and not pixels.is_identity and not all(raw):
         # One batch alone may look raw: normalised images all of middle brightness.
         image_parts = [
             to_pixels(_as_float(part), pixels) if was_raw else part
@@ -446,8 +448,15 @@ def _is_raw(images: Tensor) -> bool:
     return low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT
 
 
-def _warn_of_raw_images() -> None:
+_warned_of: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def _warn_of_raw_images(data: Any) -> None:
     """Images in [0, 1] and no word on normalisation: right, unless the training loop does it."""
+    with suppress(TypeError):  # a list, say, cannot be remembered
+        if data in _warned_of:
+            return
+        _warned_of.add(data)
     logger.warning(
         "hfc_probe: found no normalisation, so the model is given the loader's images as they are, "
         "in [0, 1]; if the training loop normalises them, pass pixels=hfc_probe.PixelSpace(mean, "

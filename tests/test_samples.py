@@ -328,3 +328,11 @@ def batch(images, targets=None):
 def test_wrong_data_is_told_in_a_sentence(call, sentence):
     with pytest.raises(InputError, match=sentence):
         call()
+
+
+def test_the_warning_of_unknown_normalisation_comes_once_per_loader(caplog):
+    data = TensorDataset(torch.rand(6, 3, 8, 8), torch.arange(6))
+    loader, another = DataLoader(data, 3), DataLoader(data, 2)
+    for one in (loader, loader, another):
+        Samples.collect(one)
+    assert caplog.text.count("found no normalisation") == 2

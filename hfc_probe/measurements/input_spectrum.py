@@ -187,8 +187,11 @@ class InputSpectrumResult(Result):
         rows = []
         for k, label in enumerate(self.classes):
             ring = int(arrays["dominant"][k])
-            value = f"{arrays['class_radial'][k, ring]:+.1f} of {len(self.classes) - 1}"
-            rows.append([str(label), str(self.class_counts[k]), str(ring), value])
+            above = float(arrays["class_radial"][k, ring])
+            found = ["nowhere", ""]
+            if above > 0:
+                found = [str(ring), f"{above:+.1f} of {len(self.classes) - 1}"]
+            rows.append([str(label), str(self.class_counts[k]), *found])
         return heads, rows
 
     def _title(self) -> str:

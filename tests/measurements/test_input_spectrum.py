@@ -27,6 +27,14 @@ def test_planted_power_slope_and_dominant_frequencies():
     assert result.share_within(3) == pytest.approx(2 / 3)
 
 
+def test_a_class_that_is_below_the_others_everywhere_stands_out_nowhere():
+    noise = torch.rand(8, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    faint = Samples(torch.cat([noise, 0.3 + 0.01 * noise]), torch.arange(16) // 8)
+    _, rows = InputSpectrum().measure(nn.Identity(), faint).table()
+    assert rows[0][3].startswith("+")
+    assert rows[1][2:] == ["nowhere", ""]
+
+
 @pytest.mark.parametrize("alpha", [0.0, 2.0, 3.0])
 def test_planted_slope(alpha):
     d = fourier.distance(64, 64, centred=False).clamp_min(1)

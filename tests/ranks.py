@@ -224,6 +224,7 @@ def leader_raises():
     model = Counting(slow=0.02)
     curves = FrequencyAccuracy(radii=(1, 2, 3))
     with hfc_probe.attach(model, samples(), measurements=[curves], strict=True) as probe:
+        begin = time.perf_counter()
         for k in range(3):
             if RANK == 0 and k < 2:
                 model.forward = lambda x: 1 / 0
@@ -231,7 +232,8 @@ def leader_raises():
                 probe.measure()
             except ZeroDivisionError:
                 del model.forward
-    save("leader_raises", (arrays(probe), model.seen))
+        took = time.perf_counter() - begin
+    save("leader_raises", (arrays(probe), model.seen, took))
 
 
 def ended():

@@ -156,9 +156,11 @@ def test_a_rank_with_less_memory_halves_its_batches_and_helps(two):
     assert left(two, "less_memory", 1)[2] > 1200
 
 
-def test_ranks_help_again_after_rank_0_raised(one, two):
+def test_ranks_go_on_when_rank_0_raises_and_help_again(one, two):
     same(left(two, "leader_raises")[0], left(one, "fails")[0])
-    assert left(two, "leader_raises", 1)[1] > 0
+    _, seen, seconds = left(two, "leader_raises", 1)
+    assert seen > 0
+    assert seconds < 15  # a quarter of the process group's timeout: what one wait in vain takes
 
 
 def test_after_the_process_group_rank_0_measures_alone(two):

@@ -16,19 +16,19 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from . import tensorboard
 from .errors import InputError
 from .measurements import FourierHeatmap, FrequencyAccuracy, KernelSpectra, Measurement, Result
-from .measurements.base import Predict, help_lead, subject_of
+from .measurements.base import Predict, help_lead, settings_of, subject_of
 from .probe_state import ProbeState
 from .processes import rank_and_world
 from .samples import PixelSpace, Samples, find_normalization
 from .schedule import Budget, Every
 from .sharded import check as check_sharded
 from .sharded import gathered, is_sharded, release
-from .sharing import NEVER, At, Crew, crew_of, fingerprint
+from .sharing import At, Crew, crew_of, fingerprint
 
 logger = logging.getLogger("hfc_probe")
 
@@ -120,7 +120,7 @@ def attach(
                 raise
             logger.info("hfc_probe: rank %d does not help to measure: %s", rank, error)
     shape = samples.image_shape if samples is not None else None
-    crew = _crew(model, chosen, samples)
+    crew = _crew(model, chosen, samples, pixels)
     with _whole(model, crew) as whole:
         if chosen is None:
             chosen = list(default_measurements(whole, shape).items())
@@ -142,14 +142,35 @@ def attach(
 
 
 def _crew(
-    model: nn.Module, chosen: list[tuple[Measurement, Every]] | None, samples: Samples | None
+    model: nn.Module,
+    chosen: list[tuple[Measurement, Every]] | None,
+    samples: Samples | None,
+    pixels: PixelSpace | None,
 ) -> Crew | None:
     """The ranks that attach a probe with these measurements to this model."""
     measured = ["default"] if chosen is None else [measurement.name for measurement, _ in chosen]
     crew = crew_of(" ".join([*measured, *(name for name, _ in model.named_parameters())]))
     if crew is not None:
-        crew.arrive("" if samples is None else fingerprint(samples.images, samples.targets))
+        crew.arrive(_given(chosen, samples, pixels))
     return crew
+
+
+def _given(
+    chosen: list[tuple[Measurement, Every]] | None,
+    samples: Samples | None,
+    pixels: PixelSpace | None,
+) -> str:
+    """A hash of what has to be the same on all ranks, for their results to fit together."""
+    values: list[Any] = [samples, pixels]
+    for measurement, _ in chosen or []:
+        values += [measurement.name, *settings_of(measurement).values()]
+    parts: list[Tensor | str] = []
+    for value in values:
+        if isinstance(value, Samples):
+            parts += [value.images, value.targets]
+        elif not callable(value):  # a function has no text that other processes know it by
+            parts.append(repr(value))
+    return fingerprint(*parts)
 
 
 @contextmanager
@@ -159,6 +180,11 @@ def _whole(model: nn.Module, crew: Crew | None) -> Iterator[nn.Module]:
         yield model
         return
     check_sharded(model)
+    if crew is None and rank_and_world()[1] > 1:
+        raise InputError(
+            "attach: expected, for a model that is sharded over ranks, a process group with a "
+            "TCP store (init_method env:// or tcp://), got none; the ranks meet there"
+        )
     if crew is not None:
         crew.patience = crew.timeout / 2  # every rank has to come, or none can go on
         if not crew.wait_for_all():
@@ -250,7 +276,7 @@ class Probe:
         self._model = model
         self._entries = entries
         self._crew = crew
-        self._calls = 0
+        self._loads = self._calls = 0
         self._sharded = is_sharded(model)
         self._copy: nn.Module | None = None
         self._pixels = pixels
@@ -297,10 +323,12 @@ class Probe:
             if not self._leads:
                 self._help()
                 return self.results
-            for entry in self._entries:
-                entry.due += 1
-                self._run(entry)
-            self._pass()
+            try:
+                for entry in self._entries:
+                    entry.due += 1
+                    self._run(entry)
+            finally:
+                self._pass()
         return self.results
 
     def close(self) -> None:
@@ -313,8 +341,8 @@ class Probe:
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
-        if self._crew is not None and self._leads:
-            self._crew.passed(NEVER)  # nobody needs to wait for this probe again
+        if self._crew is not None:
+            self._crew.depart()
         self._report_schedule()
         for writer in self._writers if self._owns_writers else []:
             try:
@@ -386,7 +414,8 @@ class Probe:
         What the probe's own ``log_dir`` holds of later steps, from a run that was interrupted
         after its checkpoint, is marked as void, so that TensorBoard shows no step twice.
         """
-        self.steps, self.epochs, self._calls = steps, epochs, 0
+        self.steps, self.epochs = steps, epochs
+        self._loads, self._calls = self._loads + 1, 0
         for writer in self._writers if self._owns_writers else []:
             tensorboard.log_restart(writer, (steps or epochs) + 1)
 
@@ -405,6 +434,12 @@ class Probe:
         if not self._leads:
             self._help()
             return
+        try:
+            self._run_entries(step, epoch)
+        finally:
+            self._pass()
+
+    def _run_entries(self, step: int | None, epoch: int | None) -> None:
         position = (self.steps, self.epochs)
         for entry in self._entries:
             if entry.every.due(step=step, epoch=epoch) and not entry.off:
@@ -418,7 +453,6 @@ class Probe:
             again = epoch is not None or entry.every.steps is not None
             if entry.waiting and again and not entry.off and self._fits(entry):
                 self._run(entry)
-        self._pass()
 
     def _pass(self) -> None:
         """Let the ranks that help go on, and tell them at which step to look again."""
@@ -473,11 +507,14 @@ class Probe:
 
     @property
     def _leads(self) -> bool:
-        """Whether this process measures and logs: the only one, or rank 0."""
-        return rank_and_world()[0] == 0
+        """Whether this process measures and logs: the only one, or rank 0.
+
+        Once attached as one of several it stays what it was, also after the process group's end.
+        """
+        return rank_and_world()[0] == 0 if self._crew is None else self._crew.leads
 
     def _at(self) -> At:
-        return self.epochs, self.steps, self._calls
+        return self._loads, self.epochs, self.steps, self._calls
 
     def _fits(self, entry: _Entry) -> bool:
         estimate = self._budget.seconds.get(entry.key)

@@ -6,8 +6,8 @@ it goes through the key-value store that ``init_process_group`` left behind: a r
 has died or was never told costs its help and nothing else, and no collective of the training's
 own can meet one of ours.
 
-A position in the training, ``at``, is (epochs, steps, calls of ``measure()`` since): ranks that
-help wait for rank 0 to come to theirs.
+A position in the training, ``at``, is (states loaded, epochs, steps, calls of ``measure()``
+since), and so only ever grows: ranks that help wait for rank 0 to come to theirs.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import itertools
 import logging
 import math
 import os
+import pickle
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,6 +29,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.serialization import default_restore_location
 
 from .processes import rank_and_world
 
@@ -35,8 +37,8 @@ logger = logging.getLogger("hfc_probe")
 
 Job = TypeVar("Job")
 Found = TypeVar("Found")
-At = tuple[float, float, float]
-NEVER: At = (math.inf, math.inf, math.inf)
+At = tuple[float, ...]
+NEVER: At = (math.inf,)
 
 # A store takes at most 8 MiB at once.
 _PART_BYTES = 4 << 20
@@ -89,7 +91,7 @@ class Invitation:
         key: the measurement's name.
         batch_size: images per forward pass.
         weights, buffers: what the helper's must add up to.
-        samples: hash of the images.
+        given: hash of the images and the settings.
         whole: no measurement yet: all ranks gather the weights of a sharded model.
     """
 
@@ -99,7 +101,7 @@ class Invitation:
     batch_size: int = 0
     weights: int = 0
     buffers: int = 0
-    samples: str = ""
+    given: str = ""
     whole: bool = False
 
 
@@ -119,7 +121,7 @@ class Board:
 
     def put(self, name: str, value: Any) -> None:
         buffer = io.BytesIO()
-        torch.save(value, buffer)
+        torch.save(value, buffer, pickle_module=_Compact)
         content = buffer.getvalue()
         parts = range(0, len(content), _PART_BYTES)
         for number, start in enumerate(parts):
@@ -128,9 +130,14 @@ class Board:
         self._set(name, str(len(parts)).encode())
 
     def take(self, name: str, device: torch.device | str = "cpu") -> Any:
+        """A value; its tensors that were on a GPU are moved to the device, others are not."""
         parts = [self._get(f"{name}/part{k}") for k in range(int(self._get(name)))]
+
+        def place(storage: Any, where: str) -> Any:
+            return storage if where == "cpu" else default_restore_location(storage, str(device))
+
         # A full unpickler: the store holds what processes of this very job have put there.
-        return torch.load(io.BytesIO(b"".join(parts)), map_location=device, weights_only=False)
+        return torch.load(io.BytesIO(b"".join(parts)), map_location=place, weights_only=False)
 
     def mark(self, name: str) -> None:
         self._set(name, b"1")
@@ -141,9 +148,14 @@ class Board:
 
     def count(self, name: str) -> int:
         """A number from 0 that no other process gets."""
-        self._written[name] = None
-        with _store_errors():
-            return int(self._store.add(self._prefix + name, 1)) - 1
+        return self._add(name, 1) - 1
+
+    def number(self, name: str) -> int:
+        """What :meth:`reach` was told last; 0 before."""
+        return self._add(name, 0)
+
+    def reach(self, name: str, number: int) -> None:
+        self._set(name, str(number).encode())
 
     def clear(self) -> None:
         """Delete what this process has written."""
@@ -151,6 +163,11 @@ class Board:
             for name in self._written:
                 self._store.delete_key(self._prefix + name)
         self._written.clear()
+
+    def _add(self, name: str, by: int) -> int:
+        self._written[name] = None
+        with _store_errors():
+            return int(self._store.add(self._prefix + name, by))
 
     def _set(self, name: str, content: bytes) -> None:
         self._written[name] = None
@@ -160,6 +177,17 @@ class Board:
     def _get(self, name: str) -> bytes:
         with _store_errors():
             return bytes(self._store.get(self._prefix + name))
+
+
+class _Compact:
+    """What ``torch.save`` pickles with: of a view its own part, not all that lies behind it."""
+
+    class Pickler(pickle.Pickler):
+        def reducer_override(self, value: Any) -> Any:
+            plain = type(value) is Tensor and value.layout is torch.strided
+            if plain and value.untyped_storage().nbytes() > value.nbytes:
+                return value.clone().__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+            return NotImplemented
 
 
 @contextmanager
@@ -204,6 +232,7 @@ class _Leading(Sharing):
     def map(self, jobs: Sequence[Job], work: Callable[[Job], Found]) -> Iterator[Found]:
         turn = next(self._turns)
         board, device = self._board, _device(self._model)
+        self._try(board.put, f"{turn}/jobs", jobs)
         done: dict[int, Found] = {}
         slowest, waiting, claimed = 0.0, _Naps(), -1
 
@@ -270,9 +299,8 @@ class _Helping(Sharing):
 
     leads = False
 
-    def __init__(self, board: Board, invitation: Invitation, samples: str, timeout: float) -> None:
-        self._board, self._invitation, self._timeout = board, invitation, timeout
-        self._samples = samples
+    def __init__(self, crew: Crew, board: Board, invitation: Invitation) -> None:
+        self._crew, self._board, self._invitation = crew, board, invitation
         self._turns = itertools.count()
         self._model: nn.Module | None = None
 
@@ -283,8 +311,10 @@ class _Helping(Sharing):
         within a step. The isolation puts this process's own back.
         """
         self._model = model
-        if self._samples != self._invitation.samples:
-            raise Lost("its images are not those of rank 0")
+        if self._crew.given != self._invitation.given:
+            raise Lost("its images or settings are not those of rank 0")
+        if any(hasattr(parameter, "device_mesh") for parameter in model.parameters()):
+            raise Lost("its copy of the sharded model could not be made")
         weights, buffers = state_sums(model)
         if weights != self._invitation.weights:
             raise Lost("its weights are not those of rank 0")
@@ -306,24 +336,38 @@ class _Helping(Sharing):
 
     def map(self, jobs: Sequence[Job], work: Callable[[Job], Found]) -> Iterator[Found]:
         turn = next(self._turns)
+        # Rank 0's own: this process may have come to others, say on a processor that rounds
+        # otherwise, and a number must mean the same job to all.
+        jobs = self._wait_for(f"{turn}/jobs")
         done: dict[int, Found] = {}
         while (mine := self._board.count(f"{turn}/next")) < len(jobs):
-            if self._board.has("end"):
+            if self._crew.ended(self._invitation):
                 raise Ended
             try:
                 done[mine] = work(jobs[mine])
+                self._board.put(f"{turn}/{mine}", done[mine])
             except BaseException:
                 with suppress(Lost):
                     self._board.mark(f"{turn}/{mine}/failed")
                 raise
-            self._board.put(f"{turn}/{mine}", done[mine])
         for place in range(len(jobs)):
             yield done.pop(place) if place in done else self._wait_for(f"{turn}/{place}")
+
+    def gather(self, make: Callable[[], nn.Module]) -> nn.Module:
+        """What :meth:`Crew.call_all` calls to, if all the others come.
+
+        Raises:
+            Ended: they do not.
+        """
+        self._board.mark(f"ready/{self._crew.rank}")
+        if not self._wait_for("go"):
+            raise Ended
+        return make()
 
     def _wait_for(self, name: str) -> Any:
         naps = _Naps()
         while not self._board.has(name):
-            if self._board.has("end") or naps.nap() > self._timeout:
+            if self._crew.ended(self._invitation) or naps.nap() > self._crew.timeout:
                 raise Ended
         return self._board.take(name, _device(self._model))
 
@@ -338,10 +382,11 @@ class Crew:
         timeout: seconds after which a process that says nothing counts as dead: the process
             group's own.
         patience: seconds that a helper waits for rank 0 to come to the same position.
+        alive: whether there still is a process group.
 
     Attributes:
+        given: hash of the images and the settings of this process.
         retry: the step, if any, at which all look again although nothing is due.
-        gone: there is no exchange any more; rank 0 measures alone.
     """
 
     board: Board
@@ -349,11 +394,13 @@ class Crew:
     world: int
     timeout: float
     patience: float
+    alive: Callable[[], bool] = lambda: True
+    given: str = ""
     retry: int | None = None
-    gone: bool = False
+    _gone: bool = False
     _runs: int = 0
     _in_vain: int = 0
-    _samples: str = ""
+    _missed: At | None = None
     _old: deque[Board] = field(default_factory=deque)
     _said: set[str] = field(default_factory=set)
 
@@ -361,12 +408,24 @@ class Crew:
     def leads(self) -> bool:
         return self.rank == 0
 
-    def arrive(self, samples: str = "") -> None:
-        """Tell the others that this process is there, with images of that hash."""
-        self._samples = samples
-        self.board.mark(f"here/{self.rank}")
+    @property
+    def gone(self) -> bool:
+        """Whether there is no exchange any more: rank 0 measures alone."""
+        return self._gone or not self.alive()
+
+    def arrive(self, given: str = "") -> None:
+        """Tell the others that this process is there, with images and settings of that hash."""
+        self.given = given
+        self._quietly(lambda: self.board.mark(f"here/{self.rank}"))
         if not self.leads:
-            self.board.mark("helpers")
+            self._quietly(lambda: self.board.mark("helpers"))
+
+    def depart(self) -> None:
+        """Tell the others not to wait for this process again."""
+        if self.leads:
+            self.passed(NEVER)
+        else:
+            self._quietly(lambda: self.board.mark(f"left/{self.rank}"))
 
     def wait_for_all(self) -> bool:
         """Wait until every process is there; False where one stays away."""
@@ -387,14 +446,12 @@ class Crew:
             return
         number = self._runs
         board = self._run(number)
-        leading = _Leading(self, board, Invitation(number, at, key, samples=self._samples))
+        leading = _Leading(self, board, Invitation(number, at, key, given=self.given))
         try:
             yield leading
         finally:
             if leading.invited:
-                self._runs += 1
-                self._quietly(lambda: board.mark("end"))
-                self._retire(board)
+                self._end(board)
             else:
                 self._quietly(board.clear)
 
@@ -407,16 +464,36 @@ class Crew:
         self._quietly(lambda: self.board.put("passed", (at, retry, self._runs)))
 
     def call_all(self, at: At) -> bool:
-        """Bring every process to the same place, for a collective that all must reach."""
+        """Bring every process to the same place, for a collective that all must reach.
+
+        Waited for once at a position, and not for long once that was in vain: the others wait
+        for this process in the training's own collectives meanwhile.
+        """
+        if self.gone or at == self._missed:
+            return False
         board = self._run(self._runs)
         self.post(board, Invitation(self._runs, at, "", whole=True))
+        naps, away = _Naps(), set(range(1, self.world))
+        while away and naps.nap() < self.patience:
+            away = {rank for rank in away if not board.has(f"ready/{rank}")}
+            if any(self.board.has(f"left/{rank}") for rank in away):
+                break
+        complete = not away
+        board.put("go", complete)
+        if complete:
+            self._retire(board)
+            self._runs += 1
+        else:
+            self._end(board)
+            self._missed, self.patience = at, min(self.patience, _PATIENCE_SECONDS)
+        return complete
+
+    def _end(self, board: Board) -> None:
+        """Let go those that still help with the latest run, at once or whenever they look."""
         self._runs += 1
-        naps, there = _Naps(), {0}
-        while len(there) < self.world and naps.nap() < self.patience:
-            there |= {r for r in range(self.world) if r not in there and board.has(f"ready/{r}")}
-        board.put("go", len(there) == self.world)
+        # One number for all runs: a run's own values are deleted after a while.
+        self._quietly(lambda: self.board.reach("ended", self._runs))
         self._retire(board)
-        return len(there) == self.world
 
     # The others
 
@@ -457,22 +534,16 @@ class Crew:
                     )
                 return
 
-    def answer(self, invitation: Invitation) -> bool:
-        """Come to the place that :meth:`call_all` calls to; whether all the others do."""
-        board = self._run(invitation.number)
-        board.mark(f"ready/{self.rank}")
-        naps = _Naps()
-        while not board.has("go"):
-            if naps.nap() > self.timeout:
-                raise Ended
-        return bool(board.take("go"))
+    def ended(self, invitation: Invitation) -> bool:
+        """Whether rank 0 is done with what it asked help for."""
+        return self.board.number("ended") > invitation.number
 
     @contextmanager
-    def help(self, invitation: Invitation) -> Iterator[Sharing]:
+    def help(self, invitation: Invitation) -> Iterator[_Helping]:
         """Help rank 0. What goes wrong here is rank 0's to find and to report."""
         board = self._run(invitation.number)
         try:
-            yield _Helping(board, invitation, self._samples, self.timeout)
+            yield _Helping(self, board, invitation)
         except Ended:
             pass
         except Lost as error:
@@ -493,7 +564,7 @@ class Crew:
 
     def leave(self, error: Exception, *, for_good: bool = True) -> None:
         """Go on without the others."""
-        self.gone = self.gone or for_good
+        self._gone = self._gone or for_good
         self._say(f"rank {self.rank} goes on without the others: {error}")
 
     def _quietly(self, call: Callable[[], None]) -> None:
@@ -513,7 +584,7 @@ _made: dict[str, int] = {}
 
 
 def crew_of(name: str) -> Crew | None:
-    """The crew of this process; None where it is alone or the backend has no store.
+    """The crew of this process; None where it is alone or the backend has no store to use.
 
     Args:
         name: what is measured; processes that give the same name, the same number of times,
@@ -527,18 +598,28 @@ def crew_of(name: str) -> Crew | None:
     try:
         store = distributed_c10d._get_default_store()
         timeout = store.timeout.total_seconds()  # type: ignore[attr-defined]
+        if isinstance(_underneath(store), torch.distributed.FileStore):  # type: ignore[attr-defined]
+            raise ValueError("a FileStore's file keeps everything that was ever written to it")
         if hasattr(store, "clone"):
             # A connection of its own: waiting on a shared one would hold up the training's.
             store = store.clone()
-            store.set_timeout(timedelta(seconds=_PATIENCE_SECONDS))
+            store.set_timeout(timedelta(seconds=min(_PATIENCE_SECONDS, timeout / 4)))
     except (RuntimeError, ValueError, AttributeError) as error:
-        logger.info("hfc_probe: rank 0 measures alone; no store in this process group: %s", error)
+        logger.info("hfc_probe: rank 0 measures alone, without the group's store: %s", error)
         return None
     again = _made[name] = _made.get(name, -1) + 1
     restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     digest = hashlib.sha256(name.encode()).hexdigest()[:16]
     board = Board(store, f"hfc_probe/{restart}/{digest}/{again}/")
-    return Crew(board, rank, world, timeout, patience=min(_PATIENCE_SECONDS, timeout / 4))
+    patience = min(_PATIENCE_SECONDS, timeout / 4)
+    return Crew(board, rank, world, timeout, patience, torch.distributed.is_initialized)
+
+
+def _underneath(store: Any) -> Any:
+    """The store inside those that put prefixes before its keys."""
+    while hasattr(store, "underlying_store"):
+        store = store.underlying_store
+    return store
 
 
 def state_sums(model: nn.Module) -> tuple[int, int]:
@@ -562,10 +643,13 @@ def _sum_of_bits(tensors: Iterable[tuple[str, Tensor]]) -> int:
     return sum((2 * k + 1) * value for k, value in enumerate(values))
 
 
-def fingerprint(*tensors: Tensor) -> str:
-    """A hash of tensors' bytes."""
+def fingerprint(*values: Tensor | str) -> str:
+    """A hash of tensors' bytes, and of text."""
     digest = hashlib.sha256()
-    for tensor in tensors:
+    for tensor in values:
+        if isinstance(tensor, str):
+            digest.update(tensor.encode() + b"\0")
+            continue
         digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -192,12 +192,60 @@ def others(how):
         with torch.no_grad():
             model.net[0].weight[0, 0, 0, 0] += RANK
     data = samples(seed=RANK if how == "other images" else 0)
-    with hfc_probe.attach(model, data, measurements=[FrequencyAccuracy(radii=(1, 2, 3))]) as probe:
+    radii = (1, 2, 4) if how == "other settings" and RANK else (1, 2, 3)
+    with hfc_probe.attach(model, data, measurements=[FrequencyAccuracy(radii=radii)]) as probe:
         probe.measure()
         if how == "dies" and RANK == 0:
             save(how, (arrays(probe), model.seen))
             os._exit(0)  # the process group is broken, nobody waits for its end
     save(how, (arrays(probe), model.seen))
+
+
+def less_memory():
+    """Batches that rank 0 has memory for are too large for rank 1, which halves them."""
+    model = Counting(slow=0.05)
+
+    def forward(x):
+        if not model.training and RANK and len(x) > 100:
+            raise MemoryError("planted")
+        return Counting.forward(model, x)
+
+    heatmap = hfc_probe.FourierHeatmap(norm=1.0, samples=1200, crop=3)
+    model.forward = forward
+    with hfc_probe.attach(model, samples(), measurements=[heatmap], limit=None) as probe:
+        probe.measure()
+        found = arrays(probe)
+    alone = heatmap.measure(model, samples()).arrays() if RANK == 0 else None
+    save("less_memory", (found, alone, model.seen))
+
+
+def leader_raises():
+    """The user catches what a strict probe raises on rank 0, twice, and goes on."""
+    model = Counting(slow=0.02)
+    curves = FrequencyAccuracy(radii=(1, 2, 3))
+    with hfc_probe.attach(model, samples(), measurements=[curves], strict=True) as probe:
+        begin = time.perf_counter()
+        for k in range(3):
+            if RANK == 0 and k < 2:
+                model.forward = lambda x: 1 / 0
+            try:
+                probe.measure()
+            except ZeroDivisionError:
+                del model.forward
+        took = time.perf_counter() - begin
+    save("leader_raises", (arrays(probe), model.seen, took))
+
+
+def ended():
+    """The process group is gone before the probe is closed."""
+    model = Counting()
+    with hfc_probe.attach(model, samples(), measurements=[FrequencyAccuracy(radii=(1,))]) as probe:
+        probe.measure()
+        distributed.barrier()
+        distributed.destroy_process_group()
+        seen = model.seen
+        probe.measure()
+    save("ended", (arrays(probe), model.seen - seen))
 
 
 def leader_dies():
@@ -275,6 +323,10 @@ def sharded():
             )
         )
     save("sharded", (*ends, arrays(probe), alone))
+    probe.load_state_dict(probe.state_dict() | {"steps": 1})
+    runs = [entry.runs for entry in probe._entries]
+    probe.measure()
+    save("rolled back", [e.runs - before for e, before in zip(probe._entries, runs, strict=True)])
     probe.close()
 
 
@@ -290,9 +342,9 @@ def main():
             others(name)
         else:
             scene()
-        if WORLD > 1:
+        if distributed.is_initialized():
             distributed.barrier()
-    if WORLD > 1:
+    if distributed.is_initialized():
         distributed.destroy_process_group()
 
 

@@ -32,8 +32,12 @@ TOGETHER = [
     "fails",
     "other weights",
     "other images",
+    "other settings",
+    "less_memory",
+    "leader_raises",
     "sharded",
     "only_rank_0",
+    "ended",  # of the process group: the last
 ]
 
 
@@ -135,8 +139,33 @@ def test_a_model_sharded_by_fsdp2_is_measured_whole_and_trains_the_same(two):
     _, _, found, alone = left(two, "sharded")
     same({"frequency_accuracy": found["frequency_accuracy"]}, {"frequency_accuracy": alone})
     events = EventAccumulator(str(two / "sharded")).Reload()
-    assert [e.step for e in events.Scalars("hfc_accuracy/original")] == [2, 4]
-    assert [e.step for e in events.Scalars("hfc_net.0/smoothness_mean")] == [1, 2, 3, 4]
+    # At last once more, from an earlier state: see "rolled back".
+    assert [e.step for e in events.Scalars("hfc_accuracy/original")] == [2, 4, 1]
+    assert [e.step for e in events.Scalars("hfc_net.0/smoothness_mean")] == [1, 2, 3, 4, 1]
+
+
+def test_a_sharded_model_is_measured_after_the_probe_went_back_to_an_earlier_state(two):
+    assert left(two, "rolled back") == [1, 1, 1]
+
+
+def test_a_rank_with_less_memory_halves_its_batches_and_helps(two):
+    found, alone, _ = left(two, "less_memory")
+    assert found["fourier_heatmap"].keys() == alone.keys()
+    for name in ("error", "count", "clean_error"):
+        assert equal(found["fourier_heatmap"][name], alone[name])
+    assert left(two, "less_memory", 1)[2] > 1200
+
+
+def test_ranks_go_on_when_rank_0_raises_and_help_again(one, two):
+    same(left(two, "leader_raises")[0], left(one, "fails")[0])
+    _, seen, seconds = left(two, "leader_raises", 1)
+    assert seen > 0
+    assert seconds < 15  # a quarter of the process group's timeout: what one wait in vain takes
+
+
+def test_after_the_process_group_rank_0_measures_alone(two):
+    assert left(two, "ended")[1] == 3000
+    assert left(two, "ended", 1) == ({}, 0)
 
 
 def test_the_budget_holds_and_what_was_put_off_is_shared_as_well(two):
@@ -159,7 +188,7 @@ def test_attached_on_rank_0_only_it_measures_alone(two):
     assert left(two, "only_rank_0", 1) == {}
 
 
-@pytest.mark.parametrize("how", ["fails", "other weights", "other images"])
+@pytest.mark.parametrize("how", ["fails", "other weights", "other images", "other settings"])
 def test_a_rank_that_cannot_help_changes_nothing(one, two, how):
     found, mine = left(two, how)
     same(found, left(one, "fails")[0])

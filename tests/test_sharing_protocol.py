@@ -149,3 +149,94 @@ def test_a_helper_does_a_share_of_the_work_and_leaves_nothing_in_the_store():
     assert len(outs[1]) > 12
     # What is kept: who is there, the last position, and the latest runs.
     assert store.num_keys() < 200
+
+
+def together(*ranks):
+    """Run functions, one per rank, and wait for all."""
+    threads = [threading.Thread(target=rank, daemon=True) for rank in ranks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def pair(lead, do, jobs=range(6), theirs=range(6), positions=1):
+    """Rank 0 and one that helps, with work of its own; what rank 0 found."""
+    store, found, model = torch.distributed.HashStore(), [], nn.Linear(2, 2)
+    crews = [crew(store, rank, 2) for rank in range(2)]
+    for one in crews:
+        one.arrive()
+
+    def leading():
+        for step in range(positions):
+            with crews[0].lead((step,), "a") as shared:
+                shared.begin(model, 4)
+                found.append(list(shared.map(jobs, lead)))
+        crews[0].passed((positions,))
+
+    def helping():
+        for invitation in crews[1].invitations((0,)):
+            with crews[1].help(invitation) as shared:
+                shared.begin(model, 4)
+                list(shared.map(theirs, do))
+
+    together(leading, helping)
+    return found
+
+
+def test_a_rank_that_fell_several_runs_behind_works_no_further_on_them(monkeypatch):
+    monkeypatch.setattr(sharing, "_GRACE_SECONDS", 0.05)
+    done, begun, over = [], threading.Event(), threading.Event()
+    runs = 8
+
+    def lead(job):
+        begun.wait(10)
+        if len(leads) == 6 * runs - 2:
+            over.set()
+        leads.append(job)
+        return job
+
+    def slow(job):
+        done.append(job)
+        begun.set()
+        over.wait(30)
+        return job
+
+    leads = []
+    found = pair(lead, slow, positions=runs)
+    assert found == [list(range(6))] * runs
+    assert len(done) == 1
+
+
+def test_jobs_are_those_of_rank_0_whatever_another_rank_came_to():
+    def do(job):
+        time.sleep(0.02)
+        return 10 * job
+
+    found = pair(do, do, jobs=list(range(9)), theirs=list(range(100, 109)))
+    assert found == [[10 * k for k in range(9)]]
+
+
+def test_only_what_was_on_a_gpu_is_moved_and_of_a_view_only_its_part():
+    store = torch.distributed.HashStore()
+    board = Board(store)
+    board.put("found", {"cpu": torch.arange(1_000_000)[3:5], "gpu": torch.ones(2, device="meta")})
+    assert len(store.get("found/part0")) < 10_000
+    found = board.take("found", "meta")
+    assert found["cpu"].tolist() == [3, 4]
+    assert found["gpu"].is_meta
+
+
+def test_rank_0_waits_once_at_a_position_for_ranks_that_stay_away():
+    store = torch.distributed.HashStore()
+    lead, other = (crew(store, rank, 2) for rank in range(2))
+    begin = time.monotonic()
+    assert not lead.call_all((1,))
+    waited = time.monotonic() - begin
+    lead.patience = 20.0
+    assert waited >= 0.15
+    assert not lead.call_all((1,))
+    other.depart()
+    assert not lead.call_all((2,))  # nor for one that said it will not come
+    assert time.monotonic() - begin < 20

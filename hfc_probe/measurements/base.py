@@ -389,23 +389,20 @@ def help_lead(
         gather: makes a whole copy of a sharded model, when rank 0 calls all ranks to it.
     """
     for invitation in crew.invitations(at):
-        if invitation.whole:
-            assert gather is not None
-            if crew.answer(invitation):
-                model = gather()
-            continue
-        with (
-            crew.help(invitation) as sharing,
-            subject_of(
+        with crew.help(invitation) as sharing:
+            if invitation.whole:
+                assert gather is not None
+                model = sharing.gather(gather)
+                continue
+            with subject_of(
                 model,
                 samples,
                 pixels=pixels,
                 predict=predict,
                 batch_size=invitation.batch_size,
                 sharing=sharing,
-            ) as subject,
-        ):
-            measurements[invitation.key].compute(subject)
+            ) as subject:
+                measurements[invitation.key].compute(subject)
 
 
 @dataclass(frozen=True, eq=False)

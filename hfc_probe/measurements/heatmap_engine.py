@@ -61,7 +61,8 @@ class Engine:
 
     Samples go to the model's device once, in the form they are held in. Basis images and
     signs are made when a direction is first needed and forgotten when memory asks for it.
-    A batch that does not fit in memory is halved, and later batches stay at that size.
+    A batch that does not fit in memory is halved, and later batches stay at that size. Jobs that
+    are shared do not: processes differ in the memory they have.
 
     Args:
         subject: the model in isolation.
@@ -108,7 +109,7 @@ class Engine:
             InputError: targets beyond the logits, a model that is not deterministic.
         """
         self._check_repeatable()
-        size = self.batch_size
+        size = self.subject.batch_size
 
         def look(start: int) -> Outcome:
             part = slice(start, min(start + size, len(self.samples)))

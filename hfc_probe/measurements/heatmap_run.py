@@ -74,7 +74,7 @@ class Run:
             kept = torch.from_numpy(state["wrong"]).to(device)
             at = (int(state["done"]), kept, torch.from_numpy(state["loss"]))
 
-        size = self.engine.batch_size
+        size = self.subject.batch_size
 
         def pairs(start: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
             return np.divmod(np.arange(start, min(start + size, total)), self.count)
@@ -528,11 +528,10 @@ class Table:
         """Errors of pairs, from the checkpoint where it has them."""
         found = self._kept[cells, images]
         missing = np.flatnonzero(found < 0)
-        engine = self.run.engine
-        parts = [
-            missing[k : k + engine.batch_size] for k in range(0, len(missing), engine.batch_size)
-        ]
-        outcomes = engine.share(parts, lambda part: engine.run(cells[part], images[part]))
+        engine, size = self.run.engine, self.run.subject.batch_size
+        parts = [missing[k : k + size] for k in range(0, len(missing), size)]
+        pairs = [(cells[part], images[part]) for part in parts]
+        outcomes = engine.share(pairs, lambda pair: engine.run(*pair))
         try:
             for part, outcome in zip(parts, outcomes, strict=True):
                 found[part] = outcome.wrong[:, 0].cpu().numpy()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -198,21 +200,24 @@ class CorruptionAccuracy(Measurement):
             height, width = images.shape[-2:]
             half = min(height, width) / 2
             norm = _WAVE[severity - 1] * default_norm(height, width)
-            inside = [
-                (i, j)
-                for i, j in fourier.half_plane(height, width)
-                if low * half < np.hypot(i, j) <= high * half
-            ]
-            out = images.clone()
+            inside = _frequencies(height, width, low * half, high * half)
+            signs, waves = [], []
             for k in range(len(images)):
                 rng = np.random.default_rng((self.seed, start + k))
                 i, j = inside[int(rng.integers(len(inside)))]
-                signs = 2.0 * rng.integers(0, 2, size=images.shape[1]) - 1
-                sign = torch.from_numpy(signs).to(images).view(-1, 1, 1)
-                out[k] += norm * sign * fourier.basis(i, j, height, width).to(images)
-            return out
+                signs.append(2.0 * rng.integers(0, 2, size=images.shape[1]) - 1)
+                waves.append(fourier.basis(i, j, height, width))
+            sign = torch.from_numpy(np.stack(signs)).to(images)[..., None, None]
+            return images + norm * sign * torch.stack(waves).to(images)[:, None]
 
         return noise if kind == "band_noise" else wave
+
+
+@functools.lru_cache(maxsize=16)
+def _frequencies(height: int, width: int, low: float, high: float) -> tuple[tuple[int, int], ...]:
+    """One (i, j) of each pair ±(i, j) with ``low < d <= high``."""
+    pairs = fourier.half_plane(height, width)
+    return tuple((i, j) for i, j in pairs if low < math.hypot(i, j) <= high)
 
 
 _Change = Callable[[int, Tensor], Tensor]

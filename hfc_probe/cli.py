@@ -276,7 +276,7 @@ def _measured(
 ) -> Iterator[Any]:
     """Results one after the other, of rank 0; other ranks do a share of the images."""
     from .measurements.base import help_lead
-    from .sharing import alone, crew_of, fingerprint
+    from .sharing import crew_of, fingerprint, shared
 
     crew = crew_of("audit")
     if crew is not None:
@@ -285,9 +285,13 @@ def _measured(
     for number, measurement in enumerate(chosen):
         at = (number, 0, 0)
         if crew is None or crew.leads:
-            shared = alone if crew is None else functools.partial(crew.lead, at, measurement.name)
             yield measurement.run(
-                model, samples, pixels=pixels, batch_size=batch_size, progress=True, shared=shared
+                model,
+                samples,
+                pixels=pixels,
+                batch_size=batch_size,
+                progress=True,
+                shared=shared(crew, at, measurement.name),
             )
             if crew is not None:
                 crew.passed(at)

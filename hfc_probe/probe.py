@@ -28,7 +28,7 @@ from .samples import PixelSpace, Samples, find_normalization
 from .schedule import Budget, Every
 from .sharded import check as check_sharded
 from .sharded import gathered, is_sharded, release
-from .sharing import At, Crew, crew_of, fingerprint
+from .sharing import At, Crew, crew_of, fingerprint, shared
 
 logger = logging.getLogger("hfc_probe")
 
@@ -428,9 +428,8 @@ class Probe:
     def _run_due(self, *, step: int | None = None, epoch: int | None = None) -> None:
         self._calls = 0
         crew = self._crew
-        due = epoch is not None or any(e.every.due(step=step) for e in self._entries)
-        if crew is not None and not due and step != crew.retry:
-            return  # several ranks look at the same steps only
+        if crew is not None and not self._looks(step, epoch, crew):
+            return
         if not self._leads:
             self._help()
             return
@@ -438,6 +437,11 @@ class Probe:
             self._run_entries(step, epoch)
         finally:
             self._pass()
+
+    def _looks(self, step: int | None, epoch: int | None, crew: Crew) -> bool:
+        """Whether all ranks look at this step: they must agree on it without asking."""
+        due = epoch is not None or step == crew.retry
+        return due or any(entry.every.due(step=step) for entry in self._entries)
 
     def _run_entries(self, step: int | None, epoch: int | None) -> None:
         position = (self.steps, self.epochs)
@@ -579,7 +583,7 @@ class Probe:
                 self.samples,
                 pixels=self._pixels,
                 predict=self._predict,
-                **self._sharing(entry),
+                shared=shared(self._crew, self._at(), entry.key),
             )
         except Exception:
             self._charge(entry, start)
@@ -592,11 +596,6 @@ class Probe:
         entry.failures = 0
         self.results[entry.key] = result
         self._log(entry, result, start)
-
-    def _sharing(self, entry: _Entry) -> dict[str, Any]:
-        if self._crew is None:
-            return {}
-        return {"shared": functools.partial(self._crew.lead, self._at(), entry.key)}
 
     def _log(self, entry: _Entry, result: Result, start: float) -> None:
         """Write a result; what that takes belongs to the measurement's cost."""

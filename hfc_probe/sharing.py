@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -578,6 +579,11 @@ class Crew:
         if what not in self._said:
             self._said.add(what)
             logger.info("hfc_probe: %s", what)
+
+
+def shared(crew: Crew | None, at: At, key: str) -> Callable[[], AbstractContextManager[Sharing]]:
+    """What ``Measurement.run`` takes: with the help of a crew, or alone where there is none."""
+    return alone if crew is None else partial(crew.lead, at, key)
 
 
 _made: dict[str, int] = {}

@@ -151,6 +151,8 @@ def read_finished(path):
     ids=["annotations", "results", "finished images"],
 )
 def test_hostile_coco_files(read, document):
+    refused = []
+
     @often
     @given(documents(document), st.booleans())
     def run(content, whole):
@@ -164,8 +166,10 @@ def test_hostile_coco_files(read, document):
                 read(path)
             except InputError as error:
                 one_sentence(error)
+                refused.append(error)
 
     run()
+    assert refused
 
 
 def probe():

@@ -240,7 +240,7 @@ def _product(left: Floats, right: Floats) -> Floats:
 def _inverse_root(matrix: Floats) -> Floats:
     """R with ``Rᵀ R`` the inverse of a positive definite matrix."""
     factor = torch.linalg.cholesky(torch.from_numpy(matrix))
-    unit = torch.eye(len(matrix), dtype=factor.dtype)
+    unit = torch.eye(len(matrix), dtype=factor.dtype, device=factor.device)
     found: Floats = torch.linalg.solve_triangular(factor, unit, upper=False).numpy()
     return found
 

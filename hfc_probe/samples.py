@@ -8,7 +8,7 @@ import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -129,6 +129,9 @@ class Samples:
         targets: ``(N,)`` class indices from 0.
         drawn: how they were chosen; ``"random"`` and ``"all"`` are beyond suspicion,
             ``"first"`` is checked for covering few of the classes.
+        caveats: sentences on what cannot be trusted about them; results say them first.
+        provenance: where they come from, as plain values: ``data`` (a description),
+            ``normalization`` (where the statistics came from), ``resampling``.
 
     Raises:
         InputError: wrong shapes or lengths, no images, values outside [0, 1] or not finite,
@@ -138,6 +141,8 @@ class Samples:
     images: Tensor
     targets: Tensor
     drawn: Drawn = "all"
+    caveats: tuple[str, ...] = field(default=(), kw_only=True)
+    provenance: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
     def __post_init__(self) -> None:
         images = torch.as_tensor(self.images)

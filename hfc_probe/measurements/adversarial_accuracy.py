@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import fourier, kernels
+from .. import checks, fourier, kernels
 from ..errors import InputError
 from ..proportions import percent, proportion_arrays
 from .base import Measurement, Subject, rank, settings_of
-from .common import CellResult, check_numbers, check_whole, right, uniform_noise
+from .common import CellResult, right, uniform_noise
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,16 +70,16 @@ class AdversarialAccuracy(Measurement):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        epsilons = check_numbers("epsilons", self.epsilons, high=1, open_low=True)
+        epsilons = checks.numbers("epsilons", self.epsilons, high=1, open_low=True)
         object.__setattr__(self, "epsilons", epsilons)
-        object.__setattr__(self, "rhos", check_numbers("rhos", self.rhos))
+        object.__setattr__(self, "rhos", checks.numbers("rhos", self.rhos))
         if self.perturbation_radii:
-            radii = check_numbers("perturbation_radii", self.perturbation_radii)
+            radii = checks.numbers("perturbation_radii", self.perturbation_radii)
             object.__setattr__(self, "perturbation_radii", radii)
         if self.step_size is not None:
-            check_numbers("step_size", self.step_size, high=1, open_low=True)
-        check_whole("steps", self.steps)
-        check_whole("samples", self.samples)
+            checks.numbers("step_size", self.step_size, high=1, open_low=True)
+        checks.whole("steps", self.steps)
+        checks.whole("samples", self.samples)
 
     def validate(self, model: nn.Module, image_shape: tuple[int, int, int] | None) -> None:
         _captum_attacks()

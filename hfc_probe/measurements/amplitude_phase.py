@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .. import fourier
+from .. import checks, fourier
 from ..errors import InputError
 from ..proportions import percent, proportion_arrays
 from .base import Measurement, Result, Subject, rank, settings_of
-from .common import check_choice, check_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,8 +51,8 @@ class AmplitudePhase(Measurement):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_choice("pairing", self.pairing, ("any", "same", "different"))
-        check_whole("examples", self.examples)
+        checks.choice("pairing", self.pairing, ("any", "same", "different"))
+        checks.whole("examples", self.examples)
 
     def cost(self, samples: int, image_shape: tuple[int, int, int]) -> int:
         return 3 * samples

@@ -11,10 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .. import fourier
+from .. import checks, fourier
 from ..errors import InputError
 from .base import Measurement, Result, Subject, settings_of
-from .common import check_choice, check_numbers, check_whole
 from .frequency_accuracy import Background
 
 if TYPE_CHECKING:
@@ -68,13 +67,13 @@ class BandAttribution(Measurement):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_choice("method", self.method, tuple(_METHODS))
-        check_choice("of", self.of, ("predicted", "target"))
-        check_choice("background", self.background, ("zero", "mean"))
+        checks.choice("method", self.method, tuple(_METHODS))
+        checks.choice("of", self.of, ("predicted", "target"))
+        checks.choice("background", self.background, ("zero", "mean"))
         for name in ("permutations", "steps", "samples"):
-            check_whole(name, getattr(self, name))
+            checks.whole(name, getattr(self, name))
         if self.edges is not None:
-            object.__setattr__(self, "edges", check_numbers("edges", self.edges, open_low=True))
+            object.__setattr__(self, "edges", checks.numbers("edges", self.edges, open_low=True))
 
     @property
     def variant(self) -> str:

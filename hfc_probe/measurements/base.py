@@ -415,10 +415,17 @@ class Result(ABC):
     Attributes:
         settings: the measurement's settings, by name.
         samples: number of images looked at.
+        provenance: what was measured, on what, how and when, as plain values.
     """
 
     settings: Mapping[str, Any]
     samples: int
+    provenance: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """What cannot be trusted about these numbers; said before anything else is."""
+        return tuple(self.provenance.get("caveats", ()))
 
     @abstractmethod
     def scalars(self) -> dict[str, float]:

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .. import fourier
+from .. import checks, fourier
 from ..errors import InputError
 from ..samples import Samples
 from .base import Measurement, Subject, rank, settings_of
-from .common import CellResult, check_whole
+from .common import CellResult
 from .frequency_accuracy import Background, FrequencyAccuracy, radius_tag
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ class Calibration(Measurement):
     def __post_init__(self) -> None:
         same = FrequencyAccuracy(self.radii, self.hfc_background, self.closed)
         object.__setattr__(self, "radii", same.radii)
-        check_whole("bins", self.bins)
-        check_whole("resamples", self.resamples)
+        checks.whole("bins", self.bins)
+        checks.whole("resamples", self.resamples)
         if self.ood is not None and not isinstance(self.ood, Samples):
             raise InputError(
                 f"ood: expected Samples(images, targets), got {type(self.ood).__name__}; "

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .. import fourier
+from .. import checks, fourier
 from ..errors import InputError
 from ..proportions import percent, proportion_arrays
 from .base import Measurement, Subject, rank, settings_of
-from .common import CellResult, check_choice, check_numbers, check_whole
+from .common import CellResult
 from .frequency_accuracy import Background, FrequencyAccuracy, radius_tag
 
 if TYPE_CHECKING:
@@ -66,10 +66,10 @@ class ComponentExamples(Measurement):
     def __post_init__(self) -> None:
         same = FrequencyAccuracy(self.radii, self.hfc_background, self.closed)
         object.__setattr__(self, "radii", same.radii)
-        check_choice("group", self.group, tuple(GROUPS))
-        check_whole("examples", self.examples)
+        checks.choice("group", self.group, tuple(GROUPS))
+        checks.whole("examples", self.examples)
         if self.radius is not None:
-            check_numbers("radius", self.radius)
+            checks.numbers("radius", self.radius)
         if self.class_names is not None:
             object.__setattr__(self, "class_names", tuple(str(n) for n in self.class_names))
 

@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .. import fourier
+from .. import checks, fourier
 from ..errors import InputError
 from ..proportions import percent, proportion_arrays, wilson
 from ..samples import Samples
 from .base import Measurement, Result, Subject, settings_of
-from .common import check_whole, normal_noise, right
+from .common import normal_noise, right
 from .fourier_heatmap import default_norm
 
 if TYPE_CHECKING:
@@ -112,13 +112,13 @@ class CorruptionAccuracy(Measurement):
                 f"{', '.join(map(str, unknown)) or 'none'}; pass folder= with the published files"
             )
         object.__setattr__(self, "corruptions", names)
-        severities = tuple(check_whole("severities", s) for s in self.severities)
+        severities = tuple(checks.whole("severities", s) for s in self.severities)
         if not severities or list(severities) != sorted(set(severities)) or severities[-1] > 5:
             raise InputError(
                 f"severities: expected increasing numbers from 1 to 5, got {self.severities!r}"
             )
         object.__setattr__(self, "severities", severities)
-        check_whole("samples", self.samples)
+        checks.whole("samples", self.samples)
         if self.baseline is not None:
             if self.folder is None:
                 raise InputError(

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .. import fourier
+from .. import checks, fourier
 from ..errors import InputError
 from ..proportions import percent, proportion_arrays
 from .base import Measurement, Result, Subject, rank, settings_of
-from .common import check_numbers, check_whole, normal_noise, right
+from .common import normal_noise, right
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,16 +64,16 @@ class CriticalBand(Measurement):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        strengths = check_numbers("strengths", self.strengths, high=1, open_low=True)
+        strengths = checks.numbers("strengths", self.strengths, high=1, open_low=True)
         object.__setattr__(self, "strengths", strengths)
         if self.centres is not None:
             object.__setattr__(
-                self, "centres", check_numbers("centres", self.centres, open_low=True)
+                self, "centres", checks.numbers("centres", self.centres, open_low=True)
             )
-        check_numbers("contrast", self.contrast, high=1, open_low=True)
+        checks.numbers("contrast", self.contrast, high=1, open_low=True)
         if self.threshold is not None:
-            check_numbers("threshold", self.threshold, high=1, open_low=True)
-        check_whole("samples", self.samples)
+            checks.numbers("threshold", self.threshold, high=1, open_low=True)
+        checks.whole("samples", self.samples)
 
     def centres_for(self, height: int, width: int) -> tuple[float, ...]:
         """Centres of the bands for images of that size.

@@ -10,10 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .. import fourier
+from .. import checks, fourier
 from ..errors import InputError
 from .base import Measurement, Result, Subject, settings_of
-from .common import check_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,7 +39,7 @@ class InputSpectrum(Measurement):
     classes_shown: int = 10
 
     def __post_init__(self) -> None:
-        check_whole("classes_shown", self.classes_shown)
+        checks.whole("classes_shown", self.classes_shown)
 
     def validate(self, model: Any, image_shape: tuple[int, int, int] | None) -> None:
         if image_shape is not None and min(image_shape[1:]) < 8:

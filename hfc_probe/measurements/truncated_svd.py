@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .. import fourier
+from .. import checks, fourier
 from ..errors import InputError
 from ..proportions import percent, proportion_arrays
 from .base import Measurement, Subject, settings_of
-from .common import CellResult, check_choice, check_whole, right
+from .common import CellResult, right
 from .frequency_accuracy import Background
 
 if TYPE_CHECKING:
@@ -48,10 +48,10 @@ class TruncatedSVD(Measurement):
     background: Background = "zero"
 
     def __post_init__(self) -> None:
-        check_choice("background", self.background, ("zero", "mean"))
+        checks.choice("background", self.background, ("zero", "mean"))
         if self.ranks is not None:
             given = self.ranks if isinstance(self.ranks, (tuple, list)) else (self.ranks,)
-            ranks = tuple(check_whole("ranks", rank) for rank in given)
+            ranks = tuple(checks.whole("ranks", rank) for rank in given)
             if not ranks or list(ranks) != sorted(set(ranks)):
                 raise InputError(
                     f"ranks: expected increasing numbers without repetition, got {self.ranks!r}"

@@ -5,9 +5,14 @@ All of them take anything at all, and raise :class:`~hfc_probe.errors.InputError
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import os
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Any
+
+import numpy as np
 
 from .errors import InputError
 
@@ -29,7 +34,25 @@ def whole(
     if not fits or (maximum is not None and number > maximum):
         bounds = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
         raise InputError(f"{name}: expected a whole {what} {bounds}, got {shown(value)}")
-    return int(value)
+    return int(value if isinstance(value, Integral) else number)
+
+
+def wholes(
+    name: str, value: Any, minimum: int = 1, maximum: int | None = None, *, increasing: bool = True
+) -> tuple[int, ...]:
+    """One whole number or several of them (sequence, range, array, tensor), as a tuple.
+
+    Raises:
+        InputError: none, one that is not whole or out of bounds, or (if they are to increase)
+            out of order.
+
+    >>> wholes("topk", [1, 5.0])
+    (1, 5)
+    """
+    found = tuple(whole(name, one, minimum, maximum) for one in listed(value))
+    if not found:
+        raise InputError(f"{name}: expected at least one number, got none")
+    return _in_order(name, found, value) if increasing else found
 
 
 def number(
@@ -40,6 +63,7 @@ def number(
     *,
     open_low: bool = False,
     open_high: bool = False,
+    what: str = "number",
 ) -> float:
     """One number within bounds, as a float.
 
@@ -52,7 +76,7 @@ def number(
     found = _number(value)
     if not _within(found, low, high, open_low, open_high):
         bounds = _bounds(low, high, open_low, open_high)
-        raise InputError(f"{name}: expected a number{bounds}, got {shown(value)}")
+        raise InputError(f"{name}: expected a {what}{bounds}, got {shown(value)}")
     return found
 
 
@@ -78,11 +102,7 @@ def numbers(
     if not found or not all(_within(one, low, high, open_low, False) for one in found):
         bounds = _bounds(low, high, open_low, False)
         raise InputError(f"{name}: expected numbers{bounds}, got {shown(value)}")
-    if increasing and list(found) != sorted(set(found)):
-        raise InputError(
-            f"{name}: expected increasing numbers without repetition, got {shown(value)}"
-        )
-    return found
+    return _in_order(name, found, value) if increasing else found
 
 
 def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
@@ -98,6 +118,92 @@ def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     return value
 
 
+def flag(name: str, value: Any) -> bool:
+    """A setting that is on or off. Text is refused: "false" would count as true.
+
+    Raises:
+        InputError: anything but True or False.
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise InputError(f"{name}: expected True or False, got {shown(value)}")
+    return bool(value)
+
+
+def text(name: str, value: Any, what: str = "text") -> str:
+    """A setting that is text.
+
+    Raises:
+        InputError: anything else.
+    """
+    if not isinstance(value, str):
+        raise InputError(f"{name}: expected {what}, got {shown(value)}")
+    return value
+
+
+def path(name: str, value: Any) -> str:
+    """The path of a file or a folder.
+
+    Raises:
+        InputError: anything that is no path.
+    """
+    try:
+        return os.fsdecode(value)
+    except Exception:  # whatever a stranger's __fspath__ raises
+        raise InputError(f"{name}: expected a path, got {shown(value)}") from None
+
+
+def file(name: str, value: Any) -> str:
+    """The path of a file that can be written; missing folders are no hindrance.
+
+    Raises:
+        InputError: no path, a directory, or a place where no file can be.
+    """
+    given = path(name, value)
+    if "\0" in given or os.path.isdir(given) or not os.path.basename(given):
+        raise InputError(f"{name}: expected the path of a file, got {shown(value)}")
+    folder = os.path.dirname(os.path.abspath(given))
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        raise InputError(
+            f"{name}: expected a file in a folder that can be written to, got {shown(value)}"
+        )
+    return given
+
+
+def function(name: str, value: Any, form: str) -> Any:
+    """A setting that is called.
+
+    Raises:
+        InputError: anything that cannot be.
+    """
+    if not callable(value):
+        raise InputError(f"{name}: expected {form}, got {shown(value)}")
+    return value
+
+
+def plain(settings: Any) -> None:
+    """Check a dataclass's settings whose type or name says all: flags, ``seed``, ``samples``.
+
+    Raises:
+        InputError: one of them is something else.
+    """
+    for one in dataclasses.fields(settings):
+        value = getattr(settings, one.name)
+        if one.type in ("bool", bool):
+            keep(settings, **{one.name: flag(one.name, value)})
+        elif one.name == "seed":
+            keep(settings, seed=whole("seed", value, 0, 2**63 - 1))
+        elif one.name == "samples" and one.type in ("int", int):
+            keep(settings, samples=whole("samples", value))
+
+
+def keep(settings: Any, **values: Any) -> None:
+    """Set fields of a frozen dataclass: a checked value in place of what was given."""
+    for name, value in values.items():
+        object.__setattr__(settings, name, value)
+
+
 def listed(value: Any) -> list[Any]:
     """The items of a sequence, range, array or tensor; anything else alone in a list."""
     if isinstance(value, (str, bytes, dict)) or not isinstance(value, Iterable):
@@ -111,20 +217,29 @@ def listed(value: Any) -> list[Any]:
 def shown(value: Any) -> str:
     """What came, for a sentence: short and on one line."""
     try:
-        text = " ".join(ascii(value).split())
+        said = " ".join(ascii(value).split())
     except Exception:
-        text = type(value).__name__
-    return text if len(text) <= 80 else f"{text[:77]}..."
+        said = type(value).__name__
+    return said if len(said) <= 80 else f"{said[:77]}..."
 
 
 def _number(value: Any) -> float:
     """The value as a float; NaN if it is not a single number."""
-    if isinstance(value, (bool, str, bytes)) or str(getattr(value, "dtype", "")).endswith("bool"):
-        return math.nan
     try:
-        return float(value)
+        kind = str(getattr(value, "dtype", ""))
+        if isinstance(value, (bool, str, bytes)) or "bool" in kind or "complex" in kind:
+            return math.nan
+        return math.nan if getattr(value, "ndim", 0) else float(value)
     except Exception:  # whatever a stranger's object raises
         return math.nan
+
+
+def _in_order(name: str, found: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
+    if list(found) != sorted(set(found)):
+        raise InputError(
+            f"{name}: expected increasing numbers without repetition, got {shown(value)}"
+        )
+    return found
 
 
 def _within(value: float, low: float, high: float, open_low: bool, open_high: bool) -> bool:
@@ -133,6 +248,8 @@ def _within(value: float, low: float, high: float, open_low: bool, open_high: bo
 
 
 def _bounds(low: float, high: float, open_low: bool, open_high: bool) -> str:
+    if math.isfinite(low) and math.isfinite(high) and not open_low and not open_high:
+        return f" from {low:g} to {high:g}"
     parts = []
     if math.isfinite(low):
         parts.append(f"above {low:g}" if open_low else f"of at least {low:g}")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from . import fourier
+from . import checks, fourier
 from .errors import InputError
 from .samples import PixelSpace
 
@@ -41,12 +41,9 @@ class PlantedWaves:
     size: int = 32
 
     def __post_init__(self) -> None:
-        if self.band not in ("low", "high", "both"):
-            raise InputError(f'band: expected "low", "high" or "both", got {self.band!r}')
-        if isinstance(self.size, bool) or self.size != int(self.size) or self.size < 16:
-            raise InputError(f"size: expected at least 16 pixels, got {self.size!r}")
-        if isinstance(self.classes, bool) or self.classes != int(self.classes) or self.classes < 2:
-            raise InputError(f"classes: expected at least 2, got {self.classes!r}")
+        checks.choice("band", self.band, ("low", "high", "both"))
+        size = checks.whole("size", self.size, 16, 2**14, what="number of pixels")
+        checks.keep(self, size=size, classes=checks.whole("classes", self.classes, 2, 2**14))
         for where in self.where.values():
             if len(set(where)) < len(where):
                 raise InputError(
@@ -111,22 +108,21 @@ class PlantedFrequencies(Dataset[tuple[Tensor, int]]):
         train: bool = True,
         seed: int = 0,
     ) -> None:
-        if isinstance(count, bool) or count != int(count) or count < 1:
-            raise InputError(f"count: expected at least 1 image, got {count!r}")
-        high_strength = strength if high_strength is None else high_strength
-        if isinstance(seed, bool) or seed != int(seed) or seed < 0:
-            raise InputError(f"seed: expected a whole number of at least 0, got {seed!r}")
-        for name, value in (
-            ("strength", strength),
-            ("high_strength", high_strength),
-            ("noise", noise),
-        ):
-            if not 0 <= value < math.inf:
-                raise InputError(f"{name}: expected a number of at least 0, got {value!r}")
+        count = checks.whole("count", count, maximum=2**31, what="number of images")
+        seed = checks.whole("seed", seed, 0)
+        train = checks.flag("train", train)
+        strength = checks.number("strength", strength, 0, math.inf, open_high=True)
+        if high_strength is not None:
+            high_strength = checks.number(
+                "high_strength", high_strength, 0, math.inf, open_high=True
+            )
+        else:
+            high_strength = strength
         self.waves = PlantedWaves(band, classes, size)
-        self.noise = noise
+        classes, size = self.waves.classes, self.waves.size
+        self.noise = checks.number("noise", noise, 0, math.inf, open_high=True)
         self.seed = (seed, int(train))
-        self.targets = torch.arange(count) % classes
+        self.targets = torch.arange(count, device="cpu") % classes
         scale = {"low": strength, "high": high_strength}
         self._planted = {
             name: scale[name] * torch.stack([fourier.basis(i, j, size, size) for i, j in where])

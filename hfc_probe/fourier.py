@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from . import checks
 from .errors import InputError
 
 # Distances that differ by less are the same: a radius given as sqrt(41) or 0.1 · 3 is meant.
@@ -61,7 +62,7 @@ def distance(
     >>> float(distance(32, 32)[0, 16])
     16.0
     """
-    _check_units(units)
+    check_units(units)
     i = frequencies(height, device=device).to(torch.float64)
     j = frequencies(width, device=device).to(torch.float64)
     if units == "nyquist":
@@ -88,8 +89,9 @@ def bands(
     ``radii``, one radius at a time so that memory does not grow with their number.
     """
     _check_images(images)
-    _check_units(units)
-    cutoffs = [check_radius(radius) for radius in radii]
+    check_units(units)
+    cutoffs = [check_radius(radius) for radius in checks.listed(radii)]
+    closed = checks.flag("closed", closed)
     return _bands(images, cutoffs, closed, units)
 
 
@@ -286,13 +288,8 @@ def svd_split(images: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """
     _check_images(images)
     largest = min(images.shape[-2:])
-    if isinstance(rank, bool) or int(rank) != rank or not 0 <= rank <= largest:
-        raise InputError(
-            f"svd_split: expected a whole rank from 0 to {largest} for images of "
-            f"{tuple(images.shape[-2:])} pixels, got {rank!r}"
-        )
+    rank = checks.whole("svd_split: rank", rank, 0, largest)
     images = images.to(torch.promote_types(images.dtype, torch.float32))
-    rank = int(rank)
     with torch.autocast(images.device.type, enabled=False):
         u, s, vh = torch.linalg.svd(images, full_matrices=False)
         leading = (u[..., :rank] * s[..., None, :rank]) @ vh[..., :rank, :]
@@ -305,20 +302,25 @@ def check_radius(radius: float) -> float:
     Raises:
         InputError: negative, NaN, or not a number.
     """
-    try:
-        value = float(radius)
-    except (TypeError, ValueError):
-        value = math.nan
-    if isinstance(radius, (bool, str)) or not value >= 0:
-        raise InputError(
-            f"radius: expected a number of at least 0 (cycles per image), got {radius!r}"
-        )
-    return value
+    return checks.number("radius", radius, 0)
 
 
-def _check_units(units: str) -> None:
-    if units not in ("cycles", "nyquist"):
-        raise InputError(f'units: expected "cycles" or "nyquist", got {units!r}')
+def check_radii(radii: Any) -> tuple[float, ...]:
+    """Increasing radii (one, a sequence, range, array or tensor), whole ones as ints.
+
+    Raises:
+        InputError: none, out of order, negative, NaN, or not numbers.
+
+    >>> check_radii(range(4, 13, 4))
+    (4, 8, 12)
+    """
+    return tuple(int(r) if r % 1 == 0 else r for r in checks.numbers("radii", radii))
+
+
+def check_units(units: Units) -> Units:
+    """The units, if there are such; otherwise an :class:`InputError`."""
+    checks.choice("units", units, ("cycles", "nyquist"))
+    return units
 
 
 def _check_images(images: Tensor) -> None:

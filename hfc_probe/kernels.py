@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import fourier
+from . import checks, fourier
 from .errors import InputError
 from .isolation import unwrap
 
@@ -238,8 +238,7 @@ def smooth(weight: Tensor, rho: float, *, normalize: bool = False) -> Tensor:
     >>> smooth(torch.ones(1, 1, 3, 3), 0.5)[0, 0, 0].tolist()
     [5.0, 5.0, 5.0]
     """
-    if isinstance(rho, (bool, str)) or not float(rho) >= 0:
-        raise InputError(f"smooth: expected rho of at least 0, got {rho!r}")
+    rho = checks.number("smooth: rho", rho, 0, math.inf, open_high=True)
     planes = weight.reshape(-1, 1, *weight.shape[-2:])
     stencil = torch.full((1, 1, 3, 3), float(rho), dtype=weight.dtype, device=weight.device)
     stencil[..., 1, 1] = 1.0

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import tensorboard
+from . import checks, tensorboard
 from .errors import InputError
 from .measurements import FourierHeatmap, FrequencyAccuracy, KernelSpectra, Measurement, Result
 from .measurements.base import Predict, help_lead, settings_of, subject_of
@@ -100,6 +100,12 @@ def attach(
                 f"writer: expected an object with add_scalar, got {type(one).__name__}; a logger's "
                 "TensorBoard writer is often its .experiment"
             )
+    if predict is not None:
+        checks.function("predict", predict, "predict(model, images) -> logits")
+    strict = checks.flag("strict", strict)
+    share = Budget(budget)
+    if log_dir is not None:
+        log_dir = checks.path("log_dir", log_dir)
     if type(model).__name__ == "TopLevelTracedModule":
         logger.warning(
             "hfc_probe: a traced model stays in the mode that it was traced in, and is measured in "
@@ -133,7 +139,7 @@ def attach(
         crew=crew,
         pixels=pixels,
         predict=predict,
-        budget=Budget(budget),
+        budget=share,
         strict=strict,
         optimizer=optimizer,
         writers=_open_writers(log_dir) if writer is None else writers,
@@ -733,12 +739,13 @@ def _scheduled(measurements: Measurements) -> list[tuple[Measurement, Every]]:
     """Measurements with their schedules; every epoch where none is given."""
     items = measurements.items() if isinstance(measurements, Mapping) else measurements
     chosen: list[tuple[Measurement, Every]] = []
-    for item in items:
-        measurement, every = item if isinstance(item, tuple) else (item, Every(epochs=1))
+    for item in checks.listed(items):
+        pair = item if isinstance(item, tuple) else (item, Every(epochs=1))
+        measurement, every = pair if len(pair) == 2 else (None, None)
         if not isinstance(measurement, Measurement) or not isinstance(every, Every):
             raise InputError(
                 "measurements: expected measurements such as FrequencyAccuracy(), each alone or "
-                f"with Every(...), got {item!r}"
+                f"with Every(...), got {checks.shown(item)}"
             )
         chosen.append((measurement, every))
     return chosen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import warnings
 import weakref
@@ -23,6 +24,7 @@ from torch.utils.data import (
 )
 from torch.utils.data.distributed import DistributedSampler
 
+from . import checks
 from .errors import InputError
 from .isolation import protected_rng
 from .loaders import inner_loader, statistics, untouched
@@ -57,15 +59,13 @@ class PixelSpace:
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
             value = getattr(self, name)
-            try:
-                numbers = tuple(float(v) for v in (value if _is_sequence(value) else (value,)))
-            except (TypeError, ValueError):
-                numbers = ()
-            if not numbers or not all(abs(v) < float("inf") for v in numbers):
+            numbers = checks.numbers(f"PixelSpace: {name}", value, low=-math.inf, increasing=False)
+            if not all(map(math.isfinite, numbers)):
                 raise InputError(
-                    f"PixelSpace: expected {name} as finite numbers, one per channel, got {value!r}"
+                    f"PixelSpace: {name}: expected finite numbers, one per channel, got "
+                    f"{checks.shown(value)}"
                 )
-            object.__setattr__(self, name, numbers)
+            checks.keep(self, **{name: numbers})
         if min(self.std) <= 0:
             raise InputError(f"PixelSpace: expected std above 0, got {self.std}")
         if not all(-1 <= value <= 1 for value in self.mean):
@@ -258,10 +258,7 @@ class Samples:
             InputError: no samples, batches of another form, images of several sizes, values
                 outside [0, 1] that no normalisation explains.
         """
-        if pixels is not None and not isinstance(pixels, PixelSpace):
-            raise InputError(
-                f"pixels: expected a PixelSpace such as PixelSpace.imagenet(), got {pixels!r}"
-            )
+        check_pixels(pixels)
         if isinstance(data, Samples):
             return data.subset(limit, seed=seed)
         limit = check_limit(limit)
@@ -274,11 +271,19 @@ class Samples:
         return cls(images, targets, drawn)
 
 
+def check_pixels(pixels: PixelSpace | None) -> PixelSpace | None:
+    """What was given, if it is a PixelSpace or None; otherwise an :class:`InputError`."""
+    if pixels is not None and not isinstance(pixels, PixelSpace):
+        raise InputError(
+            "pixels: expected a PixelSpace such as PixelSpace.imagenet(), got "
+            f"{checks.shown(pixels)}"
+        )
+    return pixels
+
+
 def check_limit(limit: int | None) -> int | None:
     """The limit, if it is None or a whole number above 0; otherwise an :class:`InputError`."""
-    if limit is not None and (isinstance(limit, bool) or limit != int(limit) or limit < 1):
-        raise InputError(f"limit: expected a whole number of samples above 0, got {limit!r}")
-    return limit
+    return None if limit is None else checks.whole("limit", limit, what="number of samples")
 
 
 def find_normalization(data: Any) -> PixelSpace | None:
@@ -529,7 +534,3 @@ def _unpack(batch: Any) -> tuple[Tensor, Tensor]:
             f"targets of shape {tuple(targets.shape)}; soft or one-hot labels need .argmax(1)"
         )
     return images.detach().cpu(), targets.detach().cpu()
-
-
-def _is_sequence(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) or hasattr(value, "__iter__")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from . import checks
 from .errors import InputError
 
 
@@ -24,11 +25,9 @@ class Every:
     def __post_init__(self) -> None:
         if self.steps is None and self.epochs is None:
             raise InputError("Every: expected steps= or epochs=, as in Every(epochs=1), got none")
-        for value in (self.steps, self.epochs):
-            if value is not None and (
-                isinstance(value, (bool, str)) or value != int(value) or value < 1
-            ):
-                raise InputError(f"Every: expected a whole number of at least 1, got {value!r}")
+        for name in ("steps", "epochs"):
+            if (value := getattr(self, name)) is not None:
+                checks.keep(self, **{name: checks.whole(f"Every: {name}", value)})
 
     def due(self, *, step: int | None = None, epoch: int | None = None) -> bool:
         """Whether this step, or the epoch that ends now, is one of them (counted from 1)."""
@@ -63,11 +62,9 @@ class Budget:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if isinstance(self.share, (bool, str)) or not 0 < self.share <= 1:
-            raise InputError(
-                f"budget: expected a share of the training time above 0 and at most 1, "
-                f"got {self.share!r}"
-            )
+        self.share = checks.number(
+            "budget", self.share, 0, 1, open_low=True, what="share of the training time"
+        )
 
     def fits(self, name: str, estimate: float, elapsed: float) -> bool:
         """Whether a measurement that should take ``estimate`` seconds may run now."""

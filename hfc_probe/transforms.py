@@ -11,6 +11,7 @@ is the same in every run.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,9 +20,9 @@ from torch import Tensor, nn
 from torch.utils.data import get_worker_info
 from torchvision.transforms import v2
 
-from . import fourier
+from . import checks, fourier
 from .errors import InputError
-from .samples import PixelSpace
+from .samples import PixelSpace, check_pixels
 
 __all__ = [
     "AmplitudePhaseMix",
@@ -38,7 +39,7 @@ class _Random(v2.Transform):  # type: ignore[misc]
 
     def __init__(self, seed: int | None) -> None:
         super().__init__()
-        self.seed = seed
+        self.seed = None if seed is None else checks.whole("seed", seed, 0, 2**32)
         self._generator: torch.Generator | None = None
         self._worker: int | None = None
 
@@ -77,9 +78,8 @@ class LowPass(v2.Transform):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self.radius = fourier.check_radius(radius)
-        self.closed = closed
-        self.units = units
-        fourier.distance(2, 2, units=units)
+        self.closed = checks.flag("closed", closed)
+        self.units = fourier.check_units(units)
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """One image or a batch."""
@@ -116,8 +116,8 @@ class HighPass(LowPass):
         units: fourier.Units = "cycles",
     ) -> None:
         super().__init__(radius, closed=closed, units=units)
-        if background is not None and not 0 <= float(background) <= 1:
-            raise InputError(f"background: expected None or 0 to 1, got {background!r}")
+        if background is not None:
+            background = checks.number("background", background, 0, 1)
         self.background = background
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
@@ -156,12 +156,11 @@ class RandomBand(_Random):
         seed: int | None = None,
     ) -> None:
         super().__init__(seed)
-        if isinstance(width, (bool, str)) or not width > 0:
-            raise InputError(f"width: expected a number above 0, got {width!r}")
-        _check_probability(p)
-        if high is not None and not high - low >= width:
-            raise InputError(f"high: expected at least low + width = {low + width:g}, got {high!r}")
-        self.width, self.low, self.high, self.p = float(width), float(low), high, float(p)
+        self.width = checks.number("width", width, 0, math.inf, open_low=True, open_high=True)
+        self.low = checks.number("low", low, -math.inf, math.inf, open_low=True, open_high=True)
+        if high is not None:
+            high = checks.number("high", high, self.low + self.width, math.inf, open_high=True)
+        self.high, self.p = high, checks.number("p", p, 0, 1)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """The inner radius of the band, or None where the image stays as it is."""
@@ -225,9 +224,9 @@ class AmplitudePhaseMix(_Random):
         seed: int | None = None,
     ) -> None:
         super().__init__(seed)
-        self.p = _check_probability(p)
-        self.over_channels = over_channels
-        self.keep_original = keep_original
+        self.p = checks.number("p", p, 0, 1)
+        self.over_channels = checks.flag("over_channels", over_channels)
+        self.keep_original = checks.flag("keep_original", keep_original)
 
     def forward(self, images: Tensor, labels: Any = None) -> Any:
         """``(N, C, H, W)``, and labels where they are given."""
@@ -280,9 +279,11 @@ class AmplitudePhaseSelf(_Random):
         seed: int | None = None,
     ) -> None:
         super().__init__(seed)
+        if augment is not None:
+            checks.function("augment", augment, "a function of an image, or None")
         self.augment = _one_of_augmix() if augment is None else augment
-        self.p = _check_probability(p)
-        self.over_channels = over_channels
+        self.p = checks.number("p", p, 0, 1)
+        self.over_channels = checks.flag("over_channels", over_channels)
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """One image ``(C, H, W)`` (a batch gets one augmentation for all)."""
@@ -349,12 +350,10 @@ class FrequencyFilter(nn.Module):
         units: fourier.Units = "cycles",
     ) -> None:
         super().__init__()
-        if keep not in ("low", "high"):
-            raise InputError(f'keep: expected "low" or "high", got {keep!r}')
         self.radius = fourier.check_radius(radius)
-        self.keep, self.closed, self.units = keep, closed, units
-        self.pixels = pixels or PixelSpace()
-        fourier.distance(2, 2, units=units)
+        self.keep = checks.choice("keep", keep, ("low", "high"))
+        self.closed, self.units = checks.flag("closed", closed), fourier.check_units(units)
+        self.pixels = check_pixels(pixels) or PixelSpace()
 
     def forward(self, images: Tensor) -> Tensor:
         """``(N, C, H, W)`` of the same shape and type."""
@@ -409,12 +408,6 @@ def _size_of(images: Any) -> tuple[int, int]:
             f"RandomBand: expected a tensor, got {type(images).__name__}; put v2.ToImage() first"
         )
     return int(images.shape[-2]), int(images.shape[-1])
-
-
-def _check_probability(p: float) -> float:
-    if isinstance(p, (bool, str)) or not 0 <= p <= 1:
-        raise InputError(f"p: expected a probability from 0 to 1, got {p!r}")
-    return float(p)
 
 
 def _one_of_augmix() -> v2.RandomChoice:

@@ -94,10 +94,10 @@ def test_planted_frequencies_lie_where_they_are_said_to(size):
     ("options", "sentence"),
     [
         ({"band": "middle"}, '"low", "high" or "both"'),
-        ({"classes": 1}, "at least 2"),
+        ({"classes": 1}, "classes: expected a whole number from 2"),
         ({"classes": 60}, "few enough"),
-        ({"size": 8}, "at least 16 pixels"),
-        ({"count": 0}, "at least 1 image"),
+        ({"size": 8}, "size: expected a whole number of pixels from 16"),
+        ({"count": 0}, "number of images from 1"),
         ({"strength": -1}, "at least 0"),
         ({"noise": math.nan}, "at least 0"),
     ],

@@ -255,7 +255,10 @@ def test_a_radius_that_is_none_is_refused_in_a_sentence(radius):
         (lambda: fourier.split(torch.zeros(4, 4), 1, units="hertz"), '"cycles" or "nyquist"'),
         (lambda: fourier.basis(5, 0, 8, 8), r"\|i\| <= 4"),
         (lambda: fourier.recombine(torch.rand(3, 4, 4), torch.rand(3, 4, 5)), "one shape"),
-        (lambda: fourier.svd_split(torch.rand(4, 4), 5), "rank from 0 to 4"),
+        (
+            lambda: fourier.svd_split(torch.rand(4, 4), 5),
+            "rank: expected a whole number from 0 to 4",
+        ),
         (lambda: fourier.radial_profile(torch.rand(4)), "expected"),
     ],
 )

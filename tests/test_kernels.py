@@ -321,7 +321,10 @@ def test_a_smoothed_model_computes_with_smoothed_kernels_and_writes_nothing():
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda: kernels.smooth(torch.ones(1, 1, 3, 3), -0.1), "rho of at least 0, got -0.1"),
+        (
+            lambda: kernels.smooth(torch.ones(1, 1, 3, 3), -0.1),
+            "rho: expected a number of at least 0, got -0.1",
+        ),
         (lambda: kernels.smoothness(torch.ones(3, 3)), r"\(out, in, kh, kw\)"),
         (lambda: kernels.smoothness(torch.ones(2, 2, 1, 1)), "larger than 1×1"),
         (lambda: kernels.spectrum(torch.ones(1, 1, 7, 7), 5), "at least the kernel's 7×7"),

@@ -532,7 +532,7 @@ def bad_loader():
             ),
             "3 channels, got 2",
         ),
-        (lambda: hfc_probe.attach(network(), loader(), limit=-1), "above 0, got -1"),
+        (lambda: hfc_probe.attach(network(), loader(), limit=-1), "of at least 1, got -1"),
         (lambda: Every(), "steps= or epochs="),
         (lambda: Every(steps=0), "at least 1, got 0"),
     ],

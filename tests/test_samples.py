@@ -290,7 +290,10 @@ def batch(images, targets=None):
             lambda: Samples.collect(batch(torch.rand(2, 3, 4, 4)) + batch(torch.rand(2, 3, 5, 5))),
             r"one size, got \(3, 4, 4\) and \(3, 5, 5\)",
         ),
-        (lambda: Samples.collect(batch(torch.rand(2, 3, 4, 4)), limit=0), "above 0, got 0"),
+        (
+            lambda: Samples.collect(batch(torch.rand(2, 3, 4, 4)), limit=0),
+            "limit: expected a whole number of samples of at least 1, got 0",
+        ),
         (
             lambda: Samples.collect(
                 batch(torch.rand(2, 3, 4, 4)), pixels=PixelSpace((0.5, 0.5), (0.5, 0.5))
@@ -311,7 +314,7 @@ def batch(images, targets=None):
         (lambda: Samples(torch.rand(2, 3, 4, 4) + 1, torch.tensor([0, 1])), r"\[0, 1\], got 1"),
         (lambda: PixelSpace((0.5,), (0.0,)), "std above 0"),
         (lambda: PixelSpace((0.5, 0.5), (0.5, 0.5, 0.5)), "as many means as stds"),
-        (lambda: PixelSpace(("a",), (1.0,)), "mean as finite numbers"),
+        (lambda: PixelSpace(("a",), (1.0,)), "mean: expected numbers"),
         (lambda: PixelSpace((123.7, 116.3, 103.5), (58.4, 57.1, 57.4)), "divide .* by 255"),
         (
             lambda: Samples(torch.rand(2, 8, 8, 3), torch.tensor([0, 1])),

@@ -170,14 +170,14 @@ def test_frequency_filter_in_front_of_a_model_commutes_with_normalisation():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: transforms.AmplitudePhaseMix(p=1.5), "p: expected a probability"),
+        (lambda: transforms.AmplitudePhaseMix(p=1.5), "p: expected a number from 0 to 1"),
         (lambda: transforms.AmplitudePhaseMix()(images()[0]), r"expected a batch \(N, C, H, W\)"),
         (lambda: transforms.LowPass(-1), "radius: expected a number of at least 0"),
         (lambda: transforms.LowPass(2)(images() * 3 - 1), "put it before Normalize"),
         (lambda: transforms.RandomBand(0), "width: expected a number above 0"),
         (lambda: transforms.RandomBand(9)(images()), "expected images that hold a band"),
         (lambda: transforms.FrequencyFilter(2, keep="middle"), 'keep: expected "low" or "high"'),
-        (lambda: transforms.HighPass(1, background=2), "background: expected None or 0 to 1"),
+        (lambda: transforms.HighPass(1, background=2), "background: expected a number from 0 to 1"),
     ],
 )
 def test_bad_input_is_one_sentence(call, words):

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import fourier
+from .. import checks, fourier
 from ..errors import InputError, named
 from ..isolation import device_of, first_tensor, isolated, protected_rng, unwrap
 from ..samples import check_limit
@@ -94,30 +94,17 @@ class DetectionAudit:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        radii = self.radii if isinstance(self.radii, (tuple, list)) else (self.radii,)
-        numbers = [fourier.check_radius(r) for r in radii]
-        if not numbers or numbers != sorted(set(numbers)):
-            raise InputError(
-                f"radii: expected increasing numbers without repetition, got {radii!r}"
-            )
-        object.__setattr__(self, "radii", tuple(int(r) if r % 1 == 0 else r for r in numbers))
-        for name, known in (("units", ("cycles", "nyquist")), ("hfc_background", ("zero", "mean"))):
-            if getattr(self, name) not in known:
-                raise InputError(
-                    f'{name}: expected "{known[0]}" or "{known[1]}", got {getattr(self, name)!r}'
-                )
+        checks.plain(self)
+        checks.keep(self, radii=fourier.check_radii(self.radii))
+        fourier.check_units(self.units)
+        checks.choice("hfc_background", self.hfc_background, ("zero", "mean"))
         for name, least in (("max_dets", 1), ("bootstrap", 0)):
-            value = getattr(self, name)
-            if isinstance(value, (bool, str)) or value != int(value) or value < least:
-                raise InputError(
-                    f"{name}: expected a whole number of at least {least}, got {value!r}"
-                )
+            checks.keep(self, **{name: checks.whole(name, getattr(self, name), least)})
         for name in ("margin", "floor"):
-            value = getattr(self, name)
-            if isinstance(value, (bool, str)) or not 0 <= value <= 1:
-                raise InputError(f"{name}: expected a number from 0 to 1, got {value!r}")
+            checks.keep(self, **{name: checks.number(name, getattr(self, name), 0, 1)})
         if self.pixel_mean is not None:
-            object.__setattr__(self, "pixel_mean", tuple(float(v) for v in self.pixel_mean))
+            mean = checks.numbers("pixel_mean", self.pixel_mean, increasing=False)
+            checks.keep(self, pixel_mean=mean)
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -169,8 +156,7 @@ class DetectionAudit:
                 f"detector: expected something to call with a list of images, got "
                 f"{type(detector).__name__}"
             )
-        if isinstance(batch_size, bool) or batch_size != int(batch_size) or batch_size < 1:
-            raise InputError(f"batch_size: expected a whole number above 0, got {batch_size!r}")
+        batch_size = checks.whole("batch_size", batch_size)
         module = detector if isinstance(detector, nn.Module) else model
         inside = unwrap(detector) if isinstance(detector, nn.Module) else detector
         mean = self.pixel_mean or pixel_mean_of(inside)

@@ -70,16 +70,16 @@ class AdversarialAccuracy(Measurement):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         epsilons = checks.numbers("epsilons", self.epsilons, high=1, open_low=True)
-        object.__setattr__(self, "epsilons", epsilons)
-        object.__setattr__(self, "rhos", checks.numbers("rhos", self.rhos))
-        if self.perturbation_radii:
-            radii = checks.numbers("perturbation_radii", self.perturbation_radii)
-            object.__setattr__(self, "perturbation_radii", radii)
+        rhos = checks.numbers("rhos", self.rhos, high=1000)
+        checks.keep(self, epsilons=epsilons, rhos=rhos, steps=checks.whole("steps", self.steps))
+        radii = checks.listed(self.perturbation_radii)
+        numbers = checks.numbers("perturbation_radii", radii) if radii else ()
+        checks.keep(self, perturbation_radii=numbers)
         if self.step_size is not None:
-            checks.numbers("step_size", self.step_size, high=1, open_low=True)
-        checks.whole("steps", self.steps)
-        checks.whole("samples", self.samples)
+            step_size = checks.number("step_size", self.step_size, 0, 1, open_low=True)
+            checks.keep(self, step_size=step_size)
 
     def validate(self, model: nn.Module, image_shape: tuple[int, int, int] | None) -> None:
         _captum_attacks()

@@ -51,8 +51,9 @@ class AmplitudePhase(Measurement):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         checks.choice("pairing", self.pairing, ("any", "same", "different"))
-        checks.whole("examples", self.examples)
+        checks.keep(self, examples=checks.whole("examples", self.examples))
 
     def cost(self, samples: int, image_shape: tuple[int, int, int]) -> int:
         return 3 * samples

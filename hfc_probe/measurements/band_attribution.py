@@ -67,13 +67,14 @@ class BandAttribution(Measurement):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         checks.choice("method", self.method, tuple(_METHODS))
         checks.choice("of", self.of, ("predicted", "target"))
         checks.choice("background", self.background, ("zero", "mean"))
-        for name in ("permutations", "steps", "samples"):
-            checks.whole(name, getattr(self, name))
+        for name in ("permutations", "steps"):
+            checks.keep(self, **{name: checks.whole(name, getattr(self, name))})
         if self.edges is not None:
-            object.__setattr__(self, "edges", checks.numbers("edges", self.edges, open_low=True))
+            checks.keep(self, edges=checks.numbers("edges", self.edges, open_low=True))
 
     @property
     def variant(self) -> str:

@@ -21,9 +21,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from .. import checks
 from ..errors import InputError
 from ..isolation import device_of, first_tensor, isolated
-from ..samples import PixelSpace, Samples, find_normalization
+from ..samples import PixelSpace, Samples, check_pixels, find_normalization
 from ..sharing import At, Crew, Sharing, alone
 from ..version import __version__
 
@@ -196,6 +197,9 @@ class Measurement(ABC):
 
     needs_data: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        checks.plain(self)
+
     @property
     def name(self) -> str:
         """The class name in snake case: the measurement's name in logs and files.
@@ -349,11 +353,13 @@ def subject_of(
             f"model: expected a torch.nn.Module, got {type(model).__name__}; wrap a function "
             "in a Module whose forward calls it"
         )
-    pixels = pixels or PixelSpace()
+    pixels = check_pixels(pixels) or PixelSpace()
     if samples is not None:
         pixels.check(samples.image_shape[0])
-    if batch_size is not None and (batch_size != int(batch_size) or batch_size < 1):
-        raise InputError(f"batch_size: expected a whole number above 0, got {batch_size!r}")
+    if batch_size is not None:
+        batch_size = checks.whole("batch_size", batch_size)
+    if predict is not None:
+        checks.function("predict", predict, "predict(model, images) -> logits")
     samples = samples or _NO_SAMPLES
     with isolated(model) as inner:
         where = device_of(inner)

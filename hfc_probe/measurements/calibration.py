@@ -55,10 +55,11 @@ class Calibration(Measurement):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         same = FrequencyAccuracy(self.radii, self.hfc_background, self.closed)
         object.__setattr__(self, "radii", same.radii)
-        checks.whole("bins", self.bins)
-        checks.whole("resamples", self.resamples)
+        for name in ("bins", "resamples"):
+            checks.keep(self, **{name: checks.whole(name, getattr(self, name))})
         if self.ood is not None and not isinstance(self.ood, Samples):
             raise InputError(
                 f"ood: expected Samples(images, targets), got {type(self.ood).__name__}; "

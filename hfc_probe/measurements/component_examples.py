@@ -64,14 +64,15 @@ class ComponentExamples(Measurement):
     class_names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         same = FrequencyAccuracy(self.radii, self.hfc_background, self.closed)
         object.__setattr__(self, "radii", same.radii)
         checks.choice("group", self.group, tuple(GROUPS))
-        checks.whole("examples", self.examples)
+        checks.keep(self, examples=checks.whole("examples", self.examples))
         if self.radius is not None:
-            checks.numbers("radius", self.radius)
+            checks.keep(self, radius=fourier.check_radius(self.radius))
         if self.class_names is not None:
-            object.__setattr__(self, "class_names", tuple(str(n) for n in self.class_names))
+            checks.keep(self, class_names=tuple(str(n) for n in checks.listed(self.class_names)))
 
     def radii_for(self, height: int, width: int) -> tuple[float, ...]:
         """The radii used for images of that size."""

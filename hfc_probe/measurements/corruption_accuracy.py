@@ -98,13 +98,14 @@ class CorruptionAccuracy(Measurement):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.folder is not None:
-            object.__setattr__(self, "folder", str(self.folder))
+            checks.keep(self, folder=checks.path("folder", self.folder))
         known = GENERATED if self.folder is None else None
         names = self.corruptions
         if names is None:
             names = GENERATED if self.folder is None else COMMON
-        names = (names,) if isinstance(names, str) else tuple(names)
+        names = tuple(checks.text("corruptions", n, "names") for n in checks.listed(names))
         unknown = [name for name in names if known is not None and name not in known]
         if unknown or not names:
             raise InputError(
@@ -112,13 +113,8 @@ class CorruptionAccuracy(Measurement):
                 f"{', '.join(map(str, unknown)) or 'none'}; pass folder= with the published files"
             )
         object.__setattr__(self, "corruptions", names)
-        severities = tuple(checks.whole("severities", s) for s in self.severities)
-        if not severities or list(severities) != sorted(set(severities)) or severities[-1] > 5:
-            raise InputError(
-                f"severities: expected increasing numbers from 1 to 5, got {self.severities!r}"
-            )
-        object.__setattr__(self, "severities", severities)
-        checks.whole("samples", self.samples)
+        severities = checks.wholes("severities", self.severities, maximum=5)
+        checks.keep(self, severities=severities)
         if self.baseline is not None:
             if self.folder is None:
                 raise InputError(

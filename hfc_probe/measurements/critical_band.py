@@ -64,16 +64,15 @@ class CriticalBand(Measurement):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         strengths = checks.numbers("strengths", self.strengths, high=1, open_low=True)
-        object.__setattr__(self, "strengths", strengths)
+        contrast = checks.number("contrast", self.contrast, 0, 1, open_low=True)
+        checks.keep(self, strengths=strengths, contrast=contrast)
         if self.centres is not None:
-            object.__setattr__(
-                self, "centres", checks.numbers("centres", self.centres, open_low=True)
-            )
-        checks.numbers("contrast", self.contrast, high=1, open_low=True)
+            checks.keep(self, centres=checks.numbers("centres", self.centres, open_low=True))
         if self.threshold is not None:
-            checks.numbers("threshold", self.threshold, high=1, open_low=True)
-        checks.whole("samples", self.samples)
+            threshold = checks.number("threshold", self.threshold, 0, 1, open_low=True)
+            checks.keep(self, threshold=threshold)
 
     def centres_for(self, height: int, width: int) -> tuple[float, ...]:
         """Centres of the bands for images of that size.

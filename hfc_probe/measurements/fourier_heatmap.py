@@ -7,10 +7,10 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import nn
 
+from .. import checks
 from ..errors import InputError
 from . import heatmap_sequential as sequential
 from .base import Measurement, Subject
@@ -103,29 +103,15 @@ class FourierHeatmap(Measurement):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.norm is not None and (
-            isinstance(self.norm, (bool, str)) or not 0 < self.norm < math.inf
-        ):
-            raise InputError(f"norm: expected a finite number above 0, got {self.norm!r}")
-        for name in ("samples", "stride"):
-            object.__setattr__(self, name, _whole(name, getattr(self, name)))
+        super().__post_init__()
+        for name, high in (("norm", math.inf), ("precision", 0.5), ("seconds", math.inf)):
+            if (value := getattr(self, name)) is not None:
+                value = checks.number(name, value, 0, high, open_low=True, open_high=True)
+                checks.keep(self, **{name: value})
+        checks.keep(self, stride=checks.whole("stride", self.stride))
         if self.forwards is not None:
-            object.__setattr__(self, "forwards", _whole("forwards", self.forwards))
-        topk = self.topk if isinstance(self.topk, (tuple, list)) else (self.topk,)
-        if not topk:
-            raise InputError("topk: expected at least one k, got none")
-        object.__setattr__(self, "topk", tuple(_whole("topk", k) for k in topk))
-        if self.precision is not None and (
-            isinstance(self.precision, (bool, str)) or not 0 < self.precision < 0.5
-        ):
-            raise InputError(
-                "precision: expected a half-width above 0 and below 0.5, such as 0.05, got "
-                f"{self.precision!r}"
-            )
-        if self.seconds is not None and (
-            isinstance(self.seconds, (bool, str)) or not 0 < self.seconds < math.inf
-        ):
-            raise InputError(f"seconds: expected a time above 0, got {self.seconds!r}")
+            checks.keep(self, forwards=checks.whole("forwards", self.forwards))
+        checks.keep(self, topk=checks.wholes("topk", self.topk, increasing=False))
         efforts = [n for n in ("precision", "forwards", "seconds") if getattr(self, n) is not None]
         if len(efforts) > 1:
             raise InputError(
@@ -134,18 +120,20 @@ class FourierHeatmap(Measurement):
             )
         if self.radial and self.seconds is not None:
             raise InputError("radial: expected precision= or forwards= with it, got seconds=")
-        if self.score is not None and not callable(self.score):
-            raise InputError(
-                "score: expected score(model, inputs, targets) -> one number per image, got "
-                f"{type(self.score).__name__}"
-            )
+        if self.score is not None:
+            form = "score(model, inputs, targets) -> one number per image"
+            checks.function("score", self.score, form)
+        if self.watch is not None:
+            checks.function("watch", self.watch, "a function of the result so far")
+        if self.checkpoint is not None:
+            checks.file("checkpoint", self.checkpoint)
         if self.crop is not None:
-            sides = self.crop if isinstance(self.crop, (tuple, list)) else (self.crop, self.crop)
-            if len(sides) != 2 or any(int(s) != s or s < 1 for s in sides):
+            sides = checks.wholes("crop", self.crop, increasing=False)
+            if len(sides) > 2:
                 raise InputError(
-                    f"crop: expected a side or (height, width) of at least 1, got {self.crop!r}"
+                    f"crop: expected a side or (height, width), got {checks.shown(self.crop)}"
                 )
-            object.__setattr__(self, "crop", tuple(int(s) for s in sides))
+            checks.keep(self, crop=(sides[0], sides[-1]))
 
     @property
     def variant(self) -> str:
@@ -253,16 +241,6 @@ class FourierHeatmap(Measurement):
                     f"{each} for each of {directions} directions), got "
                     f"{self.forwards}; use fewer samples, a crop or a stride, or radial=True"
                 )
-
-
-def _whole(name: str, value: Any) -> int:
-    try:
-        good = not isinstance(value, (bool, str)) and value == int(value) and value >= 1
-    except (TypeError, ValueError, OverflowError):
-        good = False
-    if not good:
-        raise InputError(f"{name}: expected a whole number of at least 1, got {value!r}")
-    return int(value)
 
 
 def default_norm(height: int, width: int) -> float:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .. import fourier
+from .. import checks, fourier
 from ..errors import InputError
 from ..proportions import percent, proportion_arrays
 from .base import Measurement, Result, Subject, rank, settings_of
@@ -50,24 +50,12 @@ class FrequencyAccuracy(Measurement):
     topk: tuple[int, ...] = (1,)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.radii is not None:
-            radii = self.radii if isinstance(self.radii, (tuple, list)) else (self.radii,)
-            numbers = tuple(fourier.check_radius(r) for r in radii)
-            if not numbers or list(numbers) != sorted(set(numbers)):
-                raise InputError(
-                    f"radii: expected increasing numbers without repetition, got {radii!r}"
-                )
-            object.__setattr__(self, "radii", tuple(int(r) if r % 1 == 0 else r for r in numbers))
-        if self.hfc_background not in ("zero", "mean"):
-            raise InputError(
-                f'hfc_background: expected "zero" or "mean", got {self.hfc_background!r}'
-            )
-        if self.units not in ("cycles", "nyquist"):
-            raise InputError(f'units: expected "cycles" or "nyquist", got {self.units!r}')
-        topk = self.topk if isinstance(self.topk, (tuple, list)) else (self.topk,)
-        if not topk or any(isinstance(k, bool) or k != int(k) or k < 1 for k in topk):
-            raise InputError(f"topk: expected whole numbers of at least 1, got {self.topk!r}")
-        object.__setattr__(self, "topk", tuple(int(k) for k in topk))
+            checks.keep(self, radii=fourier.check_radii(self.radii))
+        checks.choice("hfc_background", self.hfc_background, ("zero", "mean"))
+        fourier.check_units(self.units)
+        checks.keep(self, topk=checks.wholes("topk", self.topk, increasing=False))
 
     def radii_for(self, height: int, width: int) -> tuple[float, ...]:
         """The radii used for images of that size.

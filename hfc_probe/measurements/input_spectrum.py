@@ -39,7 +39,8 @@ class InputSpectrum(Measurement):
     classes_shown: int = 10
 
     def __post_init__(self) -> None:
-        checks.whole("classes_shown", self.classes_shown)
+        super().__post_init__()
+        checks.keep(self, classes_shown=checks.whole("classes_shown", self.classes_shown))
 
     def validate(self, model: Any, image_shape: tuple[int, int, int] | None) -> None:
         if image_shape is not None and min(image_shape[1:]) < 8:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from .. import fourier, kernels
+from .. import checks, fourier, kernels
 from ..errors import InputError
 from .base import Measurement, Result, Subject, settings_of
 
@@ -48,12 +48,11 @@ class KernelSpectra(Measurement):
     layout: kernels.Layout = "auto"
 
     def __post_init__(self) -> None:
-        if isinstance(self.size, bool) or self.size != int(self.size) or self.size < 2:
-            raise InputError(f"size: expected a whole number of at least 2, got {self.size!r}")
-        if self.layout not in ("auto", "channels_first", "channels_last"):
-            raise InputError(
-                f'layout: expected "auto", "channels_first" or "channels_last", got {self.layout!r}'
-            )
+        super().__post_init__()
+        checks.keep(self, size=checks.whole("size", self.size, 2, 4096))
+        checks.choice("layout", self.layout, ("auto", "channels_first", "channels_last"))
+        if self.layer is not None:
+            checks.text("layer", self.layer, "the dotted name of a layer")
 
     @property
     def variant(self) -> str:

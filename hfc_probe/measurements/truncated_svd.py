@@ -48,15 +48,10 @@ class TruncatedSVD(Measurement):
     background: Background = "zero"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         checks.choice("background", self.background, ("zero", "mean"))
         if self.ranks is not None:
-            given = self.ranks if isinstance(self.ranks, (tuple, list)) else (self.ranks,)
-            ranks = tuple(checks.whole("ranks", rank) for rank in given)
-            if not ranks or list(ranks) != sorted(set(ranks)):
-                raise InputError(
-                    f"ranks: expected increasing numbers without repetition, got {self.ranks!r}"
-                )
-            object.__setattr__(self, "ranks", ranks)
+            checks.keep(self, ranks=checks.wholes("ranks", self.ranks))
 
     def ranks_for(self, height: int, width: int) -> tuple[int, ...]:
         """The ranks used for images of that size.

@@ -14,7 +14,7 @@ from detectron2.engine import HookBase
 from detectron2.engine.hooks import PeriodicWriter
 from detectron2.utils import comm
 
-from hfc_probe import KernelSpectra, Result
+from hfc_probe import KernelSpectra, Result, checks
 from hfc_probe.detection import DetectionAudit, DetectionAuditResult
 from hfc_probe.errors import InputError
 from hfc_probe.isolation import unwrap
@@ -64,14 +64,12 @@ class DetectionAuditHook(HookBase):
         kernels: bool = True,
         strict: bool = False,
     ) -> None:
-        if isinstance(period, bool) or period != int(period) or period < 0:
-            raise InputError(f"period: expected a whole number of iterations, got {period!r}")
-        self._period = int(period)
+        self._period = checks.whole("period", period, 0, what="number of iterations")
         named = isinstance(data, str)
         # Read once: annotations of a large data set take seconds.
         self._data = CatalogImages(data) if named else data
         self._options: dict[str, Any] = {
-            "settings": settings or DetectionAudit(radii=tuple(radii)),
+            "settings": settings or DetectionAudit(radii=radii),
             "cfg": cfg,
             "mapper": mapper,
             "dataset_name": None if dataset_name is None else CatalogImages(dataset_name),

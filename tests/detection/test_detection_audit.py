@@ -397,7 +397,7 @@ def test_no_detection_at_all_is_ap_zero_and_said(shapes):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"radii": ()}, "radii: expected increasing"),
+        ({"radii": ()}, "radii: expected numbers of at least 0"),
         ({"radii": (8, 4)}, "radii: expected increasing"),
         ({"radii": (-1,)}, "at least 0"),
         ({"units": "pixels"}, 'units: expected "cycles" or "nyquist"'),

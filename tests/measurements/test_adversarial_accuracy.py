@@ -184,13 +184,13 @@ def test_saturated_logits_are_told_as_masked():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"epsilons": (0.0,)}, "epsilons: expected numbers above 0 to 1"),
-        ({"epsilons": (0.5, 1.5)}, "epsilons: expected numbers above 0 to 1"),
+        ({"epsilons": (0.0,)}, "epsilons: expected numbers above 0 and at most 1"),
+        ({"epsilons": (0.5, 1.5)}, "epsilons: expected numbers above 0 and at most 1"),
         ({"epsilons": (0.2, 0.1)}, "epsilons: expected increasing"),
-        ({"rhos": (-0.1,)}, "rhos: expected numbers of at least 0"),
+        ({"rhos": (-0.1,)}, "rhos: expected numbers from 0 to 1000"),
         ({"samples": None}, "samples: expected a whole number of at least 1, got None"),
         ({"steps": 0}, "steps: expected a whole number of at least 1"),
-        ({"step_size": float("nan")}, "step_size: expected numbers above 0 to 1"),
+        ({"step_size": float("nan")}, "step_size: expected a number above 0 and at most 1"),
     ],
 )
 def test_bad_settings(settings, words):

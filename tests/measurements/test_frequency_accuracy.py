@@ -200,8 +200,8 @@ class Diverged(PerClass):
     [
         (lambda: FrequencyAccuracy(radii=(4, -1)), "at least 0"),
         (lambda: FrequencyAccuracy(radii=(8, 4)), "increasing"),
-        (lambda: FrequencyAccuracy(radii=("a",)), "number of at least 0"),
-        (lambda: FrequencyAccuracy(radii=()), "increasing numbers"),
+        (lambda: FrequencyAccuracy(radii=("a",)), "numbers of at least 0"),
+        (lambda: FrequencyAccuracy(radii=()), "numbers of at least 0, got \\(\\)"),
         (lambda: FrequencyAccuracy(hfc_background="grey"), '"zero" or "mean"'),
         (lambda: FrequencyAccuracy(units="hz"), '"cycles" or "nyquist"'),
         (lambda: FrequencyAccuracy(topk=0), "at least 1"),

@@ -234,7 +234,7 @@ def test_a_larger_effort_than_the_exhaustive_one_is_the_exhaustive_one():
         ({"seconds": -1}, "above 0"),
         ({"stride": 0}, "at least 1"),
         ({"radial": True, "seconds": 3}, "with it, got seconds"),
-        ({"score": 3}, "got int"),
+        ({"score": 3}, "score: expected .*, got 3"),
     ],
 )
 def test_settings_that_contradict_are_told_in_a_sentence(settings, sentence):

@@ -120,7 +120,14 @@ def demo(
     type=click.Choice(["zero", "mean"]),
     default="zero",
     show_default=True,
-    help="What the HFC is fed on: as it is (the paper), or on the images' mean colour.",
+    help="What the HFC is fed on: as it is, or on the images' mean colour.",
+)
+@click.option(
+    "--rescale",
+    type=click.Choice(["none", "max"]),
+    default="none",
+    show_default=True,
+    help="max: divide every image that the model is shown by its own maximum (the HFC authors).",
 )
 @click.option("--topk", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--layer", metavar="NAME", help="Layer of the kernel spectra. [default: the first]")
@@ -169,6 +176,7 @@ def audit(
     std: str | None,
     radii: str | None,
     hfc_background: Any,
+    rescale: str,
     topk: int,
     layer: str | None,
     extra: tuple[str, ...],
@@ -198,7 +206,10 @@ def audit(
     # Accuracy first: it finds what is wrong with labels or model before anything is written.
     chosen: list[Measurement] = [
         FrequencyAccuracy(
-            radii=_numbers("--radii", radii), hfc_background=hfc_background, topk=(topk,)
+            radii=_numbers("--radii", radii),
+            hfc_background=hfc_background,
+            topk=(topk,),
+            rescale="max" if rescale == "max" else None,
         ),
         KernelSpectra(layer=layer),
     ]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,7 +22,12 @@ from .errors import InputError
 # Distances that differ by less are the same: a radius given as sqrt(41) or 0.1 · 3 is meant.
 _ROUNDING = 1e-9
 
+# A maximum below this share of full scale is the rounding of two transforms, not a component.
+_NOTHING = 1e-6
+
 Units = Literal["cycles", "nyquist"]
+Part = Literal["original", "lfc", "hfc"]
+Rescale = Literal["max"]
 
 
 def frequencies(size: int, *, device: torch.device | None = None) -> Tensor:
@@ -145,6 +150,127 @@ def split(
     (7.5, 0.0)
     """
     return next(bands(images, (radius,), closed=closed, units=units))
+
+
+class Component(NamedTuple):
+    """What a model is shown: an image as it is, or what one radius leaves of it.
+
+    Attributes:
+        part: ``"original"``, ``"lfc"`` or ``"hfc"``.
+        radius: None for the original.
+        images: of the shape of the images that were split.
+    """
+
+    part: Part
+    radius: float | None
+    images: Tensor
+
+    def __str__(self) -> str:
+        return "original" if self.radius is None else f"{self.part.upper()}({self.radius:g})"
+
+
+def components(
+    images: Tensor,
+    radii: Sequence[float],
+    *,
+    closed: bool = True,
+    units: Units = "cycles",
+    background: Tensor | Sequence[float] | float | None = None,
+    rescale: Rescale | None = None,
+    full_scale: float = 1.0,
+) -> Iterator[Component]:
+    """The original, then LFC(r) and HFC(r) of each radius, as a model is shown them.
+
+    Args:
+        images: real floating tensor ``(..., C, H, W)`` in pixel space.
+        radii, closed, units: see :func:`split`.
+        background: added to the HFC, one number or one per channel; None: nothing.
+        rescale: see :func:`rescaled`; it comes last and acts on the original as well, so that
+            LFC up to the corner is the original.
+        full_scale: of the images: 1, or 255 if their values go that far.
+
+    Yields:
+        One :class:`Component` at a time, so that memory does not grow with the radii.
+
+    Raises:
+        InputError: as :func:`split`; another ``rescale``.
+
+    Source: Wang et al., CVPR 2020, §3.1, and its code.
+
+    >>> x = torch.arange(16.0).reshape(1, 1, 4, 4) / 15
+    >>> [str(part) for part in components(x, (1, 2))]
+    ['original', 'LFC(1)', 'HFC(1)', 'LFC(2)', 'HFC(2)']
+    """
+    check_rescale(rescale)
+    pairs = bands(images, radii, closed=closed, units=units)
+    return _components(images, radii, pairs, background, rescale, full_scale)
+
+
+def _components(
+    images: Tensor,
+    radii: Sequence[float],
+    pairs: Iterator[tuple[Tensor, Tensor]],
+    background: Tensor | Sequence[float] | float | None,
+    rescale: Rescale | None,
+    full_scale: float,
+) -> Iterator[Component]:
+    yield Component("original", None, rescaled(images, rescale, full_scale))
+    for radius, (low, high) in zip(radii, pairs, strict=True):
+        if background is not None:
+            added = torch.as_tensor(background, dtype=high.dtype)
+            high = high + added.to(high.device).reshape(-1, 1, 1)
+        yield Component("lfc", radius, rescaled(low, rescale, full_scale))
+        yield Component("hfc", radius, rescaled(high, rescale, full_scale))
+
+
+def rescaled(images: Tensor, how: Rescale | None = "max", full_scale: float = 1.0) -> Tensor:
+    """Each image divided by its own maximum over channels and pixels; None: as they are.
+
+    The maximum is then ``full_scale``; the minimum may be anything, and values are not clipped.
+    An image without a maximum above zero (an HFC that holds nothing, up to the rounding of the
+    transforms) stays as it is: the authors' code divides zero by zero there.
+
+    Args:
+        images: ``(..., C, H, W)``.
+        how: ``"max"`` or None.
+        full_scale: see :func:`components`.
+
+    Raises:
+        InputError: another ``how``; images without a channel axis.
+
+    Source: the code of Wang et al., CVPR 2020, which does so with every LFC and HFC, training
+    and test, and with the original training images ("normalized to have the standard pixel
+    scale", §4.2). Its original test images it feeds as they are.
+
+    >>> rescaled(torch.tensor([[[-0.1, 0.2]], [[0.0, 0.0]]])[:, None]).flatten().tolist()
+    [-0.5, 1.0, 0.0, 0.0]
+    """
+    if check_rescale(how) is None or images.numel() == 0:
+        return images
+    if images.dim() < 3:
+        raise InputError(f"rescaled: expected (..., C, H, W), got {tuple(images.shape)}")
+    largest = images.amax((-3, -2, -1), keepdim=True) / full_scale
+    return images / torch.where(largest > _NOTHING, largest, torch.ones_like(largest))
+
+
+def check_rescale(rescale: Rescale | None) -> Rescale | None:
+    """The setting itself.
+
+    Raises:
+        InputError: neither None nor ``"max"``.
+    """
+    if rescale is not None and rescale != "max":
+        raise InputError(f'rescale: expected None or "max", got {checks.shown(rescale)}')
+    return rescale
+
+
+def rescale_note(rescale: str | None, before: str = ", ") -> str:
+    """How images were rescaled, for titles; nothing if they were not.
+
+    >>> rescale_note("max"), rescale_note(None)
+    (', every image divided by its maximum', '')
+    """
+    return "" if rescale is None else f"{before}every image divided by its maximum"
 
 
 def basis(

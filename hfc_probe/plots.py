@@ -76,6 +76,7 @@ def accuracy_axes(axes: Axes, result: FrequencyAccuracyResult) -> None:
     arrays = result.arrays()
     radii = result.radii
     hfc = f"HFC, d > r ({result.background} background)"
+    fed = fourier.rescale_note(result.settings["rescale"], "\n")
     for name, colour, style, label in (
         ("lfc", LFC, "-", "LFC, d ≤ r"),
         ("hfc", HFC, "--", hfc),
@@ -105,7 +106,7 @@ def accuracy_axes(axes: Axes, result: FrequencyAccuracyResult) -> None:
     top = "" if result.topk[0] == 1 else f"top-{result.topk[0]} "
     axes.set_ylabel(f"{top}accuracy")
     axes.set_ylim(0, 1.08)
-    axes.set_title(f"Accuracy by frequency ({result.samples} images, 95 % intervals)")
+    axes.set_title(f"Accuracy by frequency ({result.samples} images, 95 % intervals){fed}")
     axes.legend(frameon=False, fontsize=9, loc="best")
 
 
@@ -386,7 +387,8 @@ def overview_figure(results: Sequence[Any], samples: Samples | None, title: str)
         for axes, name in zip(np.ravel(bottom.subplots(1, len(panels))), panels, strict=True):
             if name == "frequency_accuracy":
                 accuracy_axes(axes, kinds[name])
-                axes.set_title("Accuracy by frequency")
+                fed = fourier.rescale_note(kinds[name].settings["rescale"], "\n")
+                axes.set_title(f"Accuracy by frequency{fed}")
             elif name == "fourier_heatmap":
                 heatmap_axes(axes, kinds[name])
             else:
@@ -401,7 +403,8 @@ def _example_axes(figure: Any, accuracy: Any, samples: Samples) -> None:
     image = samples.pixels(slice(0, 1))
     radii = [float(r) for r in accuracy.radii][:5]
     settings = accuracy.settings
-    parts = list(fourier.bands(image, radii, closed=settings["closed"], units=settings["units"]))
+    # As they are: rescaled, an HFC on grey would show less.
+    _, *parts = fourier.components(image, radii, closed=settings["closed"], units=settings["units"])
     grid: Any = figure.subplots(2, 1 + len(radii))
     for row in grid:
         for axes in row:
@@ -411,18 +414,21 @@ def _example_axes(figure: Any, accuracy: Any, samples: Samples) -> None:
                 side.set_visible(False)
     _show(grid[0][0], image)
     grid[0][0].set_title(f"original\n{percent(float(arrays['original']))}", fontsize=10)
-    for k, (low, high) in enumerate(parts):
-        _show(grid[0][k + 1], low)
-        rate = percent(float(arrays["lfc"][k]))
-        grid[0][k + 1].set_title(f"LFC, r = {radii[k]:g}\n{rate}", fontsize=10, color=LFC)
-        _show(grid[1][k + 1], 0.5 + high)
-        rate = percent(float(arrays["hfc"][k]))
-        grid[1][k + 1].set_title(f"HFC, r = {radii[k]:g}\n{rate}", fontsize=10, color=HFC)
+    for k, view in enumerate(parts):
+        row, column = k % 2, k // 2
+        _show(grid[row][column + 1], view.images + 0.5 * row)
+        rate = percent(float(arrays[view.part][column]))
+        grid[row][column + 1].set_title(
+            f"{view.part.upper()}, r = {view.radius:g}\n{rate}",
+            fontsize=10,
+            color=(LFC, HFC)[row],
+        )
     grid[1][0].text(
         0.5,
         0.5,
         f"accuracy on\n{accuracy.samples} images\n\nHFC is drawn\non grey and fed\n"
-        f"with {accuracy.background}\nbackground",
+        f"with {accuracy.background}\nbackground"
+        + fourier.rescale_note(settings["rescale"], ",\n"),
         ha="center",
         va="center",
         fontsize=9,

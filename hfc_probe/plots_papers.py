@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import fourier
 from .plots import CLEAN, HFC, LFC, _new_figure, _styled
 from .proportions import percent
 
@@ -164,10 +165,11 @@ def component_figure(result: ComponentExamplesResult) -> Figure:
         figure = _new_figure(2.05 * columns + 4.6, 6.9)
         parts: Any = figure.subfigures(1, 2, width_ratios=(2.05 * columns, 4.6))
         left, right = parts
+        fed = fourier.rescale_note(result.settings["rescale"], "; ")
         _group_axes(right.subplots(), result)
         name = result.settings["group"].replace("_", " ").replace("high", "HFC")
         left.suptitle(
-            f"Right as they are; {name.replace('low', 'LFC')} at r = {result.example_radius:g}"
+            f"Right as they are; {name.replace('low', 'LFC')} at r = {result.example_radius:g}{fed}"
         )
         grid = left.subplots(3, columns, squeeze=False)
         for column in range(columns):
@@ -313,6 +315,10 @@ def svd_figure(result: TruncatedSVDResult) -> Figure:
             axes.legend(frameon=False, fontsize=9)
         panels[0].set_ylim(0, 1.02)
         panels[0].set_ylabel("accuracy")
+        fed = fourier.rescale_note(result.settings["rescale"], "; ")
+        figure.suptitle(
+            f"{result.samples} images, {result.settings['background']} background{fed}", fontsize=11
+        )
         note = f"original {percent(float(arrays['original']))}"
         panels[0].annotate(
             note,
@@ -548,4 +554,9 @@ def calibration_figure(result: CalibrationResult) -> Figure:
             panels[1].axhline(ood, color="#009E73", ls="-.", label=f"second data set {ood:.3f}")
         for axes in panels:
             axes.legend(frameon=False, fontsize=9)
+        fed = fourier.rescale_note(result.settings["rescale"], "; ")
+        figure.suptitle(
+            f"{result.samples} images, HFC on {result.settings['hfc_background']} background{fed}",
+            fontsize=11,
+        )
     return figure

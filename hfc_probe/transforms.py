@@ -2,7 +2,8 @@
 
 All work in pixel space, before normalisation: on float images in [0, 1] or on uint8 (which
 are given back as uint8), ``(..., C, H, W)``, on any device. Values that leave the range are
-clipped: the APR authors' cast to uint8 wraps them around instead.
+clipped unless a transform is told otherwise. The APR authors' code never clips: its APR-P feeds
+the values as they are, and its APR-S casts to uint8, which wraps them around.
 
 Random choices come from torch's global generator (which ``DataLoader`` seeds per worker), or
 from one of the transform's own where ``seed`` is given; it then differs between workers and
@@ -65,40 +66,50 @@ class LowPass(v2.Transform):  # type: ignore[misc]
     Args:
         radius: cut-off in cycles per image (or in ``units``), at least 0.
         closed, units: see :func:`hfc_probe.fourier.split`.
+        rescale: ``"max"`` divides each image by its own maximum, see
+            :func:`hfc_probe.fourier.rescaled`; float images are then not clipped, as in the
+            code of Wang et al., CVPR 2020.
 
     Raises:
-        InputError: a radius that is negative or not a number, unknown units.
+        InputError: a radius that is negative or not a number, unknown units or rescaling.
 
     >>> LowPass(0)(torch.tensor([[[0.0, 1.0]]])).tolist()
     [[[0.5, 0.5]]]
     """
 
     def __init__(
-        self, radius: float, *, closed: bool = True, units: fourier.Units = "cycles"
+        self,
+        radius: float,
+        *,
+        closed: bool = True,
+        units: fourier.Units = "cycles",
+        rescale: fourier.Rescale | None = None,
     ) -> None:
         super().__init__()
         self.radius = fourier.check_radius(radius)
         self.closed = checks.flag("closed", closed)
         self.units = fourier.check_units(units)
+        self.rescale = fourier.check_rescale(rescale)
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """One image or a batch."""
-        return _on_pixels(inpt, lambda x: self._part(x), "LowPass")
+        return _on_pixels(inpt, lambda x: self._part(x), "LowPass", self.rescale is None)
 
     _transform = transform  # its name before torchvision 0.21
 
     def _part(self, images: Tensor) -> Tensor:
-        return fourier.split(images, self.radius, closed=self.closed, units=self.units)[0]
+        low, _ = fourier.split(images, self.radius, closed=self.closed, units=self.units)
+        return fourier.rescaled(low, self.rescale)
 
 
 class HighPass(LowPass):
     """Keeps the frequencies ``d > radius``, on a background.
 
     Args:
-        radius, closed, units: as :class:`LowPass`.
-        background: added to the signed, zero-mean component before it is clipped to [0, 1];
-            0.5 shows both signs. None returns floats as they are, signed and unclipped, as
-            the HFC paper feeds them to its models.
+        radius, closed, units, rescale: as :class:`LowPass`.
+        background: added to the signed, zero-mean component before it is rescaled or clipped to
+            [0, 1]; 0.5 shows both signs. None returns floats signed and unclipped: the HFC
+            paper's models are fed those, with ``rescale="max"`` and ``closed=False``.
 
     Raises:
         InputError: as :class:`LowPass`; a background outside [0, 1].
@@ -114,21 +125,24 @@ class HighPass(LowPass):
         background: float | None = 0.5,
         closed: bool = True,
         units: fourier.Units = "cycles",
+        rescale: fourier.Rescale | None = None,
     ) -> None:
-        super().__init__(radius, closed=closed, units=units)
+        super().__init__(radius, closed=closed, units=units, rescale=rescale)
         if background is not None:
             background = checks.number("background", background, 0, 1)
         self.background = background
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """One image or a batch."""
-        return _on_pixels(inpt, lambda x: self._part(x), "HighPass", self.background is not None)
+        clip = self.background is not None and self.rescale is None
+        return _on_pixels(inpt, lambda x: self._part(x), "HighPass", clip)
 
     _transform = transform
 
     def _part(self, images: Tensor) -> Tensor:
         _, high = fourier.split(images, self.radius, closed=self.closed, units=self.units)
-        return high if self.background is None else high + self.background
+        high = high if self.background is None else high + self.background
+        return fourier.rescaled(high, self.rescale)
 
 
 class RandomBand(_Random):
@@ -140,6 +154,7 @@ class RandomBand(_Random):
             side. DC stays unless ``low`` is negative.
         p: probability that an image (or a batch, which gets one band) is changed.
         seed: of a generator of its own.
+        rescale: as :class:`LowPass`; an image that is not changed is not rescaled either.
 
     Raises:
         InputError: a width, bounds or a probability outside those ranges; images too small
@@ -154,6 +169,7 @@ class RandomBand(_Random):
         high: float | None = None,
         p: float = 1.0,
         seed: int | None = None,
+        rescale: fourier.Rescale | None = None,
     ) -> None:
         super().__init__(seed)
         self.width = checks.number("width", width, 0, math.inf, open_low=True, open_high=True)
@@ -161,6 +177,7 @@ class RandomBand(_Random):
         if high is not None:
             high = checks.number("high", high, self.low + self.width, math.inf, open_high=True)
         self.high, self.p = high, checks.number("p", p, 0, 1)
+        self.rescale = fourier.check_rescale(rescale)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """The inner radius of the band, or None where the image stays as it is."""
@@ -186,10 +203,12 @@ class RandomBand(_Random):
         def without(images: Tensor) -> Tensor:
             if inner >= 0:
                 (below, _), (upto, _) = fourier.bands(images, (inner, inner + self.width))
-                return images - (upto - below)
-            return fourier.split(images, max(0.0, inner + self.width))[1]
+                kept = images - (upto - below)
+            else:
+                kept = fourier.split(images, max(0.0, inner + self.width))[1]
+            return fourier.rescaled(kept, self.rescale)
 
-        return _on_pixels(inpt, without, "RandomBand")
+        return _on_pixels(inpt, without, "RandomBand", self.rescale is None)
 
     _transform = transform
 
@@ -208,11 +227,14 @@ class AmplitudePhaseMix(_Random):
         keep_original: give back the original images followed by the recombined ones (labels
             twice): the authors' loss is the sum over both.
         seed: of a generator of its own.
+        clip: clip recombined images to [0, 1]; False: feed float images as they come out, as the
+            authors' code does. On CIFAR-10 about one value in twenty lies outside.
 
     Raises:
         InputError: p outside [0, 1]; images without a batch axis.
 
-    Source: Chen et al., ICCV 2021 (APR-P) and its code.
+    Source: Chen et al., ICCV 2021 (APR-P) and its code, which is
+    ``AmplitudePhaseMix(over_channels=True, keep_original=True, clip=False)``.
     """
 
     def __init__(
@@ -222,11 +244,13 @@ class AmplitudePhaseMix(_Random):
         over_channels: bool = False,
         keep_original: bool = False,
         seed: int | None = None,
+        clip: bool = True,
     ) -> None:
         super().__init__(seed)
         self.p = checks.number("p", p, 0, 1)
         self.over_channels = checks.flag("over_channels", over_channels)
         self.keep_original = checks.flag("keep_original", keep_original)
+        self.clip = checks.flag("clip", clip)
 
     def forward(self, images: Tensor, labels: Any = None) -> Any:
         """``(N, C, H, W)``, and labels where they are given."""
@@ -243,6 +267,7 @@ class AmplitudePhaseMix(_Random):
                 images,
                 lambda x: fourier.recombine(x[order], x, over_channels=self.over_channels),
                 "AmplitudePhaseMix",
+                self.clip,
             )
         if self.keep_original:
             mixed = torch.cat([images, mixed])
@@ -332,9 +357,11 @@ class FrequencyFilter(nn.Module):
         pixels: the normalisation of its inputs; needed for ``"high"`` alone, which removes
             the mean in pixel space (None: inputs are in pixel space).
         closed, units: see :func:`hfc_probe.fourier.split`.
+        rescale: ``"max"`` divides each image by its own maximum in pixel space, see
+            :func:`hfc_probe.fourier.rescaled`; ``pixels`` is then needed for both.
 
     Raises:
-        InputError: a radius that is negative or not a number, another ``keep``.
+        InputError: a radius that is negative or not a number, another ``keep`` or ``rescale``.
 
     >>> FrequencyFilter(0)(torch.tensor([[[[0.0, 1.0]]]])).tolist()
     [[[[0.5, 0.5]]]]
@@ -348,8 +375,10 @@ class FrequencyFilter(nn.Module):
         pixels: PixelSpace | None = None,
         closed: bool = True,
         units: fourier.Units = "cycles",
+        rescale: fourier.Rescale | None = None,
     ) -> None:
         super().__init__()
+        self.rescale = fourier.check_rescale(rescale)
         self.radius = fourier.check_radius(radius)
         self.keep = checks.choice("keep", keep, ("low", "high"))
         self.closed, self.units = checks.flag("closed", closed), fourier.check_units(units)
@@ -358,11 +387,11 @@ class FrequencyFilter(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """``(N, C, H, W)`` of the same shape and type."""
         options: Any = {"closed": self.closed, "units": self.units}
-        if self.keep == "low":
+        if self.keep == "low" and self.rescale is None:
             return fourier.split(images, self.radius, **options)[0].to(images.dtype)
         pixels = self.pixels.unnormalize(images)
-        high = fourier.split(pixels, self.radius, **options)[1]
-        return self.pixels.normalize(high).to(images.dtype)
+        part = fourier.split(pixels, self.radius, **options)[self.keep == "high"]
+        return self.pixels.normalize(fourier.rescaled(part, self.rescale)).to(images.dtype)
 
     def extra_repr(self) -> str:
         return f"radius={self.radius:g}, keep={self.keep!r}"

@@ -56,12 +56,14 @@ class DetectionAudit:
             detector resizes its input; the paper's is 128.
         units: ``"cycles"`` per image, or ``"nyquist"``: i over H/2 and j over W/2, which
             cuts both axes of a non-square image at the same cycles per pixel.
-        hfc_background: ``"zero"`` feeds the signed HFC as it is (the paper), so that a
-            detector that subtracts a pixel mean does so from zero-mean images; ``"mean"``
-            adds that mean first, so that it sees zero-mean HFC. The AP differs a lot.
+        hfc_background: ``"zero"`` feeds the signed HFC as it is, so that a detector that
+            subtracts a pixel mean does so from zero-mean images; ``"mean"`` adds that mean
+            first, so that it sees zero-mean HFC. The AP differs a lot, and the paper does not
+            say what its detector was fed.
         pixel_mean: what ``"mean"`` adds, one number per channel in the images' range; None:
             as the detector says (``pixel_mean``, or torchvision's ``transform.image_mean``).
-        closed: LFC holds ``d <= r``; False: ``d < r``, the authors' code.
+        closed: LFC holds ``d <= r``, as the paper; False: ``d < r``, as its code for
+            classification (there is none for detection).
         max_dets: detections per image and class that count, COCO's 100.
         margin: a change of AP (of an image) or score (of an object) up to this is no gain
             and no drop.
@@ -71,6 +73,9 @@ class DetectionAudit:
         ignore_unknown: leave out detections whose category id the annotations do not have,
             as COCOeval does, instead of stopping.
         seed: of the bootstrap and of the choice under ``limit``.
+        rescale: ``"max"`` divides every image that the detector is shown, the original too, by
+            its own maximum and multiplies it by full scale, as the paper's code does for
+            classification; None feeds them as they are.
 
     Raises:
         InputError: settings that cannot work.
@@ -92,12 +97,14 @@ class DetectionAudit:
     bootstrap: int = 1000
     ignore_unknown: bool = False
     seed: int = 0
+    rescale: fourier.Rescale | None = None
 
     def __post_init__(self) -> None:
         checks.plain(self)
         checks.keep(self, radii=fourier.check_radii(self.radii))
         fourier.check_units(self.units)
         checks.choice("hfc_background", self.hfc_background, ("zero", "mean"))
+        fourier.check_rescale(self.rescale)
         for name, least in (("max_dets", 1), ("bootstrap", 0)):
             checks.keep(self, **{name: checks.whole(name, getattr(self, name), least)})
         for name in ("margin", "floor"):
@@ -296,7 +303,8 @@ class DetectionAudit:
             truth: for the images' names; their annotations do not matter.
             reading: what else decides how images are read and batched.
         """
-        names = ("radii", "units", "hfc_background", "pixel_mean", "closed")
+        names = ["radii", "units", "hfc_background", "pixel_mean", "closed"]
+        names += ["rescale"] if self.rescale else []  # as before there was the choice
         files = sorted(f"{i} {image.get('file_name')}" for i, image in truth.images.items())
         return {
             "version": 1,
@@ -415,6 +423,7 @@ def _detect(
         closed=audit.closed,
         units=audit.units,
         background=background,
+        rescale=audit.rescale,
     )
     for name, output in outputs:
         for row, detections in zip(

@@ -47,7 +47,7 @@ def radius_figure(result: DetectionAuditResult) -> Figure:
             panels[0].set_ylim(0, top)
         figure.suptitle(
             f"Average precision by frequency ({result.samples} images, "
-            f"HFC on {result.background} background)",
+            f"HFC on {result.background} background{fourier.rescale_note(result.rescale)})",
             fontsize=12,
         )
     return figure
@@ -189,12 +189,17 @@ def examples_figure(
         grid: Any = figure.subplots(len(images), 2, squeeze=False, height_ratios=heights)
         for row, position, image in zip(grid, positions, images, strict=True):
             radius = result.radii[(result.variants.index(variant) - 1) % len(result.radii)]
-            low, high = fourier.split(
-                image, radius, closed=result.settings["closed"], units=result.settings["units"]
+            # As they are: a rescaled HFC on grey would leave the range.
+            _, low, high = fourier.components(
+                image,
+                (radius,),
+                closed=result.settings["closed"],
+                units=result.settings["units"],
+                background=0.5,
             )
             for axes, name, pixels in (
                 (row[0], ORIGINAL, image),
-                (row[1], variant, low if variant.startswith("lfc") else high + 0.5),
+                (row[1], variant, (low if variant.startswith("lfc") else high).images),
             ):
                 _example(axes, result, position, name, pixels)
         figure.supxlabel(

@@ -151,6 +151,10 @@ class DetectionAuditResult(Result):
         return str(self.settings["hfc_background"])
 
     @property
+    def rescale(self) -> str | None:
+        return self.settings.get("rescale")  # absent in results of older versions
+
+    @property
     def variants(self) -> tuple[str, ...]:
         """Names of the variants: ``original``, ``lfc_r128``, …"""
         return variant_names(self.radii)
@@ -235,7 +239,7 @@ class DetectionAuditResult(Result):
     def axes(self) -> dict[str, dict[str, Any]]:
         radius = {"name": "radius", "unit": self.settings["units"], "values": list(self.radii)}
         metric = {"name": "metric", "values": list(METRICS)}
-        one = {"unit": "AP", "hfc_background": self.background}
+        one = {"unit": "AP", "hfc_background": self.background, "rescale": self.rescale}
         out: dict[str, dict[str, Any]] = {"original": {**one, "axes": [metric]}}
         for part in ("lfc", "hfc"):
             out[part] = {**one, "axes": [radius, metric]}
@@ -322,8 +326,9 @@ class DetectionAuditResult(Result):
             return "original"
         part = variant.partition("_")[0]
         radius = self.radii[(self.variants.index(variant) - 1) % len(self.radii)]
-        background = f" ({self.background} background)" if part == "hfc" else ""
-        return f"{part.upper()}, r = {radius:g}{background}"
+        fed = [f"{self.background} background"] if part == "hfc" else []
+        fed += ["rescaled"] if self.rescale else []
+        return f"{part.upper()}, r = {radius:g}" + (f" ({', '.join(fed)})" if fed else "")
 
     def sentence(self) -> str:
         def at(name: str) -> str:
@@ -445,8 +450,8 @@ class DetectionAuditResult(Result):
         left_out = f", {len(self.skipped)} broken ones left out" if self.skipped else ""
         return (
             f"Detection audit, {self.samples} images with {len(self.objects)} objects{left_out}, "
-            f"LFC holds d {sign} r, at most {self.settings['max_dets']} detections per image and "
-            f"class; AP in %"
+            f"LFC holds d {sign} r{fourier.rescale_note(self.rescale)}, at most "
+            f"{self.settings['max_dets']} detections per image and class; AP in %"
         )
 
 

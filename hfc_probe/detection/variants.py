@@ -37,6 +37,8 @@ def run_variants(
     closed: bool,
     units: fourier.Units,
     background: Tensor | None,
+    rescale: fourier.Rescale | None = None,
+    full_scale: float = 1.0,
 ) -> Iterator[tuple[str, Any]]:
     """Show every variant of some images to a detector; yields ``(name, what it returned)``.
 
@@ -48,19 +50,19 @@ def run_variants(
         images: real floating ``(C, H, W)`` each, of any sizes.
         radii, closed, units: see :func:`hfc_probe.fourier.split`.
         background: ``(C,)`` added to the HFC, in the images' value range; None for none.
+        rescale, full_scale: see :func:`hfc_probe.fourier.components`; without rescaling the
+            original is the very list that was given.
     """
     names = variant_names(radii)
-    low_names, high_names = names[1 : 1 + len(radii)], names[1 + len(radii) :]
-    yield ORIGINAL, detect(images)
-    splits = [fourier.bands(image, radii, closed=closed, units=units) for image in images]
-    for low_name, high_name in zip(low_names, high_names, strict=True):
+    lows, highs = names[1 : 1 + len(radii)], names[1 + len(radii) :]
+    paired = (name for pair in zip(lows, highs, strict=True) for name in pair)
+    options: Any = {"closed": closed, "units": units, "background": background}
+    options |= {"rescale": rescale, "full_scale": full_scale}
+    views = [fourier.components(image, radii, **options) for image in images]
+    for name in (ORIGINAL, *paired):
         with torch.autocast(images[0].device.type, enabled=False):
-            pairs = [next(split) for split in splits]
-            highs = [high for _, high in pairs]
-            if background is not None:
-                highs = [h + background.to(h.device, h.dtype).view(-1, 1, 1) for h in highs]
-        yield low_name, detect([low for low, _ in pairs])
-        yield high_name, detect(highs)
+            shown = [next(view).images for view in views]
+        yield name, detect(images if name == ORIGINAL and rescale is None else shown)
 
 
 def pixel_mean_of(detector: Any) -> tuple[float, ...] | None:

@@ -36,6 +36,8 @@ class BandAttribution(Measurement):
     ``integrated_gradients`` (along the gains from none to all) are complete: attributions sum
     to the logit of the image minus that of the baseline. ``feature_ablation`` is the logit
     lost when one band alone is taken away, which sums to something else where bands interact.
+    Images are not rescaled here as :class:`FrequencyAccuracy` can: a gain would then change every
+    band, since the maximum that is divided by depends on all of them.
 
     Args:
         edges: upper ends of the bands after DC, in cycles per image, increasing; None: 1, 2,

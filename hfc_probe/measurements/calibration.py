@@ -37,6 +37,7 @@ class Calibration(Measurement):
         ood: a second data set's samples, of the same shape; its labels are not looked at.
         resamples: of the bootstrap that gives the 95 % intervals.
         seed: of the bootstrap.
+        rescale: as :class:`FrequencyAccuracy`; a second data set is rescaled as well.
 
     Raises:
         InputError: settings outside their bounds; torchmetrics not installed; when measuring,
@@ -53,10 +54,11 @@ class Calibration(Measurement):
     ood: Samples | None = None
     resamples: int = 200
     seed: int = 0
+    rescale: fourier.Rescale | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        same = FrequencyAccuracy(self.radii, self.hfc_background, self.closed)
+        same = FrequencyAccuracy(self.radii, self.hfc_background, self.closed, rescale=self.rescale)
         object.__setattr__(self, "radii", same.radii)
         for name in ("bins", "resamples"):
             checks.keep(self, **{name: checks.whole(name, getattr(self, name))})
@@ -84,23 +86,21 @@ class Calibration(Measurement):
         samples = subject.samples
         self.validate(subject.model, samples.image_shape)
         radii = FrequencyAccuracy(self.radii).radii_for(*samples.image_shape[1:])
-        mean = samples.mean.to(subject.device, torch.float32).view(1, -1, 1, 1)
+        options: Any = {"closed": self.closed, "rescale": self.rescale}
+        options["background"] = samples.mean if self.hfc_background == "mean" else None
         views = ["original", *(f"{part}_{r:g}" for r in radii for part in ("lfc", "hfc"))]
 
         def look(start: int, images: Tensor, targets: Tensor) -> Tensor:
-            parts = [images]
-            for low, high in fourier.bands(images, radii, closed=self.closed):
-                parts += [low, high + mean if self.hfc_background == "mean" else high]
             rows = []  # confidence, and 1 where right, of every view
-            for name, part in zip(views, parts, strict=True):
-                logits = subject.logits(part, name)
-                if start == 0 and name == "original":
+            for view in fourier.components(images, radii, **options):
+                logits = subject.logits(view.images, str(view))
+                if start == 0 and view.radius is None:
                     subject.check_targets(logits.shape[1])
                 rows += [logits.double().softmax(1).amax(1), (rank(logits, targets) < 1).double()]
             return torch.stack(rows).cpu()
 
         def look_at_ood(start: int, images: Tensor, targets: Tensor) -> Tensor:
-            logits = subject.logits(images, "out-of-distribution")
+            logits = subject.logits(fourier.rescaled(images, self.rescale), "out-of-distribution")
             return logits.double().softmax(1).amax(1).cpu()
 
         rows = torch.cat(list(subject.map(look)), 1)
@@ -305,7 +305,8 @@ class CalibrationResult(CellResult):
     def _title(self) -> str:
         return (
             f"Calibration, {self.samples} images, {self.settings['bins']} bins, HFC on "
-            f"{self.settings['hfc_background']} background, 95 % bootstrap intervals"
+            f"{self.settings['hfc_background']} background"
+            f"{fourier.rescale_note(self.settings['rescale'])}, 95 % bootstrap intervals"
         )
 
     def sentence(self) -> str:

@@ -47,6 +47,7 @@ class ComponentExamples(Measurement):
             ``"both"`` or ``"neither"``.
         examples: at most so many.
         class_names: names for the figure and the table, by class index.
+        rescale: as :class:`FrequencyAccuracy`.
 
     Raises:
         InputError: radii as :class:`FrequencyAccuracy`; a ``radius`` that is not among them,
@@ -62,10 +63,11 @@ class ComponentExamples(Measurement):
     group: str = "high_only"
     examples: int = 6
     class_names: tuple[str, ...] | None = None
+    rescale: fourier.Rescale | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        same = FrequencyAccuracy(self.radii, self.hfc_background, self.closed)
+        same = FrequencyAccuracy(self.radii, self.hfc_background, self.closed, rescale=self.rescale)
         object.__setattr__(self, "radii", same.radii)
         checks.choice("group", self.group, tuple(GROUPS))
         checks.keep(self, examples=checks.whole("examples", self.examples))
@@ -94,20 +96,18 @@ class ComponentExamples(Measurement):
     def compute(self, subject: Subject) -> ComponentExamplesResult:
         samples = subject.samples
         radii = self.radii_for(*samples.image_shape[1:])
-        mean = samples.mean.to(subject.device, torch.float32).view(1, -1, 1, 1)
+        options: Any = {"closed": self.closed, "rescale": self.rescale}
+        options["background"] = samples.mean if self.hfc_background == "mean" else None
         count = len(samples)
         # Per view (original, LFC and HFC of each radius): predicted class and its confidence.
         predicted = np.zeros((1 + 2 * len(radii), count), np.int64)
         confidence = np.zeros((1 + 2 * len(radii), count), np.float32)
 
         def look(start: int, images: Tensor, targets: Tensor) -> tuple[slice, Tensor, Tensor]:
-            views = [images]
-            for low, high in fourier.bands(images, radii, closed=self.closed):
-                views += [low, high + mean if self.hfc_background == "mean" else high]
             guesses, sure = [], []
-            for k, view in enumerate(views):
-                logits = subject.logits(view)
-                if start == 0 and k == 0:
+            for view in fourier.components(images, radii, **options):
+                logits = subject.logits(view.images, str(view))
+                if start == 0 and view.radius is None:
                     self._check_classes(subject, logits.shape[1])
                 right = rank(logits, targets) < 1
                 # Ties count as rank() counts them: right where the target ranks first.
@@ -252,6 +252,7 @@ class ComponentExamplesResult(CellResult):
             f"Which component alone keeps an image right: {self.original_right} of "
             f"{self.samples} images are right as they are, HFC on "
             f"{self.settings['hfc_background']} background"
+            f"{fourier.rescale_note(self.settings['rescale'])}"
         )
 
     def sentence(self) -> str:

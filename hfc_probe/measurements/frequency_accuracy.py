@@ -28,19 +28,22 @@ class FrequencyAccuracy(Measurement):
     Args:
         radii: cut-offs, increasing; None: the paper's 4, 8, 12, 16 at 32 pixels, scaled with
             the smaller image side (in Nyquist units: 0.25, 0.5, 0.75, 1).
-        hfc_background: ``"zero"`` feeds the signed HFC as it is (the paper); ``"mean"`` adds
-            the per-channel mean of the samples, so that the model sees zero-mean HFC after
-            its own normalisation. The numbers differ a lot.
-        closed: LFC holds ``d <= r``; False: ``d < r``, the authors' code.
+        hfc_background: ``"zero"`` feeds the signed HFC as it is; ``"mean"`` adds the
+            per-channel mean of the samples, so that the model sees zero-mean HFC after its
+            own normalisation. The numbers differ a lot.
+        closed: LFC holds ``d <= r``, as the paper; False: ``d < r``, as its code.
         units: of the radii, see :func:`hfc_probe.fourier.distance`.
         topk: a prediction counts as right when the target is among the k largest logits;
             the first k is the one that scalars and figures show.
+        rescale: ``"max"`` divides every image that the model is shown by its own maximum, see
+            :func:`hfc_probe.fourier.rescaled`; None feeds them as they are. The numbers differ
+            a lot: :meth:`as_published` has the authors' choices.
 
     Raises:
-        InputError: radii negative, not numbers or not increasing; unknown background or
-            units; k below 1.
+        InputError: radii negative, not numbers or not increasing; unknown background, units
+            or rescaling; k below 1.
 
-    Source: Wang et al., CVPR 2020, §3 and Figure 5.
+    Source: Wang et al., CVPR 2020, §3.1 (components), §5.1 and Figure 5 (accuracy on both).
     """
 
     radii: tuple[float, ...] | None = None
@@ -48,6 +51,23 @@ class FrequencyAccuracy(Measurement):
     closed: bool = True
     units: fourier.Units = "cycles"
     topk: tuple[int, ...] = (1,)
+    rescale: fourier.Rescale | None = None
+
+    @classmethod
+    def as_published(
+        cls, radii: tuple[float, ...] | None = None, *, topk: tuple[int, ...] = (1,)
+    ) -> FrequencyAccuracy:
+        """As the authors' published code: ``d < r``, zero background, divided by the maximum.
+
+        Two differences remain. On sides of odd length DC is the centre here, where theirs is
+        half a frequency off. And the original images are divided by their maximum, as LFC and
+        HFC are and as the script does with the original training images; the accuracy on
+        original test images that it prints is without.
+
+        >>> FrequencyAccuracy.as_published().closed
+        False
+        """
+        return cls(radii, "zero", closed=False, topk=topk, rescale="max")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,6 +76,7 @@ class FrequencyAccuracy(Measurement):
         checks.choice("hfc_background", self.hfc_background, ("zero", "mean"))
         fourier.check_units(self.units)
         checks.keep(self, topk=checks.wholes("topk", self.topk, increasing=False))
+        fourier.check_rescale(self.rescale)
 
     def radii_for(self, height: int, width: int) -> tuple[float, ...]:
         """The radii used for images of that size.
@@ -77,22 +98,19 @@ class FrequencyAccuracy(Measurement):
     def compute(self, subject: Subject) -> FrequencyAccuracyResult:
         samples = subject.samples
         radii = self.radii_for(*samples.image_shape[1:])
-        background = samples.mean.to(subject.device, torch.float32).view(1, -1, 1, 1)
+        options: Any = {"closed": self.closed, "units": self.units, "rescale": self.rescale}
+        options["background"] = samples.mean if self.hfc_background == "mean" else None
 
         def look(start: int, images: Tensor, targets: Tensor) -> _Seen:
-            clean = subject.logits(images)
-            if start == 0:
-                subject.check_targets(clean.shape[1])
-            places, same = [rank(clean, targets)], []
-            pairs = fourier.bands(images, radii, closed=self.closed, units=self.units)
-            for radius, (low, high) in zip(radii, pairs, strict=True):
-                if self.hfc_background == "mean":
-                    high = high + background.to(high.dtype)
-                for name, part in (("LFC", low), ("HFC", high)):
-                    logits = subject.logits(part, f"{name}({radius:g})")
-                    places.append(rank(logits, targets))
-                    same.append(logits.argmax(1) == clean.argmax(1))
-            return _Seen(clean.shape[1], targets, torch.stack(places), torch.stack(same))
+            places, predicted = [], []
+            for view in fourier.components(images, radii, **options):
+                logits = subject.logits(view.images, str(view))
+                if start == 0 and view.radius is None:
+                    subject.check_targets(logits.shape[1])
+                places.append(rank(logits, targets))
+                predicted.append(logits.argmax(1))
+            same = torch.stack([guess == predicted[0] for guess in predicted[1:]])
+            return _Seen(logits.shape[1], targets, torch.stack(places), same)
 
         tally: _Tally | None = None
         for seen in subject.map(look):
@@ -233,6 +251,10 @@ class FrequencyAccuracyResult(Result):
     def background(self) -> str:
         return str(self.settings["hfc_background"])
 
+    @property
+    def rescale(self) -> str | None:
+        return self.settings.get("rescale")  # absent in results of older versions
+
     def figure(self) -> Figure:
         from ..plots import accuracy_figure
 
@@ -240,12 +262,13 @@ class FrequencyAccuracyResult(Result):
 
     def axes(self) -> dict[str, dict[str, Any]]:
         axis = {"name": "radius", "unit": self.settings["units"], "values": self.radii.tolist()}
-        one = {"unit": "accuracy", "axes": [axis], "hfc_background": self.background}
+        fed = {"hfc_background": self.background, "rescale": self.rescale}
+        one = {"unit": "accuracy", "axes": [axis], **fed}
         names = ("lfc", "hfc")
         variants = ("", "_lower", "_upper", "_correct", "_count")
         out = {f"{name}{variant}": one for name in names for variant in variants}
-        out |= {f"original{variant}": {"unit": "accuracy", "axes": []} for variant in variants}
-        return out
+        original: dict[str, Any] = {"unit": "accuracy", "axes": [], "rescale": self.rescale}
+        return out | {f"original{variant}": original for variant in variants}
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         arrays = self.arrays()
@@ -261,8 +284,9 @@ class FrequencyAccuracyResult(Result):
         top = "" if self.topk[0] == 1 else f", top {self.topk[0]}"
         heads = [
             f"radius ({unit})",
-            f"LFC accuracy{top}",
-            f"HFC accuracy{top} (background {self.background})",
+            f"LFC accuracy{top}{' (rescaled)' if self.rescale else ''}",
+            f"HFC accuracy{top} (background {self.background}"
+            f"{', rescaled' if self.rescale else ''})",
         ]
         rows = [["original image", cell("original"), ""]]
         for k, radius in enumerate(self.radii):
@@ -272,8 +296,8 @@ class FrequencyAccuracyResult(Result):
     def _title(self) -> str:
         sign = "≤" if self.settings["closed"] else "<"
         return (
-            f"Frequency accuracy, {self.samples} images, LFC holds d {sign} r, "
-            "95 % Wilson intervals"
+            f"Frequency accuracy, {self.samples} images, LFC holds d {sign} r"
+            f"{fourier.rescale_note(self.settings['rescale'])}, 95 % Wilson intervals"
         )
 
     def sentence(self) -> str:

@@ -36,6 +36,7 @@ class TruncatedSVD(Measurement):
         ranks: increasing, from 1 to min(H, W); None: about 1/16, 1/8, 1/4, 1/2 of it.
         background: what HFC and the trailing components are fed on, as
             :class:`FrequencyAccuracy`'s ``hfc_background``.
+        rescale: of all four and of the original, as :class:`FrequencyAccuracy`.
 
     Raises:
         InputError: ranks that are not whole, not increasing or below 1; when measuring, above
@@ -46,9 +47,11 @@ class TruncatedSVD(Measurement):
 
     ranks: tuple[int, ...] | None = None
     background: Background = "zero"
+    rescale: fourier.Rescale | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        fourier.check_rescale(self.rescale)
         checks.choice("background", self.background, ("zero", "mean"))
         if self.ranks is not None:
             checks.keep(self, ranks=checks.wholes("ranks", self.ranks))
@@ -85,7 +88,8 @@ class TruncatedSVD(Measurement):
         original = 0
 
         def look(start: int, images: Tensor, targets: Tensor) -> tuple[int, Any]:
-            hits = int(right(subject, images, targets, "original").sum())
+            whole = fourier.rescaled(images, self.rescale)
+            hits = int(right(subject, whole, targets, "original").sum())
             # One decomposition serves every rank.
             u, s, vh = torch.linalg.svd(images.to(torch.float32), full_matrices=False)
             found = np.zeros((len(ranks), len(VIEWS)), np.int64)
@@ -96,6 +100,7 @@ class TruncatedSVD(Measurement):
                 for column, (name, view) in enumerate(views):
                     if self.background == "mean" and name in ("trailing", "hfc"):
                         view = view + mean
+                    view = fourier.rescaled(view, self.rescale)
                     hit = right(subject, view, targets, f"{name} at rank {rank}")
                     found[k, column] = int(hit.sum())
             return hits, found
@@ -224,7 +229,8 @@ class TruncatedSVDResult(CellResult):
     def _title(self) -> str:
         return (
             f"Singular components against frequencies of the same energy, {self.samples} images, "
-            f"{self.settings['background']} background, 95 % Wilson intervals"
+            f"{self.settings['background']} background"
+            f"{fourier.rescale_note(self.settings['rescale'])}, 95 % Wilson intervals"
         )
 
     def sentence(self) -> str:

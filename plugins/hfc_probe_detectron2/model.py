@@ -27,7 +27,8 @@ class FrequencyModel(nn.Module):
 
     Args:
         model: RetinaNet or any other meta-architecture of that form.
-        audit: radii, units and HFC background.
+        audit: radii, units, HFC background and rescaling (which the model's own output is then
+            on as well).
         store: detections of finished images; a batch of nothing else is not run again.
 
     Raises:
@@ -70,6 +71,8 @@ class FrequencyModel(nn.Module):
                 closed=self.audit.closed,
                 units=self.audit.units,
                 background=self._background,
+                rescale=self.audit.rescale,
+                full_scale=255,
             )
         )
         originals = outputs.pop(ORIGINAL)

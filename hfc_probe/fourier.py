@@ -10,7 +10,7 @@ range nor, on the CPU, the kernels.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -38,7 +38,7 @@ def frequencies(size: int, *, device: torch.device | None = None) -> Tensor:
     >>> frequencies(5).tolist(), frequencies(4).tolist()
     ([0, 1, 2, -2, -1], [0, 1, -2, -1])
     """
-    index = torch.arange(size, device=device)
+    index = torch.arange(size, device=device or "cpu")
     return torch.where(index < (size + 1) // 2, index, index - size)
 
 
@@ -76,6 +76,25 @@ def distance(
     return torch.fft.fftshift(d) if centred else d
 
 
+def transform(fft: Callable[..., Tensor], images: Tensor, **options: Any) -> Tensor:
+    """A transform of :mod:`torch.fft`, which gives an empty batch back as an empty one.
+
+    MKL, which transforms on most CPUs, refuses an empty batch with an error of its own.
+
+    Args:
+        fft: such as ``torch.fft.rfft2``.
+        images: ``(..., H, W)``, the last two not empty.
+        options: of the transform.
+
+    >>> transform(torch.fft.rfft2, torch.rand(0, 3, 4, 4)).shape
+    torch.Size([0, 3, 4, 3])
+    """
+    if images.numel():
+        return fft(images, **options)
+    one = fft(images.new_zeros([max(size, 1) for size in images.shape]), **options)
+    return one[tuple(slice(size) for size in images.shape[:-2])]
+
+
 def corner(height: int, width: int, *, units: Units = "cycles") -> float:
     """Largest distance that occurs: from this radius on, LFC is the whole image."""
     return float(distance(height, width, units=units, centred=False).max())
@@ -106,8 +125,8 @@ def _bands(
     height, width = images.shape[-2:]
     dtype = torch.promote_types(images.dtype, torch.float32)
     images = images.to(dtype)
-    d = distance(height, width, units=units, centred=False, device=images.device)
-    d = d[:, : width // 2 + 1]
+    # Masks are made on the CPU: not every device has the float64 that they are reckoned in.
+    d = distance(height, width, units=units, centred=False)[:, : width // 2 + 1]
     spectrum: Tensor | None = None
     for cutoff in cutoffs:
         keep = d <= cutoff + _ROUNDING if closed else d < cutoff - _ROUNDING
@@ -116,8 +135,8 @@ def _bands(
             yield images.clone(), torch.zeros_like(images)
             continue
         if spectrum is None:
-            spectrum = torch.fft.rfft2(images)
-        low = torch.fft.irfft2(spectrum * keep, s=(height, width))
+            spectrum = transform(torch.fft.rfft2, images)
+        low = transform(torch.fft.irfft2, spectrum * keep.to(images.device), s=(height, width))
         yield low, images - low
 
 
@@ -305,13 +324,14 @@ def basis(
             f"basis: expected |i| <= {height / 2:g} and |j| <= {width / 2:g} for a "
             f"{height}×{width} image, got ({i}, {j})"
         )
-    y = torch.arange(height, device=device)
-    x = torch.arange(width, device=device)
+    # On the CPU, in float64, which not every device has.
+    y = torch.arange(height, device="cpu")
+    x = torch.arange(width, device="cpu")
     # The phase is reduced in integers, so that high frequencies are as exact as low ones.
     turns = (i * width * y[:, None] + j * height * x[None, :]) % (height * width)
     wave = torch.cos(turns.to(torch.float64) * (2 * math.pi / (height * width)))
     norm: Tensor = torch.linalg.vector_norm(wave)
-    return (wave / norm).to(dtype)
+    return (wave / norm).to(dtype).to(device or "cpu")
 
 
 def half_plane(height: int, width: int) -> list[tuple[int, int]]:
@@ -361,9 +381,9 @@ def recombine(amplitude_of: Tensor, phase_of: Tensor, *, over_channels: bool = F
     dtype = torch.promote_types(
         torch.promote_types(amplitude_of.dtype, phase_of.dtype), torch.float32
     )
-    amplitude = torch.fft.fftn(amplitude_of.to(dtype), dim=axes).abs()
-    phase = torch.fft.fftn(phase_of.to(dtype), dim=axes).angle()
-    image: Tensor = torch.fft.ifftn(torch.polar(amplitude, phase), dim=axes)
+    amplitude = transform(torch.fft.fftn, amplitude_of.to(dtype), dim=axes).abs()
+    phase = transform(torch.fft.fftn, phase_of.to(dtype), dim=axes).angle()
+    image = transform(torch.fft.ifftn, torch.polar(amplitude, phase), dim=axes)
     return image.real
 
 
@@ -386,8 +406,9 @@ def radial_profile(spectrum: Tensor) -> Tensor:
     if spectrum.dim() < 2:
         raise InputError(f"radial_profile: expected (..., H, W), got shape {tuple(spectrum.shape)}")
     height, width = spectrum.shape[-2:]
-    ring = torch.floor(distance(height, width, device=spectrum.device) + 0.5).long().flatten()
+    ring = torch.floor(distance(height, width) + 0.5).long().flatten()
     size = int(ring.max()) + 1
+    ring = ring.to(spectrum.device)
     values = spectrum.to(torch.promote_types(spectrum.dtype, torch.float32)).flatten(-2)
     known = ~values.isnan()
     total = values.new_zeros(*values.shape[:-1], size)

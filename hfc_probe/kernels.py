@@ -209,7 +209,7 @@ def spectrum(weight: Tensor, size: int = 32, *, dilation: tuple[int, int] = (1, 
         )
     spread = weight.new_zeros(*weight.shape[:2], height, width)
     spread[..., :: dilation[0], :: dilation[1]] = weight
-    power = torch.fft.fft2(spread, s=(size, size)).abs().square().sum(1)
+    power = fourier.transform(torch.fft.fft2, spread, s=(size, size)).abs().square().sum(1)
     centred: Tensor = torch.fft.fftshift(power, dim=(-2, -1))
     return centred
 

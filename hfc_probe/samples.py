@@ -8,7 +8,7 @@ import random
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -145,8 +145,8 @@ class Samples:
     provenance: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
     def __post_init__(self) -> None:
-        images = torch.as_tensor(self.images)
-        targets = torch.as_tensor(self.targets)
+        images = _as_tensor("images", self.images)
+        targets = _as_tensor("targets", self.targets)
         if images.dim() != 4 or 0 in images.shape[1:]:
             raise InputError(
                 f"Samples: expected images of shape (N, C, H, W), got {tuple(images.shape)}"
@@ -198,7 +198,7 @@ class Samples:
     @cached_property
     def mean(self) -> Tensor:
         """Mean of each channel over all images, ``(C,)`` float64."""
-        total = torch.zeros(self.image_shape[0], dtype=torch.float64)
+        total = torch.zeros(self.image_shape[0], dtype=torch.float64, device="cpu")
         for start in range(0, len(self), 256):
             part = self.pixels(slice(start, start + 256)).to(torch.float64)
             total += part.sum((0, 2, 3))
@@ -210,7 +210,9 @@ class Samples:
         limit = check_limit(limit)
         if limit is None or limit >= len(self):
             return self
-        index = torch.tensor(sorted(random.Random(seed).sample(range(len(self)), limit)))
+        index = torch.tensor(
+            sorted(random.Random(seed).sample(range(len(self)), limit)), device="cpu"
+        )
         drawn: Drawn = "first" if self.drawn == "first" else "random"
         return Samples(self.images[index], self.targets[index], drawn)
 
@@ -388,7 +390,9 @@ def _gather(
     raw: list[bool] = []
     target_parts: list[Tensor] = []
     count = 0
-    iterator = iter(batches)
+    # Our own reader's generator is on the CPU, whatever the default device.
+    with torch.device("cpu") if isinstance(batches, DataLoader) else nullcontext():
+        iterator = iter(batches)
     try:
         while limit is None or count < limit:
             try:
@@ -502,6 +506,16 @@ def _check_range(images: Tensor, *, slack: float = _ROUNDING, normalised: bool =
     raise InputError(f"images: expected values in [0, 1], got {low:.3g} to {high:.3g}; {advice}")
 
 
+def _as_tensor(name: str, value: Any) -> Tensor:
+    """A tensor where it is, or what else has numbers, as one on the CPU."""
+    try:
+        return value if isinstance(value, Tensor) else torch.as_tensor(value, device="cpu")
+    except Exception:  # text, None, ragged lists, whatever a stranger's object raises
+        raise InputError(
+            f"{name}: expected a tensor or an array of numbers, got {checks.shown(value)}"
+        ) from None
+
+
 def _unpack(batch: Any) -> tuple[Tensor, Tensor]:
     """Images and targets of one batch."""
     if isinstance(batch, Mapping):
@@ -525,7 +539,7 @@ def _unpack(batch: Any) -> tuple[Tensor, Tensor]:
     if not isinstance(images, Tensor) or images.dim() != 4:
         what = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
         raise InputError(f"data: expected batches of images (N, C, H, W), got {what}")
-    targets = torch.as_tensor(targets)
+    targets = _as_tensor("targets", targets)
     if targets.dim() == 2 and targets.shape[1] == 1:
         targets = targets[:, 0]
     if targets.shape != images.shape[:1]:

@@ -57,7 +57,7 @@ class _Random(v2.Transform):  # type: ignore[misc]
         return self._generator
 
     def _uniform(self) -> float:
-        return float(torch.rand((), generator=self._draws()))
+        return float(torch.rand((), generator=self._draws(), device="cpu"))
 
 
 class LowPass(v2.Transform):  # type: ignore[misc]
@@ -262,7 +262,8 @@ class AmplitudePhaseMix(_Random):
             )
         mixed = images
         if self._uniform() < self.p:
-            order = torch.randperm(len(images), generator=self._draws()).to(images.device)
+            order = torch.randperm(len(images), generator=self._draws(), device="cpu")
+            order = order.to(images.device)
             mixed = _on_pixels(
                 images,
                 lambda x: fourier.recombine(x[order], x, over_channels=self.over_channels),
@@ -334,7 +335,7 @@ class AmplitudePhaseSelf(_Random):
         if generator is None:
             return self.augment(image)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+            torch.manual_seed(int(torch.randint(2**31, (), generator=generator, device="cpu")))
             return self.augment(image)
 
 

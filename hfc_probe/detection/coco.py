@@ -280,7 +280,10 @@ def _one_image(entry: Any) -> Detections:
             "detector: expected a mapping with boxes, scores and labels per image (or a tuple of "
             f"the three), got {got}"
         )
-    boxes, scores, labels = (torch.as_tensor(part).detach().cpu() for part in parts)
+    boxes, scores, labels = (
+        (part if isinstance(part, Tensor) else torch.as_tensor(part, device="cpu")).detach().cpu()
+        for part in parts
+    )
     n = scores.numel()
     if n == 0 and boxes.numel() == 0:
         boxes = boxes.reshape(0, 4)

@@ -76,7 +76,7 @@ def pixel_mean_of(detector: Any) -> tuple[float, ...] | None:
         for part in name.split("."):
             value = getattr(value, part, None)
         if value is not None:
-            flat = torch.as_tensor(value, dtype=torch.float64).flatten().cpu()
+            flat = np.ravel(value.detach().cpu() if isinstance(value, Tensor) else value)
             return tuple(float(v) for v in flat)
     return None
 
@@ -95,4 +95,4 @@ def background_of(kind: Background, mean: Sequence[float] | None) -> Tensor | No
             "neither pixel_mean nor transform.image_mean; pass pixel_mean=(…) in the range of the "
             "images"
         )
-    return torch.tensor(mean, dtype=torch.float32)
+    return torch.tensor(mean, dtype=torch.float32, device="cpu")

@@ -161,8 +161,8 @@ class AdversarialAccuracy(Measurement):
                 if row:
                     continue
                 change = adversarial - images
-                transform = torch.fft.fft2(change).abs().square().mean(1).sum(0)
-                tally.power[name][column] = torch.fft.fftshift(transform).double().cpu().numpy()
+                transform = fourier.transform(torch.fft.fft2, change).abs().square().mean(1).sum(0)
+                tally.power[name][column] = torch.fft.fftshift(transform).cpu().double().numpy()
                 for k, parts in enumerate(fourier.bands(change, self.perturbation_radii)):
                     for part, filtered in zip(("lfc", "hfc"), parts, strict=True):
                         again = (images + filtered).clamp(0, 1)

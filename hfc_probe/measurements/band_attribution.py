@@ -163,10 +163,12 @@ class BandAttribution(Measurement):
             torch.manual_seed(self.seed)
             options["n_samples"] = self.permutations
         if self.method != "integrated_gradients":
-            result: Tensor = attribution.attribute(gains, **options)
+            # captum draws on the default device.
+            with torch.device(subject.device):
+                result: Tensor = attribution.attribute(gains, **options)
             return result.detach()
         try:
-            with torch.enable_grad():
+            with torch.enable_grad(), torch.device(subject.device):
                 result = attribution.attribute(
                     gains.requires_grad_(),
                     n_steps=self.steps,

@@ -333,7 +333,7 @@ def default_batch_size(image_shape: tuple[int, int, int], device: str = "cpu") -
     return 4 * size if device == "cuda" else size
 
 
-_NO_SAMPLES = Samples(torch.zeros(1, 1, 1, 1), torch.zeros(1, dtype=torch.long))
+_NO_SAMPLES = Samples(np.zeros((1, 1, 1, 1), np.float32), np.zeros(1, np.int64))  # type: ignore[arg-type]
 
 
 @contextmanager

@@ -96,12 +96,15 @@ class Calibration(Measurement):
                 logits = subject.logits(view.images, str(view))
                 if start == 0 and view.radius is None:
                     subject.check_targets(logits.shape[1])
-                rows += [logits.double().softmax(1).amax(1), (rank(logits, targets) < 1).double()]
-            return torch.stack(rows).cpu()
+                rows += [
+                    logits.cpu().double().softmax(1).amax(1),
+                    (rank(logits, targets) < 1).cpu().double(),
+                ]
+            return torch.stack(rows)
 
         def look_at_ood(start: int, images: Tensor, targets: Tensor) -> Tensor:
             logits = subject.logits(fourier.rescaled(images, self.rescale), "out-of-distribution")
-            return logits.double().softmax(1).amax(1).cpu()
+            return logits.cpu().double().softmax(1).amax(1)
 
         rows = torch.cat(list(subject.map(look)), 1)
         confidence = dict(zip(views, rows[::2], strict=True))
@@ -109,7 +112,7 @@ class Calibration(Measurement):
         if self.ood is not None:
             others_subject = replace(subject, samples=self.ood)
             confidence["ood"] = torch.cat(list(others_subject.map(look_at_ood)))
-            hits["ood"] = torch.zeros(len(self.ood), dtype=torch.bool)
+            hits["ood"] = torch.zeros(len(self.ood), dtype=torch.bool, device="cpu")
         views = list(confidence)
         labelled = [name for name in views if name != "ood"]
         others = [name for name in views if name != "original"]
@@ -177,7 +180,7 @@ def area_under_roc(inside: Tensor, outside: Tensor) -> float:
     """
     functional = _torchmetrics()
     scores = torch.cat([inside, outside])
-    truth = torch.cat([torch.ones(len(inside)), torch.zeros(len(outside))]).long()
+    truth = torch.cat([torch.ones_like(inside), torch.zeros_like(outside)]).long()
     # torchmetrics squashes scores outside [0, 1] through a sigmoid; confidences are inside.
     return float(functional.binary_auroc(scores, truth))
 

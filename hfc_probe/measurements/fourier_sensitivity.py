@@ -150,7 +150,7 @@ def _input_gradient(
 def _amplitude(gradient: Tensor) -> Tensor:
     """Amplitude of each frequency, root mean square over channels, ``(n, H, W)`` in FFT order."""
     height, width = gradient.shape[-2:]
-    half = torch.fft.rfft2(gradient, norm="ortho")
+    half = fourier.transform(torch.fft.rfft2, gradient, norm="ortho")
     power = (half.real**2 + half.imag**2).mean(1).sqrt()
     full: Tensor = power.new_empty(len(power), height, width)
     columns = width // 2 + 1

@@ -184,7 +184,7 @@ class Engine:
             out.addcmul_(signs, self._waves[int(cells[0])].to(out.dtype))
         else:
             waves = torch.stack([self._waves[int(cells[a])] for a, _ in runs])
-            which = torch.repeat_interleave(torch.tensor([b - a for a, b in runs]))
+            which = torch.repeat_interleave(torch.tensor([b - a for a, b in runs], device="cpu"))
             waves = waves[which.to(self.device)][:, None]
             out.addcmul_(signs, waves.to(out.dtype))
         return out.clamp_(0, 1)

@@ -68,7 +68,7 @@ class Run:
         device = self.engine.device
         wrong = torch.zeros(self.cells, columns, dtype=torch.long, device=device)
         # One tuple, replaced at once: an interruption finds counts and place in step.
-        at = (0, wrong, torch.zeros(self.cells, 2, dtype=torch.float64))
+        at = (0, wrong, torch.zeros(self.cells, 2, dtype=torch.float64, device="cpu"))
         state = self.subject.sharing.agree(self.checkpoint.load)
         if state is not None:
             kept = torch.from_numpy(state["wrong"]).to(device)

@@ -57,15 +57,17 @@ class InputSpectrum(Measurement):
         self.validate(subject.model, samples.image_shape)
         _, height, width = samples.image_shape
         classes, index = samples.targets.unique(return_inverse=True)
-        power = torch.zeros(height, width, dtype=torch.float64)
-        amplitude = torch.zeros(len(classes), height, width, dtype=torch.float64)
+        power = torch.zeros(height, width, dtype=torch.float64, device="cpu")
+        amplitude = torch.zeros(len(classes), height, width, dtype=torch.float64, device="cpu")
         start = 0
         with subject.progress(len(samples), "image") as advance:
             for images, targets in subject.batches():
                 part = index[start : start + len(targets)]
-                magnitude = torch.fft.fftshift(torch.fft.fft2(images).abs(), dim=(-2, -1))
-                power += magnitude.square().mean(1).sum(0).double().cpu()
-                amplitude.index_add_(0, part, magnitude.mean(1).double().cpu())
+                magnitude = torch.fft.fftshift(
+                    fourier.transform(torch.fft.fft2, images).abs(), dim=(-2, -1)
+                )
+                power += magnitude.square().mean(1).sum(0).cpu().double()
+                amplitude.index_add_(0, part, magnitude.mean(1).cpu().double())
                 start += len(targets)
                 advance(len(targets))
         count = torch.bincount(index)
@@ -91,7 +93,7 @@ def slope(rings: Tensor) -> float:
     >>> round(slope(torch.arange(1.0, 9.0) ** -2), 3)
     2.0
     """
-    frequency = torch.arange(1, len(rings) + 1, dtype=torch.float64).log()
+    frequency = torch.arange(1, len(rings) + 1, dtype=torch.float64, device=rings.device).log()
     level = rings.double().clamp_min(torch.finfo(torch.float64).tiny).log()
     frequency = frequency - frequency.mean()
     fitted = (frequency * (level - level.mean())).sum() / frequency.square().sum()

@@ -131,24 +131,27 @@ def _matched(
     height, width = subject.samples.image_shape[1:]
     distance = fourier.distance(height, width, centred=False).flatten()
     order = torch.argsort(distance, stable=True)
-    shares = torch.zeros(height * width, dtype=torch.float64)
-    leading = torch.zeros(len(ranks), dtype=torch.float64)
+    shares = torch.zeros(height * width, dtype=torch.float64, device="cpu")
+    leading = torch.zeros(len(ranks), dtype=torch.float64, device="cpu")
     seen = 0
     for images, targets in subject.batches():
-        centred = (images - images.mean((-2, -1), keepdim=True)).double()
+        images = images.to("cpu").double()  # not every device has float64
+        centred = images - images.mean((-2, -1), keepdim=True)
         total = centred.square().sum((1, 2, 3)).clamp_min(1e-12)
-        power = torch.fft.fft2(centred).abs().square().sum(1).flatten(1) / (height * width)
-        shares += (power / total[:, None]).sum(0).cpu()
-        squares = torch.linalg.svdvals(images.double()).square()
+        power = fourier.transform(torch.fft.fft2, centred).abs().square().sum(1).flatten(1)
+        power /= height * width
+        shares += (power / total[:, None]).sum(0)
+        squares = torch.linalg.svdvals(images).square()
         for k, rank in enumerate(ranks):
             lost = squares[..., rank:].sum((1, 2)) / total
-            leading[k] += (1 - lost).sum().cpu()
+            leading[k] += (1 - lost).sum()
         seen += len(targets)
     leading /= seen
     cumulative = torch.cumsum(shares[order] / seen, 0)
     sorted_distance = distance[order]
     # Only whole circles can be cut: the last coefficient of each distance.
-    last = torch.cat([sorted_distance[1:] > sorted_distance[:-1] + 1e-9, torch.tensor([True])])
+    last = torch.ones_like(sorted_distance, dtype=torch.bool)
+    last[:-1] = sorted_distance[1:] > sorted_distance[:-1] + 1e-9
     circles, held = sorted_distance[last], cumulative[last]
     nearest = [int((held - share).abs().argmin()) for share in leading]
     # A hair beyond the circle, so that rounding does not lose it.

@@ -4,8 +4,8 @@ python examples/batchnorm.py --out runs/batchnorm
 tensorboard --logdir runs/batchnorm      # then open http://localhost:6006/#hfc
 
 Every image carries its class twice, in a low and in a weaker high frequency, so either is
-enough: which one a network lives on is its own choice. Wang et al. (CVPR 2020, section 5) found
-that BatchNorm lets networks take up more of the high frequencies, and sooner.
+enough: which one a network relies on is its own choice. Wang et al. (CVPR 2020, section 5.1) found
+that with BatchNorm networks pick up more of both components, above all at small radii.
 """
 
 import argparse

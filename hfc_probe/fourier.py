@@ -309,7 +309,8 @@ def basis(
         height, width: image size in pixels.
 
     Returns:
-        ``(height, width)``, cosine phase (its value at pixel (0, 0) is its maximum).
+        ``(height, width)``, cosine phase (its value at pixel (0, 0) is its maximum). Any phase
+        has such a spectrum; the authors' code has π/4 except where (i, j) is its own mirror.
 
     Raises:
         InputError: a frequency that an image of that size does not have.
@@ -363,7 +364,7 @@ def recombine(amplitude_of: Tensor, phase_of: Tensor, *, over_channels: bool = F
     Raises:
         InputError: shapes that differ, integer images.
 
-    Source: Chen et al., ICCV 2021, §3.
+    Source: Chen et al., ICCV 2021, §3, and its code, which does not clip either.
     """
     _check_images(amplitude_of)
     _check_images(phase_of)

@@ -241,7 +241,10 @@ def sensitivity_figure(result: FourierSensitivityResult) -> Figure:
         for side in ("top", "right"):
             left.spines[side].set_visible(True)
         bar = figure.colorbar(picture, ax=left, shrink=0.92, pad=0.02)
-        bar.set_label("mean |F(∇ₓ loss)| (loss per unit L2 norm)")
+        what = {"rms": "RMS over channels", "mean": "of the channels' mean"}
+        bar.set_label(
+            f"mean |F(∇ₓ loss)|, {what[result.settings['channels']]} (loss per unit L2 norm)"
+        )
         arrays = result.arrays()
         right.plot(arrays["radius"], arrays["radial_profile"], color=LFC, lw=2.2)
         right.set_xlim(0, float(arrays["radius"].max()))

@@ -283,9 +283,10 @@ class AmplitudePhaseSelf(_Random):
     phase of one is put together with the amplitude of the other, which way by a fair coin.
 
     Args:
-        augment: float image in [0, 1] to image; None: one of the seven operations of AugMix
-            at about the authors' strength (autocontrast, equalise, posterise, rotate,
-            solarise, shear, translate).
+        augment: float image in [0, 1] to image; None: one of seven operations of AugMix
+            (autocontrast, equalise, posterise, rotate, solarise, shear, translate). The authors
+            have nine (shear and translate along each axis by itself) and draw the strength of
+            each, whose largest is that of posterise and solarise here.
         p: probability of recombining, the authors' 0.5.
         over_channels: transform the colour axis too, as the authors' code does.
         seed: of a generator of its own; ``augment`` then draws from it as well.

@@ -183,3 +183,20 @@ def test_frequency_filter_in_front_of_a_model_commutes_with_normalisation():
 def test_bad_input_is_one_sentence(call, words):
     with pytest.raises(InputError, match=words):
         call()
+
+
+def test_mix_unclipped_is_the_authors_mixed_batch():
+    """Their mix_data: FFT over channels and both axes, amplitude of another, phase of one's own."""
+    x = images(6)
+    mix = transforms.AmplitudePhaseMix(p=1.0, over_channels=True, clip=False, seed=5)
+    draws = transforms.AmplitudePhaseMix(seed=5)
+    draws._uniform()
+    order = torch.randperm(6, generator=draws._draws())
+    a, b = (np.fft.fftn(v.double().numpy(), axes=(1, 2, 3)) for v in (x[order], x))
+    expected = np.fft.ifftn(np.abs(a) * np.exp(1j * np.angle(b)), axes=(1, 2, 3)).real
+    out = mix(x)
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+    assert float(out.min()) < -0.01
+    clipped = transforms.AmplitudePhaseMix(p=1.0, over_channels=True, seed=5)(x)
+    assert torch.equal(clipped, out.clamp(0, 1))
+    assert mix((x * 255).to(torch.uint8)).dtype == torch.uint8

@@ -55,7 +55,7 @@ class AdversarialAccuracy(Measurement):
         InputError: settings outside those bounds; when measuring, a model that gives no
             gradient, an installed captum without the attacks.
 
-    Source: Wang et al., CVPR 2020, §6 and Table 2 (ε of 0.03, 0.06, 0.09); Goodfellow et
+    Source: Wang et al., CVPR 2020, §6.3 and Table 2 (ε of 0.03, 0.06, 0.09); Goodfellow et
     al., ICLR 2015 (FGSM); Madry et al., ICLR 2018 (PGD).
     """
 

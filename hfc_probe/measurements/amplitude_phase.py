@@ -33,7 +33,7 @@ class AmplitudePhase(Measurement):
             fixed points), one of the ``"same"`` class, or one of a ``"different"`` class, where
             the two labels cannot agree by chance.
         over_channels: transform the colour axis too, as the authors' code does.
-        clip: clip recombined images to [0, 1].
+        clip: clip recombined images to [0, 1]; the authors' training code does not.
         examples: pairs kept for the figure.
         seed: of the pairing.
 

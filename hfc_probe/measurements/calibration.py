@@ -1,4 +1,4 @@
-"""Calibration and out-of-distribution detection on LFC and HFC (APR's other tables)."""
+"""Calibration and out-of-distribution detection on LFC and HFC."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Calibration(Measurement):
         InputError: settings outside their bounds; torchmetrics not installed; when measuring,
             a second data set of another image shape.
 
-    Source: Guo et al., ICML 2017 (ECE); Hendrycks and Gimpel, ICLR 2017 (max-softmax);
-    Chen et al., ICCV 2021, report both.
+    Source: Guo et al., ICML 2017 (ECE); Hendrycks and Gimpel, ICLR 2017 (max-softmax). The code
+    of Chen et al., ICCV 2021, has the AUROC of a second data set, by the largest logit.
     """
 
     radii: tuple[float, ...] | None = None

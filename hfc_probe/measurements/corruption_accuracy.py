@@ -77,14 +77,18 @@ class CorruptionAccuracy(Measurement):
             comparable with published ones, and no mCE is given for them.
         corruptions: names; None: the fifteen of the mCE (or all that are generated).
         severities: from 1 to 5.
-        baseline: errors of a reference model by corruption, one number or one per severity,
-            for the mCE.
+        baseline: errors of a reference model by corruption, for the mCE: one per severity
+            (of the five, or of ``severities``), or one number, the mean over all five, as
+            papers print them for AlexNet (as a share, not in per cent). One number does for all
+            five severities only: errors grow with severity, and a mean over five against a few
+            is no comparison.
         samples: at most so many images of each corruption and severity, a seeded choice.
         seed: of that choice and of what is generated.
 
     Raises:
         InputError: unknown names, severities outside 1 to 5, a baseline that lacks a
-            corruption or has errors outside (0, 1]; when measuring, files that are missing
+            corruption, has errors outside (0, 1] or is a mean over other severities; when
+            measuring, files that are missing
             (named), or of another length or form.
 
     Source: Hendrycks and Dietterich, ICLR 2019 (mCE); Yin et al., NeurIPS 2019 (waves).
@@ -242,13 +246,22 @@ def _baseline_error(
             f"baseline: expected errors for every corruption, got none for {name}; leave it out "
             "of corruptions= or add it"
         )
-    value = np.atleast_1d(np.asarray(baseline[name], dtype=np.float64))
-    if value.size not in (1, len(severities)) or not ((value > 0) & (value <= 1)).all():
+    value = np.asarray(baseline[name], dtype=np.float64)
+    sizes = {1, SEVERITIES} if value.ndim == 0 else {len(severities), SEVERITIES}
+    if value.ndim > 1 or value.size not in sizes or not ((value > 0) & (value <= 1)).all():
         raise InputError(
             f"baseline: expected one error or {len(severities)} above 0 and up to 1 for {name}, "
             f"got {baseline[name]!r}"
         )
-    return value
+    if value.ndim == 0:
+        if len(severities) < SEVERITIES:
+            raise InputError(
+                f"baseline: expected an error of each severity for {name}, since severities= are "
+                f"{', '.join(map(str, severities))} of {SEVERITIES}, got one number, the mean "
+                "over all; pass a list, or measure all severities"
+            )
+        return np.full(SEVERITIES, value)
+    return value if value.size == len(severities) else value[np.asarray(severities) - 1]
 
 
 def _check_folder(folder: Path, names: tuple[str, ...], severities: tuple[int, ...]) -> bool:
@@ -349,6 +362,7 @@ class CorruptionAccuracyResult(Result):
     - ``severities`` (S,); ``mean_error`` and its bounds (Wilson over all images that were
       looked at, which counts an image once per corruption: take it as a lower bound of the
       width); ``mce`` where a baseline was given, in multiples of the baseline (1 is as good).
+      Papers on CIFAR-10-C often call the mean error mCE: compare those with ``mean_error``.
     """
 
     clean_wrong: int
@@ -374,7 +388,11 @@ class CorruptionAccuracyResult(Result):
 
     @property
     def mce(self) -> float | None:
-        """Mean over corruptions of the summed error divided by the baseline's; None without."""
+        """Mean over corruptions of the summed error divided by the baseline's; None without.
+
+        The published quantity is over the fifteen of ``COMMON`` and all five severities;
+        :attr:`mce_label` says if it is over others.
+        """
         baseline = self.settings["baseline"]
         if baseline is None:
             return None
@@ -382,9 +400,19 @@ class CorruptionAccuracyResult(Result):
         ratios = []
         for row, name in enumerate(self.corruptions):
             reference = _baseline_error(baseline, name, self.severities)
-            reference = np.broadcast_to(reference, (len(self.severities),))
             ratios.append(errors[row].sum() / reference.sum())
         return float(np.mean(ratios))
+
+    @property
+    def mce_label(self) -> str:
+        """``mCE``, and over what where it is not the published fifteen at five severities."""
+        if set(self.corruptions) == set(COMMON) and len(self.severities) == SEVERITIES:
+            return "mCE"
+        count = len(self.corruptions)
+        return (
+            f"mCE over {count} corruption{'s' if count != 1 else ''}, severities "
+            f"{', '.join(map(str, self.severities))} (published: {len(COMMON)}, all {SEVERITIES})"
+        )
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         out: dict[str, NDArray[Any]] = {"severities": np.asarray(self.severities)}
@@ -453,7 +481,7 @@ class CorruptionAccuracyResult(Result):
             rows.append([name, *cells, percent(float(arrays["error"][row].mean()))])
         rows.append(["mean", *[""] * len(self.severities), cell("mean_error")])
         if self.mce is not None:
-            rows.append(["mCE", *[""] * len(self.severities), percent(self.mce)])
+            rows.append([self.mce_label, *[""] * len(self.severities), percent(self.mce)])
         return heads, rows
 
     def _title(self) -> str:
@@ -473,5 +501,5 @@ class CorruptionAccuracyResult(Result):
             f"most ({percent(float(errors[worst]))})"
         )
         if self.mce is not None:
-            text += f"; mCE {percent(self.mce)} of the baseline"
+            text += f"; {self.mce_label}: {percent(self.mce)} of the baseline"
         return text + "."

@@ -34,8 +34,11 @@ class CriticalBand(Measurement):
     below the strongest noise the accuracy falls to the threshold; a Gaussian over octaves is
     fitted to it, and its peak and full width at half maximum are the channel.
 
-    Unlike the authors, who interpolate no threshold and shift image pixels so that noise
-    fits in, this interpolates thresholds between strengths and clips to [0, 1].
+    The authors' code differs: it interpolates no threshold (here between strengths); it shifts
+    image pixels so that noise fits in (here clipped to [0, 1]); its bands are levels of a
+    Laplacian pyramid, which overlap (here cut sharply); and its strength is the standard
+    deviation of white noise, whose finest level sets the root mean square of every band (here
+    the strength is that root mean square).
 
     Args:
         strengths: root mean square of the noise in pixel values, increasing, above 0.

@@ -83,7 +83,9 @@ class FourierHeatmap(Measurement):
             images smaller than 2 pixels, an effort that the samples cannot serve, a model
             that answers differently to identical calls.
 
-    Source: Yin et al., NeurIPS 2019, §3.
+    Source: Yin et al., NeurIPS 2019, §3. Their published code differs: its waves have phase π/4
+    (here 0, see :func:`hfc_probe.fourier.basis`), it clips only if asked to, and with random
+    signs it leaves the norm at 1.
     """
 
     norm: float | None = 4.0

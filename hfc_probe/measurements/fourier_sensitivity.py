@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import fourier
+from .. import checks, fourier
 from ..errors import InputError
 from .base import Measurement, Result, Subject, settings_of
 
@@ -36,16 +36,25 @@ class FourierSensitivity(Measurement):
     CIFAR-10 ResNet-20 the rank correlation with that change is 0.82 at norm 0.02 and 0.27 at
     norm 4, and 0.45 with the error rate at norm 4.
 
+    The authors' notebook instead averages the gradient over channels before the transform (signs
+    that differ between channels cancel), takes its power, sums it over each ring, divides an
+    image's sums by their total without DC, and averages those over images. That curve is the
+    array ``power_share`` with ``channels="mean"``, but for one choice: their gradient is with
+    respect to normalised input, which weighs channels by the normalisation's std; here it is with
+    respect to pixels.
+
     Args:
         samples: at most so many images, a seeded random choice.
         per_class: keep a map for each class of the targets as well.
         seed: of the choice.
+        channels: how channels become one amplitude: ``"rms"``, the root mean square of their
+            amplitudes, or ``"mean"``, the amplitude of the mean gradient (the authors').
 
     Raises:
-        InputError: samples below 1; when measuring, images smaller than 2 pixels, a model
-            that passes no gradient to its input.
+        InputError: samples below 1, another ``channels``; when measuring, images smaller than
+            2 pixels, a model that passes no gradient to its input.
 
-    Source: Krishnamachari et al., TMLR 2022, §3.
+    Source: Krishnamachari et al., TMLR 2022, and its notebook.
 
     >>> from hfc_probe import Samples
     >>> head = nn.Linear(16, 2, bias=False)
@@ -59,6 +68,11 @@ class FourierSensitivity(Measurement):
     samples: int = 1000
     per_class: bool = False
     seed: int = 0
+    channels: Literal["rms", "mean"] = "rms"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.choice("channels", self.channels, ("rms", "mean"))
 
     def validate(self, model: nn.Module, image_shape: tuple[int, int, int] | None) -> None:
         if image_shape is not None and min(image_shape[1:]) < 2:
@@ -78,16 +92,23 @@ class FourierSensitivity(Measurement):
         squares: Tensor | None = None
         counts = np.zeros(0, np.int64)
         loss_sum = 0.0
+        ring = _rings(*samples.image_shape[1:], subject.device)
+        shares = torch.zeros(int(ring.max()) + 1, dtype=torch.float64)
+        known = 0
 
         def look(start: int, images: Tensor, targets: Tensor) -> _Seen:
             loss, gradient, classes = _input_gradient(subject, images, targets, start == 0)
+            if self.channels == "mean":
+                gradient = gradient.mean(1, keepdim=True)
             spectrum = _amplitude(gradient)
             group = targets if self.per_class else torch.zeros_like(targets)
             present, place, size = group.unique(return_inverse=True, return_counts=True)
             sums = spectrum.new_zeros(len(present), *spectrum.shape[1:])
             sums.index_add_(0, place, spectrum)
             groups = classes if self.per_class else 1
-            return _Seen(loss, groups, present, size, sums, (spectrum**2).sum(0))
+            power = spectrum**2
+            share, count = _shares(power, ring)
+            return _Seen(loss, groups, present, size, sums, power.sum(0), share, count)
 
         for seen in subject.map(look):
             if total is None or squares is None:
@@ -98,9 +119,12 @@ class FourierSensitivity(Measurement):
             squares += seen.squares
             counts[seen.present.cpu().numpy()] += seen.size.cpu().numpy()
             loss_sum += seen.loss
+            shares += seen.shares.cpu()
+            known += seen.known
         assert total is not None
         assert squares is not None
-        return _result(self, samples, total, squares, counts, loss_sum)
+        share = (shares / known if known else shares * math.nan).numpy()
+        return _result(self, samples, total, squares, counts, loss_sum, share)
 
 
 class _Seen(NamedTuple):
@@ -109,6 +133,8 @@ class _Seen(NamedTuple):
     Attributes:
         groups: how many there are; ``present`` says which of them the batch has.
         sums: ``(len(present), H, W)`` amplitudes; ``squares`` ``(H, W)`` their squares over all.
+        shares: ``(R,)`` sums of each ring's share of an image's power without DC.
+        known: images that have power beyond DC, and so shares.
     """
 
     loss: float
@@ -117,6 +143,24 @@ class _Seen(NamedTuple):
     size: Tensor
     sums: Tensor
     squares: Tensor
+    shares: Tensor
+    known: int
+
+
+def _rings(height: int, width: int, device: torch.device) -> Tensor:
+    """Which ring, one cycle wide, each frequency lies in, ``(H·W,)`` in FFT order."""
+    distance = fourier.distance(height, width, centred=False)
+    return torch.floor(distance + 0.5).long().flatten().to(device)
+
+
+def _shares(power: Tensor, ring: Tensor) -> tuple[Tensor, int]:
+    """Each ring's share of an image's power without DC, summed over images; images with any."""
+    flat = power.double().flatten(1) if power.device.type != "mps" else power.flatten(1)
+    sums = flat.new_zeros(len(flat), int(ring.max()) + 1).index_add_(1, ring, flat)
+    sums[:, 0] = 0
+    total = sums.sum(1, keepdim=True)
+    alive = total[:, 0] > 0
+    return (sums[alive] / total[alive]).sum(0), int(alive.sum())
 
 
 def _input_gradient(
@@ -169,6 +213,7 @@ def _result(
     squares: Tensor,
     counts: NDArray[np.int64],
     loss: float,
+    share: NDArray[np.float64],
 ) -> FourierSensitivityResult:
     count = len(samples)
     sums = torch.fft.fftshift(total, dim=(-2, -1)).cpu().numpy().astype(np.float64)
@@ -189,7 +234,15 @@ def _result(
         by_class=by_class,
         class_counts=counts,
         clean_loss=loss / count,
+        power_share=share,
     )
+
+
+_OF_CHANNELS = {"rms": ", RMS over channels", "mean": ", of the mean over channels"}
+
+
+def _percent_of(share: float, ring: int) -> str:
+    return f"{100 * share:.1f} %" if ring and math.isfinite(share) else ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,6 +254,8 @@ class FourierSensitivityResult(Result):
 
     - ``sensitivity`` with ``lower`` and ``upper``, a 95 % normal interval of the mean;
     - ``radial_profile`` (R,), mean over rings one cycle wide, ``radius`` (R,);
+    - ``power_share`` (R,), share of the squared amplitude without DC that lies in each ring,
+      mean over images: the authors' curve, see :class:`FourierSensitivity`;
     - ``sensitivity_class`` (K, H, W) and ``class_count`` (K,) where asked for; a class
       without images is NaN.
     """
@@ -211,6 +266,7 @@ class FourierSensitivityResult(Result):
     by_class: NDArray[np.float64] | None
     class_counts: NDArray[np.int64]
     clean_loss: float
+    power_share: NDArray[np.float64]
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         profile = fourier.radial_profile(torch.from_numpy(self.sensitivity)).numpy()
@@ -220,6 +276,7 @@ class FourierSensitivityResult(Result):
             "upper": self.upper,
             "radial_profile": profile,
             "radius": np.arange(len(profile), dtype=np.float64),
+            "power_share": self.power_share,
         }
         if self.by_class is not None:
             out["sensitivity_class"] = self.by_class
@@ -258,11 +315,12 @@ class FourierSensitivityResult(Result):
             {"name": name, "unit": "cycles/image", "values": values.tolist()}
             for name, values in zip("ij", self.frequencies(), strict=True)
         ]
-        what = {"unit": unit, "samples": self.samples}
+        what = {"unit": unit, "samples": self.samples, "channels": self.settings["channels"]}
         radius = {"name": "radius", "unit": "cycles/image"}
         values = self.arrays()["radius"].tolist()
         out = {name: {**what, "axes": cells} for name in ("sensitivity", "lower", "upper")}
         out["radial_profile"] = {**what, "axes": [{**radius, "values": values}]}
+        out["power_share"] = {**out["radial_profile"], "unit": "share of the power without DC"}
         if self.by_class is not None:
             out["sensitivity_class"] = {**what, "axes": [{"name": "class"}, *cells]}
         return out
@@ -274,9 +332,10 @@ class FourierSensitivityResult(Result):
         last = len(profile) - 1
         shown = sorted({int(np.nanargmax(profile)), *(round(k * last / 8) for k in range(9))})
         peak = float(np.nanmax(profile)) or 1.0
-        heads = ["distance (cycles/image)", "sensitivity", "relative to the peak"]
+        heads = ["distance (cycles/image)", "sensitivity", "relative to the peak", "power share"]
+        share = self.power_share
         rows = [
-            [str(k), f"{profile[k]:.3g}", f"{profile[k] / peak:.2f}"]
+            [str(k), f"{profile[k]:.3g}", f"{profile[k] / peak:.2f}", _percent_of(share[k], k)]
             for k in shown
             if np.isfinite(profile[k])  # a small or narrow map has rings without a cell
         ]
@@ -286,7 +345,7 @@ class FourierSensitivityResult(Result):
         rows, columns = self.sensitivity.shape
         return (
             f"Fourier sensitivity {rows}×{columns}, input gradients of {self.samples} images, in "
-            "loss per unit of L2 norm"
+            f"loss per unit of L2 norm{_OF_CHANNELS[self.settings['channels']]}"
         )
 
     def sentence(self) -> str:

@@ -42,7 +42,8 @@ class TruncatedSVD(Measurement):
         InputError: ranks that are not whole, not increasing or below 1; when measuring, above
             min(H, W).
 
-    Source: Wang et al., CVPR 2020, §8.
+    Source: Wang et al., CVPR 2020, §8, who count images as in their Figure 2 and do not say at
+    what rank; equal energy is ours.
     """
 
     ranks: tuple[int, ...] | None = None

@@ -139,3 +139,22 @@ def test_bad_folders_are_named(tmp_path):
 def test_bad_settings(settings, words):
     with pytest.raises(InputError, match=words):
         CorruptionAccuracy(**settings)
+
+
+def test_a_mean_over_all_severities_is_no_baseline_for_some_of_them(tmp_path):
+    per_severity = [0.1, 0.2, 0.3, 0.4, 0.5]  # what the model below has, too
+    settings = {"folder": "x", "corruptions": ("snow",), "severities": (4, 5)}
+    with pytest.raises(InputError, match=r"an error of each severity for snow.*4, 5 of 5"):
+        CorruptionAccuracy(baseline={"snow": 0.3}, **settings)
+    write_cifar_c(tmp_path / "c")
+    settings["folder"] = tmp_path / "c"
+    for baseline in (per_severity, per_severity[3:]):
+        result = CorruptionAccuracy(baseline={"snow": baseline}, **settings).measure(
+            Brightness(), clean()
+        )
+        assert result.mce == pytest.approx(1)  # 0.9 / (2 · 0.3) = 1.5 with the mean over five
+        assert "mCE over 1 corruption, severities 4, 5 (published: 15, all 5)" in str(result)
+    whole = CorruptionAccuracy(
+        folder=tmp_path / "c", corruptions=("snow",), baseline={"snow": 0.3}
+    ).measure(Brightness(), clean())
+    assert whole.mce == pytest.approx(1)

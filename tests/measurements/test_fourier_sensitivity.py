@@ -171,7 +171,7 @@ def test_bad_input_is_told_in_a_sentence():
 def test_the_table_goes_to_the_corner_and_holds_the_peak_the_sentence_names(size):
     result = FourierSensitivity().measure(classifier(size), samples_of(size))
     _, rows = result.table()
-    (peak,) = [distance for distance, _, share in rows if share == "1.00"]
+    (peak,) = [distance for distance, _, share, _ in rows if share == "1.00"]
     assert f"most at {peak} cycles/image" in result.sentence()
     assert int(rows[-1][0]) == len(result.arrays()["radial_profile"]) - 1
     assert "nan" not in str(result)
@@ -182,3 +182,48 @@ def test_its_picture_and_tags():
     assert list(result.images()) == ["hfc_sensitivity/gradient"]
     assert set(result.axes()) <= set(result.arrays())
     assert len(result.figure().axes) == 3
+
+
+def notebook_curve(model, samples, average):
+    """The authors' notebook's steps, image by image: total power ratio of rings without DC."""
+    curves = []
+    for image, target in zip(samples.pixels(), samples.targets, strict=True):
+        x = image[None].clone().requires_grad_(True)
+        F.cross_entropy(model(x), target[None]).backward()
+        gradient = x.grad[0].double().numpy()
+        gradient = gradient.mean(0, keepdims=True) if average else gradient
+        power = (np.abs(np.fft.fft2(gradient)) ** 2).sum(0)
+        rows, columns = (np.fft.fftfreq(n) * n for n in power.shape)
+        ring = np.round(np.hypot(rows[:, None], columns[None]))
+        sums = np.array([power[ring == r].sum() for r in range(1, int(ring.max()) + 1)])
+        curves.append(sums / sums.sum())
+    return np.mean(curves, 0)
+
+
+@pytest.mark.parametrize("channels", ["mean", "rms"])
+@pytest.mark.parametrize("size", [(8, 8), (7, 10)])
+def test_the_share_of_power_by_ring_is_the_authors_curve(size, channels):
+    model, samples = classifier(size), samples_of(size)
+    result = FourierSensitivity(channels=channels).measure(model, samples, batch_size=4)
+    share = result.arrays()["power_share"]
+    assert share[0] == 0
+    expected = notebook_curve(model, samples, channels == "mean")
+    np.testing.assert_allclose(share[1:], expected, rtol=1e-4)
+    assert result.axes()["sensitivity"]["channels"] == channels
+    assert ("of the mean over channels" in str(result)) == (channels == "mean")
+
+
+def test_gradients_of_opposite_sign_cancel_in_the_mean_over_channels_only():
+    head = nn.Linear(2 * 36, 2, bias=False)
+    wave = fourier.basis(1, 2, 6, 6)
+    both = torch.stack([wave, -wave]).flatten()
+    head.weight.data = torch.stack([both, -both])
+    model = nn.Sequential(nn.Flatten(), head)
+    samples = Samples(torch.full((2, 2, 6, 6), 0.5), torch.tensor([0, 1]))
+    rms = FourierSensitivity().measure(model, samples)
+    assert rms.sensitivity.max() > 0.1
+    assert rms.power_share[2] == pytest.approx(1)  # √5 rounds to ring 2
+    mean = FourierSensitivity(channels="mean").measure(model, samples)
+    assert mean.sensitivity.max() < 1e-6
+    with pytest.raises(InputError, match='channels: expected "rms" or "mean"'):
+        FourierSensitivity(channels="max")

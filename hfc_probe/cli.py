@@ -266,7 +266,7 @@ def audit(
             "your own, got none of them; a wrong normalisation gives wrong numbers"
         )
     doubts = signs_of_no_training(spec, weights, model)
-    samples = load_samples(
+    samples, logits = load_samples(
         data,
         model.to(where),
         pixels=pixels,
@@ -278,6 +278,8 @@ def audit(
         seed=seed,
         skip_broken=skip_broken,
     )
+    if topk >= logits:
+        raise InputError(f"--topk: expected fewer than the model's {logits} logits, got {topk}")
     samples = dataclasses.replace(
         samples,
         caveats=(*doubts, *samples.caveats),
@@ -527,9 +529,12 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
     if text is None:
         return None
     try:
-        return tuple(float(part) for part in text.split(","))
+        found = tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise InputError(f"{option}: expected numbers separated by commas, got {text!r}") from error
+    if not all(map(math.isfinite, found)):
+        raise InputError(f"{option}: expected finite numbers, got {text}")
+    return found
 
 
 def _next_free(root: Path) -> Path:

@@ -32,10 +32,10 @@ def load_samples(
     limit: int | None = 1000,
     seed: int = 0,
     skip_broken: bool = False,
-) -> Samples:
+) -> tuple[Samples, int]:
     """Evaluation images named on the command line, in pixel space, as a model can take them.
 
-    One image is given to the model, which tells its number of classes.
+    One image is given to the model, which tells its number of logits.
 
     Args:
         spec: ``npz:FILE`` with ``images`` (N, C, H, W) or (N, H, W, C), uint8 or float in
@@ -49,6 +49,9 @@ def load_samples(
         limit, seed: at most so many images, a seeded random choice.
         skip_broken: leave out images of a folder that cannot be read.
 
+    Returns:
+        The samples and the model's number of logits.
+
     Raises:
         InputError: an unknown kind, missing or damaged files, labels or images that do not fit
             the model.
@@ -60,22 +63,24 @@ def load_samples(
         samples, logits = _suited(samples, model, pixels)
         indices, how = folder_classes(folder.classes, logits, class_names, own_names(logits))
         where = f"{samples.provenance['data']}, classes {how}"
-        return replace(
+        samples = replace(
             samples,
             targets=torch.tensor(indices)[samples.targets],
             provenance={**samples.provenance, "data": where},
         )
+        return samples, logits
     if kind == "npz":
         samples = Samples(*read_npz(name)).subset(limit, seed=seed)
     else:
         dataset = cifar10_dataset(name, train=False)
         samples = Samples.collect(dataset, pixels=PixelSpace(), limit=limit, seed=seed)
     _, logits = _suited(samples, model, pixels)
-    return replace(
+    samples = replace(
         samples,
         caveats=(*samples.caveats, *check_labels(samples.targets, logits)),
         provenance={**samples.provenance, "data": f"{spec}, {len(samples)} images"},
     )
+    return samples, logits
 
 
 def load_splits(spec: str, *, size: int | None = None, seed: int = 0) -> tuple[Any, Samples, int]:
@@ -250,8 +255,8 @@ def _suited(samples: Samples, model: nn.Module, pixels: PixelSpace | None) -> tu
             return grey, count
     channels, height, width = samples.image_shape
     raise InputError(
-        f"model: expected one that takes images of {channels} channels and {width}×{height} "
-        f"pixels, as the data has them, got {logits}; convert the images"
+        f"model: expected one that takes the data's images, {width}×{height} pixels with "
+        f"{channels} channel{'s' * (channels > 1)}, got {logits}; convert the images"
         + (", or resize a folder's with --size" if "folder:" in str(samples.provenance) else "")
     )
 
@@ -262,8 +267,14 @@ def _logits(samples: Samples, model: nn.Module, pixels: PixelSpace | None) -> in
         images, _ = subject.batch(0)
         try:
             return int(subject.logits(images[:1]).shape[1])
-        except InputError:
-            raise
+        except InputError as error:
+            said, advice, _ = str(error).partition("; pass predict=")
+            if not advice:
+                raise
+            hint = "return them from the model that --model makes"
+            if "'boxes'" in said:
+                hint = "a detector is measured by hfc-probe detect"
+            raise InputError(f"{said}; {hint}") from error
         except Exception as error:  # whatever a stranger's model raises
             return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 

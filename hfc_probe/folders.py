@@ -147,7 +147,7 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
             "all" if whole else "random",
             caveats=tuple(self._caveats(len(images), broken)),
             provenance={
-                "data": f"folder:{self.folders.root}, {len(images)} images",
+                "data": f"folder:{self.folders.root}, {len(images)} images of {_extent(images[0])}",
                 **self._resampling(len(images)),
             },
         )
@@ -168,8 +168,8 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
         except Exception as error:  # damaged files raise anything at all
             raise UnreadableImageError(
                 f"--data: expected an image in {relative}, got a file that cannot be read as one "
-                f"({named([error])}); repair or remove it, or leave such files out with "
-                "--skip-broken"
+                f"({named([error])}); repair or remove it (audit leaves such files out "
+                "with --skip-broken)"
             ) from error
         return self._fitted(picture)
 
@@ -308,6 +308,10 @@ def _refuse_splits(root: Path, names: Sequence[str]) -> None:
             f"--data: expected one folder per class, got {named(names)} in {root}, which look like "
             f"splits of the data; name one of them, such as folder:{root / held}"
         )
+
+
+def _extent(image: Tensor) -> str:
+    return f"{image.shape[2]}×{image.shape[1]} pixels"
 
 
 def _files_of(count: int) -> str:

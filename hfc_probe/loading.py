@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from .errors import InputError, named
 from .samples import PixelSpace
@@ -66,6 +67,11 @@ def load_model(spec: str, weights: str | None, classes: int | None = None) -> nn
         if weights is not None:
             load_weights(model, read_checkpoint(weights), weights)
     for key, tensor in model.state_dict().items():
+        if is_lazy(tensor):
+            raise InputError(
+                f"--model: expected a model whose weights have their sizes, got lazy {key}; give "
+                "it one batch where it is made"
+            )
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise InputError(
                 f"weights: expected finite values, got NaN or infinity in {key}; the training "
@@ -219,7 +225,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     shapes = [
         f"{k} {_size(state[k])} instead of {_size(own[k])}"
         for k in own
-        if k in state and own[k].shape != state[k].shape
+        if k in state and not is_lazy(own[k]) and own[k].shape != state[k].shape
     ]
     complaints = [
         f"{kind} {named(keys)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import os
@@ -46,7 +47,7 @@ def _is_helper() -> bool:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="hfc-probe")
 def main() -> None:
-    """See which image frequencies a vision model lives on."""
+    """See which image frequencies a vision model relies on."""
 
 
 @main.command()
@@ -64,32 +65,42 @@ def main() -> None:
     help="Where the planted images carry their class.",
 )
 @click.option("--epochs", type=click.IntRange(min=1), default=6, show_default=True)
-@click.option("--size", type=click.IntRange(min=16), default=64, help="Side of a folder's images.")
+@click.option(
+    "--size",
+    type=click.IntRange(min=16),
+    help="Side of a folder's images. [default: their own, if it is one for all and at most 64; "
+    "else 64]",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="[default: the next free runs/demo-N]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @_clear_errors
 def demo(
-    data: str, band: str, epochs: int, size: int, out: Path | None, device: str, seed: int
+    data: str, band: str, epochs: int, size: int | None, out: Path | None, device: str, seed: int
 ) -> None:
-    """Train a small network with a probe attached, and show what it lives on."""
+    """Train a small network with a probe attached, and show what it relies on."""
+    from .data_sources import data_kind, load_splits
     from .datasets import PlantedFrequencies
     from .demo import train_with_probe
-    from .loading import load_splits
 
+    kind = "planted" if data == "planted" else data_kind(data, "planted, ")[0]
+    _refuse_idle("with --data planted", kind == "planted", "band")
+    _refuse_idle("with --data folder:DIR", kind == "folder", "size")
     where = _device(device)
     if data == "planted":
         train: Any = PlantedFrequencies(2048, band=band, seed=seed)  # type: ignore[arg-type]
         val: Any = PlantedFrequencies(512, band=band, seed=seed, train=False)  # type: ignore[arg-type]
+        classes = train.waves.classes
         title = f"SmallCNN on planted-frequency images (class in {band})"
         planted = (round(math.hypot(*pairs[0])) for pairs in train.waves.where.values())
         note = f"The class was written at about {' and at '.join(map(str, planted))} cycles/image."
     else:
-        train, val = load_splits(data, size=size, seed=seed)
+        train, val, classes = load_splits(data, size=size, seed=seed)
         title = f"SmallCNN on {data}"
         note = None
     out = _writable(out or _next_free(Path("runs")))
-    classes = _class_count(train, val)
+    if classes < 2:
+        raise InputError(f"--data: expected images of at least 2 classes, got {classes}")
     click.echo(f"{title}: {len(train)} training and {len(val)} validation images, {where}")
     _, probe = train_with_probe(
         train, val, classes=classes, epochs=epochs, log_dir=out, device=where, seed=seed
@@ -110,7 +121,20 @@ def demo(
     metavar="FILE",
     help="A .pth or .safetensors file, or DEFAULT for published weights (downloaded).",
 )
-@click.option("--data", required=True, metavar="DATA", help="npz:FILE, folder:DIR or cifar10:DIR.")
+@click.option(
+    "--data",
+    required=True,
+    metavar="DATA",
+    help="npz:FILE (arrays images and labels), folder:DIR (one folder per class) or cifar10:DIR.",
+)
+@click.option(
+    "--class-names",
+    metavar="FILE",
+    help="Names of the model's classes in their order, one a line or JSON, by which a folder's "
+    "class is found; numbers, if folders are named by their index; or sorted. [default: the "
+    "model's own names, or the sorted folders if they are as many as its classes]",
+)
+@click.option("--skip-broken", is_flag=True, help="Go on without images that cannot be read.")
 @click.option("--normalize", type=click.Choice(["imagenet", "cifar10", "none"]))
 @click.option("--mean", metavar="R,G,B", help="With --std: the model's own normalisation.")
 @click.option("--std", metavar="R,G,B")
@@ -160,8 +184,17 @@ def demo(
 @click.option("--norm", type=float, help="L2 norm of the heatmap's noise. [default: by size]")
 @click.option("--crop", type=click.IntRange(min=1), help="Side of the heatmap's central window.")
 @click.option("--limit", type=click.IntRange(min=1), default=1000, show_default=True)
-@click.option("--size", type=click.IntRange(min=2), default=224, help="Side of a folder's images.")
-@click.option("--classes", type=click.IntRange(min=2), help="[default: as in the checkpoint]")
+@click.option(
+    "--size",
+    type=click.IntRange(min=2),
+    help="Side of a folder's images: larger ones are resized to SIZE / 0.875 and cropped. "
+    "[default: the images' own, if it is one for all; else the published model's, or 224]",
+)
+@click.option(
+    "--classes",
+    type=click.IntRange(min=2),
+    help="Of a torchvision or timm model. [default: as in the checkpoint]",
+)
 @click.option("--batch-size", type=click.IntRange(min=1))
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -171,6 +204,8 @@ def audit(
     spec: str,
     weights: str | None,
     data: str,
+    class_names: str | None,
+    skip_broken: bool,
     normalize: str | None,
     mean: str | None,
     std: str | None,
@@ -187,7 +222,7 @@ def audit(
     norm: float | None,
     crop: int | None,
     limit: int,
-    size: int,
+    size: int | None,
     classes: int | None,
     batch_size: int | None,
     device: str,
@@ -199,33 +234,70 @@ def audit(
     Under torchrun (torchrun --nproc-per-node N -m hfc_probe audit …) the images are shared
     among the processes.
     """
-    from .loading import default_pixels, load_model, load_samples
+    from .class_names import own_class_names, read_class_names
+    from .data_sources import data_kind, load_samples
+    from .loading import default_pixels, default_size, load_model, signs_of_no_training
     from .measurements import FourierHeatmap, FrequencyAccuracy, KernelSpectra, Measurement
     from .processes import own_device, process_group, rank_and_world
 
+    folder = data_kind(data)[0] == "folder"
+    _refuse_idle("with --data folder:DIR", folder, "size", "class_names", "skip_broken")
+    effort = ("heatmap_samples", "precision", "forwards", "norm", "crop")
+    _refuse_idle("with --heatmap", heatmap, *effort)
     # Accuracy first: it finds what is wrong with labels or model before anything is written.
     chosen: list[Measurement] = [
         FrequencyAccuracy(
-            radii=_numbers("--radii", radii),
+            radii=_radii(radii),
             hfc_background=hfc_background,
             topk=(topk,),
             rescale="max" if rescale == "max" else None,
         ),
         KernelSpectra(layer=layer),
     ]
-    _add(chosen, extra)
+    built = _add(chosen, extra)
+    of_accuracy = ("radii", "hfc_background", "rescale", *(() if heatmap else ("topk",)))
+    for measure, options in (
+        ("frequency_accuracy", of_accuracy),
+        ("kernel_spectra", ("layer",)),
+        ("fourier_heatmap", ("heatmap",)),
+    ):
+        _refuse_idle(f"without --measure {measure}", measure not in built, *options)
+    names: Any = class_names
+    if class_names not in (None, "numbers", "sorted"):
+        names = read_class_names(class_names)
     where = _device(own_device(device))
     pixels = _pixels(normalize, mean, std)
     _writable(out)
-    samples = load_samples(data, size=size, limit=limit, seed=seed)
     model = load_model(spec, weights, classes)
+    source = "as given on the command line"
     if pixels is None:
         pixels = default_pixels(spec, model)
+        source = f"as {spec.partition(':')[0]} publishes the model"
     if pixels is None:
         raise InputError(
             "--normalize: expected imagenet, cifar10 or none (or --mean and --std) for a model of "
             "your own, got none of them; a wrong normalisation gives wrong numbers"
         )
+    doubts = signs_of_no_training(spec, weights, model)
+    samples, logits = load_samples(
+        data,
+        model.to(where),
+        pixels=pixels,
+        size=size,
+        otherwise=default_size(spec, model),
+        class_names=names,
+        own_names=lambda logits: own_class_names(spec, model, logits),
+        limit=limit,
+        seed=seed,
+        skip_broken=skip_broken,
+    )
+    if topk >= logits:
+        raise InputError(f"--topk: expected fewer than the model's {logits} logits, got {topk}")
+    samples = dataclasses.replace(
+        samples,
+        caveats=(*doubts, *samples.caveats),
+        provenance={**samples.provenance, "normalization": source},
+    )
     if heatmap:
         if crop is None and max(samples.image_shape[1:]) > 64:
             crop = 31
@@ -244,15 +316,18 @@ def audit(
     for measurement in chosen:
         measurement.validate(model, samples.image_shape)
     results = []
+    if not _is_helper():
+        for line in _first_said(samples):
+            click.echo(line)
     with process_group():
-        for result in _measured(chosen, model.to(where), samples, pixels, batch_size):
+        for result in _measured(chosen, model, samples, pixels, batch_size):
             _save(result, out)
             results.append(result)
         if rank_and_world()[0] != 0:
             return
     _log(results, out)
-    name, source = spec.rpartition("/")[2], Path(data.partition(":")[2]).name
-    _report(results, samples, out, f"{name} on {len(samples)} images of {source}", save=False)
+    name, place = spec.rpartition("/")[2], Path(data.partition(":")[2]).name
+    _report(results, samples, out, f"{name} on {len(samples)} images of {place}", save=False)
 
 
 @main.command()
@@ -329,7 +404,8 @@ def _report(
             _save(result, out)
         click.echo(f"\n{result}")
     write_atomically(out / "overview.png", png(overview_figure(results, samples, title)))
-    text = "\n\n".join(str(result) for result in results) + "\n"
+    said = "".join(f"{line}\n" for line in _first_said(samples))
+    text = said + "\n\n".join(str(result) for result in results) + "\n"
     write_atomically(out / "summary.txt", text.encode())
     files = sorted(p.name for p in out.iterdir() if p.suffix in (".png", ".json", ".txt"))
     click.echo(f"\nIn {out}: {', '.join(files)}")
@@ -342,6 +418,25 @@ def _report(
     if note is not None:
         click.echo(note)
     _where_to_look(out.parent if save else out)
+
+
+def _first_said(samples: Any) -> list[str]:
+    """What cannot be trusted, and what was done to the images: before any number."""
+    resampled = samples.provenance.get("resampling")
+    lines = [f"Caution: {caveat}." for caveat in samples.caveats]
+    return [*lines, f"Images: {resampled}."] if resampled else lines
+
+
+def _refuse_idle(needed: str, met: bool, *names: str) -> None:
+    """Refuse options that were given and would do nothing."""
+    context = click.get_current_context()
+    for name in names:
+        given = context.get_parameter_source(name)
+        if not met and given is not None and given.name != "DEFAULT":
+            raise InputError(
+                f"--{name.replace('_', '-')}: expected {needed} only, got it where it would do "
+                "nothing"
+            )
 
 
 def _where_to_look(logs: Path) -> None:
@@ -360,8 +455,12 @@ def _help_on_measurements(extra: tuple[str, ...]) -> tuple[str, ...]:
     return extra
 
 
-def _add(chosen: list[Any], extra: tuple[str, ...]) -> None:
-    """Put further measurements to those chosen; one of a kind that is there replaces it."""
+def _add(chosen: list[Any], extra: tuple[str, ...]) -> set[str]:
+    """Put further measurements to those chosen; one of a kind that is there replaces it.
+
+    Returns:
+        The names of the further ones.
+    """
     from .measurements.registry import build
 
     built: dict[str, Any] = {}
@@ -370,9 +469,11 @@ def _add(chosen: list[Any], extra: tuple[str, ...]) -> None:
         if measurement.name in built:
             raise InputError(f"--measure: expected each once, got {measurement.name} twice")
         built[measurement.name] = measurement
+    names = set(built)
     for k, measurement in enumerate(chosen):
         chosen[k] = built.pop(measurement.name, measurement)
     chosen.extend(built.values())
+    return names
 
 
 def _save(result: Any, out: Path) -> None:
@@ -401,8 +502,8 @@ def _device(name: str) -> Any:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(
             f"--device: expected a device of this machine such as cpu or cuda, got {name!r}"
         ) from error
@@ -425,25 +526,28 @@ def _pixels(normalize: str | None, mean: str | None, std: str | None) -> Any:
     }[normalize]
 
 
+def _radii(text: str | None, units: str = "cycles") -> tuple[float, ...] | None:
+    """Cut-offs; a fraction of a cycle, which would keep the mean alone, is refused."""
+    radii = _numbers("--radii", text)
+    if units == "cycles" and any(0 < radius < 1 for radius in radii or ()):
+        raise InputError(
+            f"--radii: expected cycles per image, got {text}; below 1 only the mean colour is "
+            "left, so if shares of the Nyquist frequency are meant, multiply by half the "
+            "image's side"
+        )
+    return radii
+
+
 def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
     if text is None:
         return None
     try:
-        return tuple(float(part) for part in text.split(","))
+        found = tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise InputError(f"{option}: expected numbers separated by commas, got {text!r}") from error
-
-
-def _class_count(train: Any, val: Any) -> int:
-    """Number of classes: as the data sets name them, else one more than the largest label."""
-    names = getattr(train, "classes", None)
-    if names is not None:
-        return len(names)
-    labels = [int(split[k][1]) for split in (train, val) for k in range(len(split))]
-    count = 1 + max(labels)
-    if count < 2:
-        raise InputError("--data: expected labels of at least 2 classes, got 1")
-    return count
+    if not all(map(math.isfinite, found)):
+        raise InputError(f"{option}: expected finite numbers, got {text}")
+    return found
 
 
 def _next_free(root: Path) -> Path:

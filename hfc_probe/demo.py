@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from .measurements import FourierHeatmap, FrequencyAccuracy, KernelSpectra
 from .probe import Probe, attach
+from .samples import Samples
 from .schedule import Every
 
 
@@ -50,6 +51,8 @@ def train_with_probe(
 ) -> tuple[nn.Module, Probe]:
     """Train on data sets of (image in [0, 1], class), measuring before and after every epoch.
 
+    The validation images may also be :class:`Samples`.
+
     Returns:
         The trained model and its probe, closed, with everything measured at the end.
     """
@@ -63,7 +66,7 @@ def train_with_probe(
     )
     with attach(
         model,
-        DataLoader(val, batch_size=256),
+        val if isinstance(val, Samples) else DataLoader(val, batch_size=256),
         optimizer=optimizer,
         log_dir=log_dir,
         measurements={

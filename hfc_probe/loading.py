@@ -1,4 +1,4 @@
-"""Models, checkpoints and data named on the command line."""
+"""Models and checkpoints named on the command line."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from .errors import InputError, named
-from .samples import PixelSpace, Samples
+from .samples import PixelSpace
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
@@ -37,6 +37,12 @@ def load_model(spec: str, weights: str | None, classes: int | None = None) -> nn
             are missing or not finite.
     """
     kind, _, name = spec.partition(":")
+    if classes is not None and (kind not in ("torchvision", "timm") or weights == "DEFAULT"):
+        what = "published weights" if weights == "DEFAULT" else "a model of your own"
+        raise InputError(
+            f"--classes: expected with a torchvision or timm model and a checkpoint file, got it "
+            f"with {what}, which has its own number of classes"
+        )
     if kind in ("torchvision", "timm"):
         if weights is None:
             raise InputError(
@@ -61,6 +67,11 @@ def load_model(spec: str, weights: str | None, classes: int | None = None) -> nn
         if weights is not None:
             load_weights(model, read_checkpoint(weights), weights)
     for key, tensor in model.state_dict().items():
+        if is_lazy(tensor):
+            raise InputError(
+                f"--model: expected a model whose weights have their sizes, got lazy {key}; give "
+                "it one batch where it is made"
+            )
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise InputError(
                 f"weights: expected finite values, got NaN or infinity in {key}; the training "
@@ -79,6 +90,58 @@ def default_pixels(spec: str, model: nn.Module) -> PixelSpace | None:
     return PixelSpace.imagenet() if kind in ("torchvision", "timm") else None
 
 
+def default_size(spec: str, model: nn.Module) -> int:
+    """Side of the images that a torchvision or timm model is published for, otherwise 224."""
+    kind, _, name = spec.partition(":")
+    if kind == "timm":
+        shape = (getattr(model, "pretrained_cfg", None) or {}).get("input_size")
+        return int(shape[-1]) if shape else 224
+    if kind == "torchvision":
+        from torchvision import models
+
+        return int(models.get_model_weights(name)["DEFAULT"].transforms().crop_size[0])
+    return 224
+
+
+def signs_of_no_training(spec: str, weights: str | None, model: nn.Module) -> list[str]:
+    """Sentences on a model that seems never to have been trained, such as for want of weights.
+
+    BatchNorm statistics move from 0 and 1 with the first training step; and what a callable
+    builds without loading weights it draws anew the next time (it is called once more).
+    """
+    said = []
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    kept = [(m.running_mean, m.running_var) for m in norms]
+    if kept and all(m is not None and v is not None and _as_made(m, v) for m, v in kept):
+        said.append(
+            "the model's BatchNorm statistics are those of a network that was never trained; "
+            "check --weights"
+        )
+    if weights is None:
+        drawn = _drawn_anew(spec, model)
+        if drawn:
+            said.append(
+                f"no --weights, and {spec.rpartition(':')[2]} draws {named(drawn, 3)} at random "
+                "each time: an untrained network, whose numbers mean nothing"
+            )
+    return said
+
+
+def _as_made(mean: Tensor, variance: Tensor) -> bool:
+    return bool((mean == 0).all()) and bool((variance == 1).all())
+
+
+def _drawn_anew(spec: str, model: nn.Module) -> list[str]:
+    """Weights that differ when a file's callable builds its model once more."""
+    path, _, name = spec.rpartition(":")
+    module = sys.modules.get(_module_name(Path(path)))
+    try:
+        again = dict(getattr(module, name)().named_parameters())
+        return [k for k, v in model.named_parameters() if not torch.equal(v.cpu(), again[k].cpu())]
+    except Exception:  # it may build only once: then there is nothing to compare
+        return []
+
+
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """A state dict from a ``.pth``/``.pt`` file (tensors only) or a ``.safetensors`` file.
 
@@ -88,7 +151,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     Raises:
         InputError: no such file, not a checkpoint, or a pickle that would run code.
     """
-    file = _existing_file(path, "--weights")
+    file = existing_file(path, "--weights")
     if file.suffix == ".safetensors":
         state = _read_safetensors(file)
     else:
@@ -136,7 +199,7 @@ def refuse_code(path: str | os.PathLike[str]) -> None:
     Raises:
         InputError: as for :func:`read_checkpoint`.
     """
-    file = _existing_file(path, "--weights")
+    file = existing_file(path, "--weights")
     if file.suffix != ".pkl":
         read_checkpoint(file)
         return
@@ -162,7 +225,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     shapes = [
         f"{k} {_size(state[k])} instead of {_size(own[k])}"
         for k in own
-        if k in state and own[k].shape != state[k].shape
+        if k in state and not is_lazy(own[k]) and own[k].shape != state[k].shape
     ]
     complaints = [
         f"{kind} {named(keys)}"
@@ -181,152 +244,8 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     model.load_state_dict(state, strict=False)
 
 
-def load_samples(spec: str, *, size: int = 224, limit: int | None = 1000, seed: int = 0) -> Samples:
-    """Evaluation images named on the command line, in pixel space.
-
-    Args:
-        spec: ``npz:FILE`` with ``images`` (N, C, H, W) or (N, H, W, C), uint8 or float in
-            [0, 1], and ``labels`` (N,); ``folder:DIR`` with one folder of images per class,
-            in the order of the model's classes; ``cifar10:DIR``, the test set, downloaded
-            where it is missing.
-        size: side in pixels that a folder's images are resized and cropped to, as torchvision
-            evaluates its models.
-        limit, seed: at most so many images, a seeded random choice.
-
-    Raises:
-        InputError: an unknown kind, missing or damaged files, labels that do not fit.
-    """
-    kind, name = _data_kind(spec)
-    if kind == "npz":
-        images, labels = read_npz(name)
-        return Samples(images, labels).subset(limit, seed=seed)
-    dataset = folder_dataset(name, size) if kind == "folder" else cifar10_dataset(name, train=False)
-    return Samples.collect(dataset, pixels=PixelSpace(), limit=limit, seed=seed)
-
-
-def load_splits(spec: str, *, size: int = 64, seed: int = 0) -> tuple[Any, Any]:
-    """Training and validation data sets of images in [0, 1], for ``hfc-probe demo --data``.
-
-    ``cifar10`` has its own test set, a folder may have ``train`` and ``val`` or ``test`` in it;
-    otherwise a seeded fifth of the images is held out. Kinds and errors as
-    :func:`load_samples`.
-    """
-    from torch.utils.data import TensorDataset, random_split
-
-    kind, name = _data_kind(spec)
-    if kind == "cifar10":
-        return cifar10_dataset(name, train=True), cifar10_dataset(name, train=False)
-    if kind == "npz":
-        samples = Samples(*read_npz(name))
-        whole: Any = TensorDataset(samples.pixels(), samples.targets)
-    else:
-        root = Path(name)
-        held_out = next((root / n for n in ("val", "test") if (root / n).is_dir()), None)
-        if (root / "train").is_dir() and held_out is not None:
-            train, val = (folder_dataset(p, size) for p in (root / "train", held_out))
-            return train, val
-        whole = folder_dataset(name, size)
-    held = max(1, len(whole) // 5)
-    if len(whole) <= held:
-        raise InputError(f"--data: expected at least 2 images to split, got {len(whole)} in {name}")
-    generator = torch.Generator().manual_seed(seed)
-    train, val = random_split(whole, [len(whole) - held, held], generator)
-    return train, val
-
-
-def read_npz(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor]:
-    """``images`` (N, C, H, W) and ``labels`` (N,) of an npz file.
-
-    Raises:
-        InputError: no such file, not an npz file, arrays missing or of another form.
-    """
-    file = _existing_file(path, "--data")
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            if not hasattr(archive, "files"):
-                raise ValueError("a single array")
-            names = archive.files
-            if "images" in names and "labels" in names:
-                images, labels = archive["images"], archive["labels"]
-            else:
-                raise InputError(
-                    f"--data: expected arrays named images and labels in {file.name}, got "
-                    f"{', '.join(names) or 'none'}"
-                )
-    except InputError:
-        raise
-    except Exception as error:  # damaged archives raise anything at all
-        raise InputError(
-            f"--data: expected a NumPy .npz file of plain arrays, got {file.name}, which cannot be "
-            "read as one"
-        ) from error
-    if images.ndim != 4 or labels.ndim != 1 or images.dtype.kind not in "uf":
-        raise InputError(
-            "--data: expected images (N, C, H, W) of uint8 or float and labels (N,), got images "
-            f"{images.shape} of {images.dtype} and labels {labels.shape}"
-        )
-    if labels.dtype.kind not in "iu":
-        raise InputError(f"--data: expected whole numbers as labels, got {labels.dtype}")
-    if images.dtype.kind == "u" and images.dtype != np.uint8:
-        raise InputError(f"--data: expected 8-bit or float images, got {images.dtype}")
-    if images.shape[-1] in (1, 3, 4) and images.shape[1] not in (1, 3, 4):
-        images = np.ascontiguousarray(np.moveaxis(images, -1, 1))
-    if images.dtype.kind == "f":
-        images = images.astype(np.float32)
-    return torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64))
-
-
-def folder_dataset(path: str | os.PathLike[str], size: int) -> Any:
-    """One folder of images per class, resized and centre-cropped to ``size`` pixels."""
-    from torchvision import datasets, transforms
-
-    root = Path(path)
-    if not root.is_dir():
-        raise InputError(f"--data: expected a folder with one folder per class, got {root}")
-    transform = transforms.Compose(
-        [
-            transforms.Resize(round(size / 0.875)),
-            transforms.CenterCrop(size),
-            transforms.ToTensor(),
-        ]
-    )
-    try:
-        return datasets.ImageFolder(str(root), transform)
-    except (FileNotFoundError, OSError) as error:
-        raise InputError(
-            f"--data: expected a folder with one folder of images per class, got {root}: {error}"
-        ) from error
-
-
-def cifar10_dataset(path: str | os.PathLike[str], *, train: bool) -> Any:
-    """Torchvision's CIFAR-10 under a folder, downloaded there if it is missing."""
-    from torchvision import datasets, transforms
-
-    def read(download: bool) -> Any:
-        return datasets.CIFAR10(
-            str(path), train=train, transform=transforms.ToTensor(), download=download
-        )
-
-    try:
-        return read(download=False)
-    except (RuntimeError, OSError):
-        try:
-            return read(download=True)
-        except (RuntimeError, OSError) as error:
-            raise InputError(
-                f"--data: expected CIFAR-10 (cifar-10-batches-py) in {path} or a network to "
-                f"download it, got neither ({error})"
-            ) from error
-
-
-def _data_kind(spec: str) -> tuple[str, str]:
-    kind, _, name = spec.partition(":")
-    if kind not in ("npz", "folder", "cifar10") or not name:
-        raise InputError(f"--data: expected npz:FILE, folder:DIR or cifar10:DIR, got {spec!r}")
-    return kind, name
-
-
-def _existing_file(path: str | os.PathLike[str], option: str) -> Path:
+def existing_file(path: str | os.PathLike[str], option: str) -> Path:
+    """The path of a file, or an :class:`InputError` that names the option it was given to."""
     file = Path(path)
     if not file.is_file():
         what = "a folder" if file.is_dir() else "no such file"
@@ -398,8 +317,8 @@ def call_from_file(spec: str) -> Any:
             "--model: expected torchvision:NAME, timm:NAME or path/to/file.py:callable, got "
             f"{spec!r}"
         )
-    file = _existing_file(path, "--model")
-    module_spec = importlib.util.spec_from_file_location(f"hfc_probe_model_{file.stem}", file)
+    file = existing_file(path, "--model")
+    module_spec = importlib.util.spec_from_file_location(_module_name(file), file)
     assert module_spec is not None
     assert module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
@@ -426,10 +345,21 @@ def call_from_file(spec: str) -> Any:
         sys.path.remove(str(file.parent.resolve()))
 
 
+def _module_name(file: Path) -> str:
+    return f"hfc_probe_model_{file.stem}"
+
+
 def unknown_model(library: str, kind: str, name: str, known: Iterable[str]) -> InputError:
     """The error for a name that a library does not know, with the closest ones it does."""
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(close)}?" if close else f"see {library}'s list_models()"
+    if library == "torchvision":
+        from torchvision import models
+
+        if name in models.list_models(module=models):
+            hint = "it is a classifier, which hfc-probe audit measures"
+        elif name in models.list_models(module=models.detection):
+            hint = "it is a detector, which hfc-probe detect measures"
     return InputError(f"--model: expected a {library} {kind} model, got {name!r}; {hint}")
 
 

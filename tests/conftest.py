@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import os
 import sys
 from pathlib import Path
@@ -43,6 +44,14 @@ needs_timm = _needs("timm", "timm")
 def _seeded():
     torch.manual_seed(0)
     np.random.seed(0)
+
+
+def cli_runner():
+    """Click's test runner with standard error apart, as it always is from click 8.2."""
+    from click.testing import CliRunner
+
+    mixes = "mix_stderr" in inspect.signature(CliRunner).parameters
+    return CliRunner(**({"mix_stderr": False} if mixes else {}))
 
 
 def load_example(name: str):

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -22,7 +21,7 @@ from torch import nn
 
 from hfc_probe.cli import main
 
-from .conftest import ROOT, needs_timm
+from .conftest import ROOT, cli_runner, needs_timm
 
 MODEL_FILE = """
 import torch
@@ -91,7 +90,7 @@ def audit(*options: str, **changed: str | None):
     }
     chosen |= {k.replace("_", "-"): v for k, v in changed.items()}
     args = [a for k, v in chosen.items() if v is not None for a in (f"--{k}", v)]
-    return CliRunner().invoke(main, ["audit", *args, *options])
+    return cli_runner().invoke(main, ["audit", *args, *options])
 
 
 MISTAKES = {
@@ -338,10 +337,10 @@ def test_the_demo_on_images_of_ones_own(cifar_path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with np.load(cifar_path / "test.npz") as archive:
         np.savez("small.npz", images=archive["images"][:200], labels=archive["labels"][:200])
-    result = CliRunner().invoke(main, ["demo", "--data", "npz:small.npz", "--epochs", "1"])
+    result = cli_runner().invoke(main, ["demo", "--data", "npz:small.npz", "--epochs", "1"])
     assert result.exit_code == 0, result.output
     assert "160 training and 40 validation images" in result.output
-    wrong = CliRunner().invoke(main, ["demo", "--data", "npz:larg.npz"])
+    wrong = cli_runner().invoke(main, ["demo", "--data", "npz:larg.npz"])
     assert wrong.exit_code == 2
     assert "larg.npz (no such file)" in wrong.stderr
     assert not Path("runs/demo-2").exists()

@@ -22,7 +22,8 @@ from torch import nn
 
 from hfc_probe import InputError, Samples
 from hfc_probe.cli import main
-from hfc_probe.loading import load_weights, read_checkpoint, read_npz
+from hfc_probe.data_sources import read_npz
+from hfc_probe.loading import load_weights, read_checkpoint
 
 COUNT = int(os.environ.get("HFC_PROBE_FUZZ", 150))
 often = settings(

@@ -171,7 +171,7 @@ def _detect(
             f"{'both' if spec is not None else 'neither'}"
         )
     audit = DetectionAudit(
-        radii=cli._numbers("--radii", radii) or (),
+        radii=cli._radii(radii, units) or (),
         units=units,
         hfc_background=hfc_background,
         rescale="max" if rescale == "max" else None,
@@ -184,6 +184,7 @@ def _detect(
     )
     if (images is None) != (annotations is None):
         raise InputError("--images: expected together with --annotations, got one of the two")
+    cli._refuse_idle("with --model", spec is not None, "classes")
     cli._writable(out)
     common: dict[str, Any] = {
         "limit": limit,
@@ -212,12 +213,23 @@ def _detect(
                     "--images: expected --images and --annotations with --model (--dataset and "
                     "--opts belong to --detectron2-config)"
                 )
+            from torch import nn
+
+            from ..loading import signs_of_no_training
             from .detectors import load_detector
 
             data = CocoImages(images, annotations)
             detector = load_detector(spec or "", weights, classes)
             if hasattr(detector, "to"):
                 detector = detector.to(where)
+            if not (out / "finished").exists():
+                _try(detector, data, where)
+            doubts = []
+            if isinstance(detector, nn.Module):
+                doubts = signs_of_no_training(spec or "", weights, detector)
+            if rank_and_world()[0] == 0:
+                for doubt in doubts:
+                    click.echo(f"Caution: {doubt}.")
             result = audit.measure(detector, data, device=where, **common)
         if rank_and_world()[0] != 0:
             return
@@ -225,6 +237,32 @@ def _detect(
         cli._log([result], out)
     click.echo(f"\n{result}\n\nIn {out}: {', '.join(sorted(file.name for file in files))}")
     cli._where_to_look(out)
+
+
+def _try(detector: Any, data: Any, where: Any) -> None:
+    """Give a detector one image, so that what is no detector is told in a sentence."""
+    from torch import nn
+
+    from .audit import _undisturbed
+    from .coco import BrokenImageError, detections_from
+
+    try:
+        image = data.load(next(iter(data.truth.images))).to(where)
+    except BrokenImageError:
+        return  # said, or skipped, when its turn comes
+    hint = "a classifier is measured by hfc-probe audit"
+    with _undisturbed(detector, detector if isinstance(detector, nn.Module) else None) as run:
+        try:
+            output = run([image])
+        except Exception as error:  # whatever a stranger's model raises
+            raise InputError(
+                "--model: expected a detector to call with a list of images (C, H, W), got "
+                f"{type(error).__name__}: {' '.join(str(error).split())[:200]}; {hint}"
+            ) from error
+    try:
+        detections_from(output, 1)
+    except InputError as error:
+        raise InputError(f"{error}; {hint}") from error
 
 
 def _plugin(name: str) -> Any:

@@ -28,6 +28,12 @@ def load_detector(spec: str, weights: str | None, classes: int | None = None) ->
         InputError: an unknown name, a file or checkpoint that cannot be used, no weights.
     """
     kind, _, name = spec.partition(":")
+    if classes is not None and (kind != "torchvision" or weights == "DEFAULT"):
+        what = "published weights" if weights == "DEFAULT" else "a detector of your own"
+        raise InputError(
+            f"--classes: expected with a torchvision detector and a checkpoint file, got it with "
+            f"{what}, which has its own number of classes"
+        )
     if kind == "torchvision":
         return _torchvision(name, weights, classes)
     detector = call_from_file(spec)

@@ -139,6 +139,9 @@ def test_two_processes_give_the_numbers_of_one(planted):
         (["--detectron2-config", "x.yaml"], "either --model or --detectron2-config"),
         (["--dataset", "coco_2017_val"], "belong to --detectron2-config"),
         (["--hfc-background", "mean"], "pass pixel_mean"),
+        (["--model", "torchvision:resnet18"], "it is a classifier, which hfc-probe audit measures"),
+        (["--classes", "5"], "--classes: expected with a torchvision detector and a checkpoint"),
+        (["--radii", "0.5"], "multiply by half the image's side"),
     ],
 )
 def test_bad_input_is_one_sentence_and_status_2(planted, change, message):
@@ -148,6 +151,42 @@ def test_bad_input_is_one_sentence_and_status_2(planted, change, message):
     assert message in run.output
     assert len(run.output.strip().splitlines()) == 1
     assert not (path / "out").exists()
+
+
+CLASSIFIERS = """
+import torch
+from torch import nn
+
+
+def classifier():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def logits():
+    return lambda images: torch.zeros(len(images), 10)
+"""
+
+
+@needs_coco
+@pytest.mark.parametrize("name", ["classifier", "logits"])
+def test_a_classifier_is_sent_to_audit(planted, name):
+    path, options = planted
+    (path / "classifiers.py").write_text(CLASSIFIERS)
+    run = detect(*options, "--model", f"{path / 'classifiers.py'}:{name}", "--out", path / "out")
+    assert run.exit_code == 2, run.output
+    assert "a classifier is measured by hfc-probe audit" in run.output
+    assert len(run.output.strip().splitlines()) == 1
+
+
+@needs_coco
+def test_an_untrained_detector_is_said(planted):
+    path, options = planted
+    (path / "spots.py").write_text(
+        DETECTOR.replace("super().__init__()", "super().__init__(); self.c = nn.Linear(2, 2)")
+    )
+    run = detect(*options, "--out", path / "out")
+    assert run.exit_code == 0, run.output
+    assert "Caution: no --weights, and Spots draws c.weight, c.bias at random" in run.output
 
 
 @needs_coco

@@ -103,7 +103,8 @@ def test_paired_bounds_are_where_the_score_test_turns(table):
 )
 def test_paired_interval_of_published_tables(table, bounds):
     """Bentur et al. 2009 and Cavo et al. 2012, in Fagerland, Lydersen and Laake, "Statistical
-    Analysis of Contingency Tables", 2017, chapter 8."""
+    Analysis of Contingency Tables", 2017, chapter 8.
+    """
     assert np.array(paired_difference(*bits(*table))) == pytest.approx(bounds, abs=6e-4)
 
 

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from torch import nn
 
-from hfc_probe import AdversarialAccuracy, FrequencyAccuracy, InputError
+from hfc_probe import (
+    AdversarialAccuracy,
+    BandAttribution,
+    FrequencyAccuracy,
+    InputError,
+    Samples,
+    TruncatedSVD,
+)
 from hfc_probe.cli import main
+from hfc_probe.detection.variants import variant_names
+from hfc_probe.measurements.calibration import CalibrationResult
+from hfc_probe.measurements.component_examples import ComponentExamplesResult
 from hfc_probe.measurements.registry import MEASUREMENTS, build
 from hfc_probe.report import Change, Run, compare, page, read_run
 
@@ -192,3 +204,33 @@ def test_intervals_belong_to_scalars_and_hold_them(resnet20, cifar):
     assert set(result.intervals()) == {"hfc_accuracy/original", "hfc_lfc/r08", "hfc_hfc/r08"}
     for tag, (low, high) in result.intervals().items():
         assert low <= scalars[tag] <= high
+
+
+@pytest.mark.parametrize(
+    ("measurement", "one", "many", "tags"),
+    [
+        (FrequencyAccuracy, {"radii": 64}, {"radii": (32, 64, 128)}, ["hfc_lfc/r64"]),
+        (FrequencyAccuracy, {"radii": 0.25}, {"radii": (0.25, 100)}, ["hfc_hfc/r00.25"]),
+        (TruncatedSVD, {"ranks": 4}, {"ranks": (4, 100)}, ["hfc_svd/hfc_k04"]),
+        (BandAttribution, {"edges": (8, 99)}, {"edges": (8, 100)}, ["hfc_bands/r08"]),
+        # Rounded, these two would have shared a tag, and one number would have been lost.
+        (BandAttribution, {"edges": 1.2}, {"edges": (1.2, 1.4)}, ["hfc_bands/r01.2"]),
+    ],
+)
+def test_a_radius_has_one_tag_whatever_else_is_measured(measurement, one, many, tags):
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16, 3))
+    images = torch.rand(4, 1, 202, 202, generator=torch.Generator().manual_seed(0))
+    samples = Samples(images, torch.tensor([0, 1, 2, 0]))
+    for settings in (one, many):
+        assert set(tags) <= set(measurement(**settings).measure(model, samples).scalars())
+
+
+@pytest.mark.parametrize("radii", [(8.0,), (8.0, 128.0)])
+def test_examples_calibration_and_detections_name_a_radius_alike(radii):
+    known = SimpleNamespace(radii=np.array(radii), others=[])
+    examples = {tag for tag, _, _ in ComponentExamplesResult.cells(known)}
+    assert {"hfc_examples/high_only_r08", "hfc_examples/low_only_r08"} <= examples
+    calibration = {tag for tag, _, _ in CalibrationResult.cells(known)}
+    assert {"hfc_calibration/ece_lfc_r08", "hfc_calibration/auroc_hfc_r08"} <= calibration
+    assert variant_names((64,)) == ("original", "lfc_r64", "hfc_r64")
+    assert variant_names((32, 64, 128))[2:4] == ("lfc_r64", "lfc_r128")

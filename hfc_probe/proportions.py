@@ -77,10 +77,33 @@ def difference(
     p1, p2 = k1 / np.maximum(n1, 1), k2 / np.maximum(n2, 1)
     low1, high1 = wilson(k1, n1, confidence)
     low2, high2 = wilson(k2, n2, confidence)
-    lower = p1 - p2 - np.hypot(p1 - low1, high2 - p2)
-    upper = p1 - p2 + np.hypot(high1 - p1, p2 - low2)
+    lower, upper = square_and_add(p1, low1, high1, p2, low2, high2)
     known = (n1 > 0) & (n2 > 0)
     return np.where(known, lower, -1.0), np.where(known, upper, 1.0)
+
+
+def square_and_add(
+    first: ArrayLike,
+    low1: ArrayLike,
+    high1: ArrayLike,
+    second: ArrayLike,
+    low2: ArrayLike,
+    high2: ArrayLike,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Interval of the difference of two independent estimates, from the interval of each.
+
+    With Wilson intervals it is :func:`difference`; any other kind of interval will do, such as
+    one by bootstrap.
+
+    Source: Zou and Donner, "Construction of confidence limits about effect measures: a general
+    approach", Statistics in Medicine 2008.
+    """
+    arrays = (first, low1, high1, second, low2, high2)
+    p1, l1, u1, p2, l2, u2 = (np.asarray(a, dtype=np.float64) for a in arrays)
+    gap = p1 - p2
+    return np.asarray(gap - np.hypot(p1 - l1, u2 - p2)), np.asarray(
+        gap + np.hypot(u1 - p1, p2 - l2)
+    )
 
 
 def paired_difference(

@@ -337,24 +337,25 @@ def audit(
 @_clear_errors
 def report(run_a: Path, run_b: Path, out: Path | None) -> None:
     """Compare two runs (directories that audit or demo wrote) on one self-contained page."""
+    from .comparison import compare
     from .measurements.base import write_atomically
-    from .report import compare, differing_settings, page, read_run
+    from .report import page
+    from .stored import read_run
 
-    a, b = read_run(run_a), read_run(run_b)
-    changes = compare(a, b)
+    found = compare(read_run(run_a), read_run(run_b))
     out = out or run_b / "report.html"
-    write_atomically(out, page(a, b, changes).encode())
-    for change in changes:
-        if change.told_apart:
-            click.echo(change.sentence(a.name, b.name))
-    hidden = [change.tag for change in changes if not change.comparable]
+    write_atomically(out, page(found).encode())
+    for caution in found.cautions:
+        click.echo(f"Caution: {caution}")
+    hidden = [change.tag for change in found.refused if change.judged == "measured differently"]
     if hidden:
-        differing = "; ".join(
-            f"{where}: {key} {x} against {y}" for where, key, x, y in differing_settings(a, b)
-        )
+        differing = "; ".join(str(one) for one in found.differing if one.decisive)
         click.echo(f"Not judged, since measured differently ({differing}): {', '.join(hidden)}.")
-    told = sum(change.told_apart for change in changes)
-    click.echo(f"{told} of {len(changes)} numbers are told apart by their 95 % intervals: {out}")
+    for change in found.told:
+        click.echo(change.sentence(found.a.name, found.b.name))
+    for note in found.notes:
+        click.echo(note)
+    click.echo(f"{found.count()} The page: {out}")
 
 
 def _measured(

@@ -14,7 +14,9 @@ import tempfile
 from pathlib import Path
 
 READERS = [
+    "hfc_probe.comparison",
     "hfc_probe.report",
+    "hfc_probe.stored",
     "hfc_probe.probe_state",
     "hfc_probe.detection.coco",
     "hfc_probe.detection.store",
@@ -31,7 +33,7 @@ def main() -> None:
     with atheris.instrument_imports(include=READERS):
         from tensorboard_plugin_hfc import metadata
 
-        from hfc_probe import InputError, probe_state, report
+        from hfc_probe import InputError, comparison, probe_state, report, stored
         from hfc_probe.detection import coco, store
     from tests.test_fuzz_json import COCO, DETECTED, FINGERPRINT, FINISHED, RESULT, one_sentence
 
@@ -44,8 +46,8 @@ def main() -> None:
 
     def read_report(data: bytes) -> None:
         (folder / "b" / "frequency_accuracy.json").write_bytes(data)
-        a, b = report.read_run(folder / "a"), report.read_run(folder / "b")
-        report.page(a, b, report.compare(a, b)).encode()
+        a, b = stored.read_run(folder / "a"), stored.read_run(folder / "b")
+        report.page(comparison.compare(a, b)).encode()
 
     def read_coco(data: bytes) -> None:
         (folder / "file.json").write_bytes(data)

@@ -70,6 +70,7 @@ def test_the_report_of_runs_with_hostile_names(tmp_path, evil):
             "settings": {evil: evil, "radii": [evil, value]},
             "scalars": {evil: value, f"hfc_lfc/{evil}": value},
             "intervals": {evil: [value - 0.1, value + 0.1]},
+            "provenance": {"caveats": [evil], "data": evil, "model": f"{name} {evil}", evil: evil},
         }
         (tmp_path / name).mkdir()
         for stem in (file, f"{name} only"):
@@ -82,11 +83,11 @@ def test_the_report_of_runs_with_hostile_names(tmp_path, evil):
     page = Page(out.read_text(encoding="utf-8"))
     only(page, REPORT, {"lang", "charset", "name", "content", "class", "alt", "src"})
     assert page.elements["img"] == 2
-    shown = hfc_probe.report.printable(evil)
+    shown = hfc_probe.stored.printable(evil)
     assert page.text.count(shown) >= 5  # summaries, settings, table
     assert [value for name, value in page.attributes if name == "class"].count("told") == 1
     assert not set("\x1b\u202e") & set(done.output)  # no terminal turns red, or around
-    assert len(done.output.splitlines()) == 2  # one sentence, one count
+    assert len(done.output.splitlines()) == 4  # two cautions, one sentence, one count
 
 
 class Evil(nn.Module):

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from torch import nn
 
-from hfc_probe import AdversarialAccuracy, FrequencyAccuracy, InputError
+from hfc_probe import (
+    AdversarialAccuracy,
+    BandAttribution,
+    FrequencyAccuracy,
+    InputError,
+    Samples,
+    TruncatedSVD,
+)
 from hfc_probe.cli import main
+from hfc_probe.comparison import compare
+from hfc_probe.detection.variants import variant_names
+from hfc_probe.measurements.calibration import CalibrationResult
+from hfc_probe.measurements.component_examples import ComponentExamplesResult
 from hfc_probe.measurements.registry import MEASUREMENTS, build
-from hfc_probe.report import Change, Run, compare, page, read_run
+from hfc_probe.proportions import paired_difference, wilson
+from hfc_probe.report import page
+from hfc_probe.stored import Run, read_run
 
 from .conftest import needs_torchmetrics
 
@@ -104,70 +121,215 @@ def test_report_of_two_runs_is_one_page_with_everything_in_it(here):
     assert "input_spectrum" in text.split("In one run only:")[1]
 
 
-def run(name, value, interval):
+def frequencies(name, counts, n=512, bits=None, settings=(), provenance=(), **more):
+    """A run with right answers of ``n`` images by tag; provenance None as of old."""
     result = {
-        "measurement": "m",
-        "settings": {"k": 1},
-        "samples": 5,
+        "settings": {"closed": True, "topk": [1], "hfc_background": "zero", **dict(settings)},
+        "samples": n,
+        "scalars": {tag: k / n for tag, k in counts.items()},
+        "intervals": {tag: [float(x) for x in wilson(k, n)] for tag, k in counts.items()},
+        "per_image": bits or {},
+        "provenance": {} if provenance is None else {**KNOWN, **dict(provenance)},
         "summary": "<b>words</b>",
-        "scalars": {"x": value, "alone": 1.0},
-        "intervals": {} if interval is None else {"x": list(interval)},
+        **more,
     }
-    return Run(name, {"m": result}, {})
+    return Run(name, {"frequency_accuracy": result}, {})
+
+
+KNOWN = {
+    "data": "CIFAR-10",
+    "images": "1111",
+    "weights": "aaaa",
+    "classes": 10,
+    "chance": 0.1,
+    "mean": [0, 0, 0],
+    "std": [1, 1, 1],
+    "caveats": [],
+}
+OTHER = {"images": "2222", "weights": "bbbb"}  # another model, other images of the same data
+FIRST = {"hfc_accuracy/original": 400, "hfc_lfc/r04": 300, "hfc_hfc/r04": 104}
+SECOND = {"hfc_accuracy/original": 402, "hfc_lfc/r04": 305, "hfc_hfc/r04": 139}
+
+
+def judged(found):
+    return {change.tag: change.judged for change in found.changes}
+
+
+def said(found):
+    """The sentences on the page about what changed."""
+    text = page(found).split("<h2>What changed</h2>")[1].split("</ul>")[0]
+    return [html.unescape(one) for one in re.findall(r"<li>(.*?)</li>", text)]
+
+
+def test_a_difference_is_judged_by_its_interval_though_the_two_intervals_overlap():
+    """The two runs of 27.1 and 20.3 % of 512 images differ by 1.6 to 12.0 points."""
+    found = compare(frequencies("A & co", FIRST), frequencies("B", SECOND, provenance=OTHER))
+    assert judged(found) == {
+        "hfc_accuracy/original": "not told apart",
+        "hfc_lfc/r04": "not told apart",
+        "hfc_hfc/r04": "more",
+    }
+    change = found.changes[-1]
+    assert change.before_interval[1] > change.after_interval[0]
+    assert change.difference == pytest.approx((0.016, 0.120), abs=5e-4)
+    assert said(found) == [
+        "Accuracy on HFC(4) is higher in B (0.271) than in A & co (0.203): +0.068 [+0.016, +0.120]."
+    ]
+    back = compare(frequencies("B", SECOND, provenance=OTHER), frequencies("A", FIRST))
+    assert judged(back)["hfc_hfc/r04"] == "less"
+    assert "1 of 3 judged differences" in found.count()
+    assert "&lt;b&gt;words" in page(found)
+
+
+def test_the_same_images_are_compared_image_by_image():
+    n, rng = 512, np.random.default_rng(0)
+    first = rng.random(n) < 0.5
+    second = first.copy()
+    second[np.flatnonzero(~first)[:12]] = True  # twelve more, none lost
+    runs = []
+    for name, right, weights in (("A", first, "a"), ("B", second, "b")):
+        bits = {"hfc_hfc/r04": right}
+        counts = {"hfc_hfc/r04": int(right.sum())}
+        runs.append(frequencies(name, counts, n, bits, provenance={"weights": weights}))
+    found = compare(*runs)
+    (change,) = found.changes
+    assert (change.judged, change.paired) == ("more", True)
+    assert change.difference == pytest.approx([float(x) for x in paired_difference(second, first)])
+    assert change.difference[0] > 0.01
+    assert any("same images" in note for note in found.notes)
+    assert "more, paired" in page(found)
+    # Without the bits, or of other images, 12 of 512 are not enough.
+    other = frequencies("B", {"hfc_hfc/r04": int(second.sum())}, n, provenance=OTHER)
+    assert judged(compare(runs[0], other))["hfc_hfc/r04"] == "not told apart"
+
+
+def test_a_run_against_itself_differs_in_nothing():
+    right = np.arange(512) % 3 == 0
+    one = frequencies("A", {"hfc_hfc/r04": int(right.sum())}, bits={"hfc_hfc/r04": right})
+    found = compare(one, one)
+    assert not found.told
+    assert not found.differing
+    assert "Both runs measured the same weights." in found.notes
 
 
 @pytest.mark.parametrize(
-    ("after", "interval", "judged"),
+    ("settings", "provenance", "refused"),
     [
-        (0.9, (0.8, 0.95), "more"),
-        (0.1, (0.05, 0.2), "less"),
-        (0.6, (0.55, 0.7), "not told apart"),
-        (0.9, None, "no interval"),
+        ({"closed": False}, {}, "lfc hfc"),
+        ({"topk": [5]}, {}, "original lfc hfc"),
+        ({"topk": [1, 5]}, {}, ""),  # the first k is the same
+        ({"rescale": "max"}, {}, "lfc hfc"),
+        ({"units": "nyquist"}, {}, "lfc hfc"),
+        ({"hfc_background": "mean"}, {}, "hfc"),
+        ({"seed": 3, "radii": [4, 8]}, {}, ""),
+        ({}, {"data": "CIFAR-10.1"}, "original lfc hfc"),
+        ({}, {"data": "its other name", "images": "1111"}, ""),
+        ({}, {"classes": 100}, "original lfc hfc"),
+        ({}, {"resampling": "bilinear to 37, centre crop"}, "original lfc hfc"),
+        ({}, {"mean": [0.5] * 3}, ""),  # another model may want other statistics
+        ({}, {"mean": [0.5] * 3, "weights": "aaaa"}, "original lfc hfc"),  # the same may not
+        ({}, {"epoch": 3}, ""),
     ],
 )
-def test_more_is_said_only_where_intervals_do_not_overlap(after, interval, judged):
-    a, b = run("A & co", 0.5, (0.4, 0.6)), run("B", after, interval)
-    change = compare(a, b)[0]
-    assert change == Change("x", 0.5, after, (0.4, 0.6), interval)
-    assert change.judged == judged
-    text = page(a, b, [change])
-    assert "&lt;b&gt;words" in text
-    assert "A &amp; co" in text
-    said = re.findall(r"<li>(.*?)</li>", text)
-    if change.told_apart:
-        word = "higher" if judged == "more" else "lower"
-        assert said == [f"X is {word} in B ({after:.3f}) than in A &amp; co (0.500)."]
-    else:
-        assert said == ["No number is told apart by its 95 % interval."]
+def test_what_was_measured_differently_is_not_judged(settings, provenance, refused):
+    a = frequencies("A", FIRST)
+    b = frequencies("B", SECOND, settings=settings, provenance={**OTHER, **provenance})
+    found = compare(a, b)
+    tags = [tag for tag, word in judged(found).items() if word == "measured differently"]
+    short = {"original": "hfc_accuracy/original", "lfc": "hfc_lfc/r04", "hfc": "hfc_hfc/r04"}
+    assert tags == [short[part] for part in refused.split()]
+    key = [*settings, *provenance][0]
+    if provenance.get("images") != "1111":
+        assert any(one.what == key for one in found.differing)
+        assert f"frequency_accuracy: {key} " in page(found)
+    if "hfc" in refused:
+        assert not any("HFC(4)" in sentence for sentence in said(found))
+        assert "Numbers marked “measured differently”" in page(found)
 
 
-def test_hfc_on_two_backgrounds_is_shown_and_not_judged(here):
-    def frequencies(name, background, value):
-        tags = ("hfc_lfc/r04", "hfc_hfc/r04", "hfc_gap/r04")
-        result = {
-            "settings": {"hfc_background": background, "radii": [4]},
-            "samples": 512,
-            "scalars": dict.fromkeys(tags, value),
-            "intervals": {tag: [value - 0.05, value + 0.05] for tag in tags[:2]},
-        }
-        return Run(name, {"frequency_accuracy": result}, {})
+def test_the_area_between_curves_depends_on_the_radii():
+    a = frequencies("A", {"hfc_gap/area": 100, "hfc_lfc/r04": 90})
+    b = frequencies("B", {"hfc_gap/area": 300, "hfc_lfc/r04": 95}, settings={"radii": [4]})
+    assert judged(compare(a, b))["hfc_gap/area"] == "measured differently"
+    assert judged(compare(a, b))["hfc_lfc/r04"] == "not told apart"
 
-    a, b = frequencies("A", "zero", 0.4), frequencies("B", "mean", 0.8)
-    changes = compare(a, b)
-    judged = {change.tag: change.judged for change in changes}
-    assert judged["hfc_lfc/r04"] == "more"  # no HFC in it
-    assert judged["hfc_hfc/r04"] == judged["hfc_gap/r04"] == "measured differently"
-    text = page(a, b, changes)
-    assert "LFC(4) is higher in B" in text
-    assert "HFC(4) is" not in text
-    assert "hfc_background zero against mean" in text
-    assert {c.judged for c in compare(a, frequencies("B", "zero", 0.8))} == {"more", "no interval"}
 
+def test_a_model_at_chance_gets_no_verdict_about_frequencies():
+    guess = {"hfc_accuracy/original": 60, "hfc_lfc/r04": 51, "hfc_hfc/r04": 10}
+    found = compare(frequencies("A", FIRST), frequencies("B", guess, provenance=OTHER))
+    assert judged(found) == {
+        "hfc_accuracy/original": "less",
+        "hfc_lfc/r04": "not above chance",
+        "hfc_hfc/r04": "not above chance",
+    }
+    assert found.cautions == (
+        "B: the accuracy on original images, 11.7 % [9.2, 14.8], is not above chance (10.0 %), so "
+        "nothing is said about frequencies; check weights, labels and normalisation.",
+    )
+    # Chance is the larger of 1/K and the largest class's share, as the run says.
+    skewed = frequencies("B", SECOND, provenance={**OTHER, "chance": 0.8})
+    assert judged(compare(frequencies("A", FIRST), skewed))["hfc_hfc/r04"] == "not above chance"
+
+
+def test_caveats_come_first():
+    a = frequencies("A", FIRST, provenance={"caveats": ["images <change> at each reading"]})
+    b = frequencies("B", SECOND, provenance={**OTHER, "caveats": ["dropout stays on"]})
+    found = compare(a, b)
+    assert found.cautions == ("A: images <change> at each reading", "B: dropout stays on")
+    text = page(found)
+    assert (
+        text.index("images &lt;change&gt; at") < text.index("dropout") < text.index("What changed")
+    )
+
+
+def test_results_without_provenance_are_judged_with_a_note():
+    found = compare(frequencies("old", FIRST, provenance=None), frequencies("B", SECOND))
+    assert judged(found)["hfc_hfc/r04"] == "more"
+    assert [note for note in found.notes if "No provenance in old (" in note]
+    assert "No provenance in old (" in page(found)
+
+
+def test_a_number_that_one_run_lacks_is_shown():
+    a, b = frequencies("A", FIRST), frequencies("B", SECOND, provenance=OTHER)
+    b.results["frequency_accuracy"]["scalars"]["hfc_hfc/r04"] = None
+    b.results["frequency_accuracy"]["intervals"]["hfc_hfc/r04"] = [0, 1]
+    del b.results["frequency_accuracy"]["scalars"]["hfc_lfc/r04"]
+    found = compare(a, b)
+    assert judged(found)["hfc_hfc/r04"] == "no number"
+    assert found.alone == ("hfc_lfc/r04",)
+    assert "In one run only: hfc_lfc/r04." in page(found)
+
+
+def test_old_tags_and_outcomes_are_read(tmp_path):
+    right = np.arange(13) % 3 == 0
+    packed = base64.b64encode(np.packbits(right).tobytes()).decode()
+    result = {
+        "measurement": "frequency_accuracy",
+        "samples": 13,
+        "scalars": {"hfc_lfc/r064": 0.5, "hfc_svd/hfc_k004": 0.1, "hfc_hfc/r00.25": 0.1},
+        "intervals": {"hfc_lfc/r064": [0.4, 0.6]},
+        "per_image": {"hfc_lfc/r064": packed},
+    }
+    (tmp_path / "frequency_accuracy.json").write_text(json.dumps(result))
+    found = read_run(tmp_path).results["frequency_accuracy"]
+    assert list(found["scalars"]) == ["hfc_lfc/r64", "hfc_svd/hfc_k04", "hfc_hfc/r00.25"]
+    assert found["intervals"] == {"hfc_lfc/r64": [0.4, 0.6]}
+    assert found["per_image"]["hfc_lfc/r64"].tolist() == right.tolist()
+    for wrong in ({**result, "samples": 99}, {**result, "per_image": {"x": 3}}):
+        (tmp_path / "frequency_accuracy.json").write_text(json.dumps(wrong))
+        with pytest.raises(InputError, match="a damaged file; measure again"):
+            read_run(tmp_path)
+
+
+def test_two_real_audits_measured_differently_are_not_judged(here):
     assert audit("net", "a").exit_code == 0
     assert audit("other", "b", "--hfc-background", "mean").exit_code == 0
-    said = CliRunner().invoke(main, ["report", "a", "b"]).output
-    assert "Not judged, since measured differently (frequency_accuracy: hfc_background" in said
-    assert "HFC(" not in said
+    done = CliRunner().invoke(main, ["report", "a", "b"])
+    assert done.exit_code == 0, done.output
+    assert (
+        "Not judged, since measured differently (frequency_accuracy: hfc_background" in done.output
+    )
+    assert "HFC(" not in done.output
 
 
 def test_bad_runs_are_one_sentence(here):
@@ -183,7 +345,7 @@ def test_bad_runs_are_one_sentence(here):
     assert result.exit_code == 2
     assert "nowhere" in result.output
     with pytest.raises(InputError, match="a measurement that both runs have"):
-        compare(run("A", 1, None), Run("B", {"n": {"scalars": {}}}, {}))
+        compare(frequencies("A", FIRST), Run("B", {"n": {"scalars": {}}}, {}))
 
 
 def test_intervals_belong_to_scalars_and_hold_them(resnet20, cifar):
@@ -192,3 +354,33 @@ def test_intervals_belong_to_scalars_and_hold_them(resnet20, cifar):
     assert set(result.intervals()) == {"hfc_accuracy/original", "hfc_lfc/r08", "hfc_hfc/r08"}
     for tag, (low, high) in result.intervals().items():
         assert low <= scalars[tag] <= high
+
+
+@pytest.mark.parametrize(
+    ("measurement", "one", "many", "tags"),
+    [
+        (FrequencyAccuracy, {"radii": 64}, {"radii": (32, 64, 128)}, ["hfc_lfc/r64"]),
+        (FrequencyAccuracy, {"radii": 0.25}, {"radii": (0.25, 100)}, ["hfc_hfc/r00.25"]),
+        (TruncatedSVD, {"ranks": 4}, {"ranks": (4, 100)}, ["hfc_svd/hfc_k04"]),
+        (BandAttribution, {"edges": (8, 99)}, {"edges": (8, 100)}, ["hfc_bands/r08"]),
+        # Rounded, these two would have shared a tag, and one number would have been lost.
+        (BandAttribution, {"edges": 1.2}, {"edges": (1.2, 1.4)}, ["hfc_bands/r01.2"]),
+    ],
+)
+def test_a_radius_has_one_tag_whatever_else_is_measured(measurement, one, many, tags):
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16, 3))
+    images = torch.rand(4, 1, 202, 202, generator=torch.Generator().manual_seed(0))
+    samples = Samples(images, torch.tensor([0, 1, 2, 0]))
+    for settings in (one, many):
+        assert set(tags) <= set(measurement(**settings).measure(model, samples).scalars())
+
+
+@pytest.mark.parametrize("radii", [(8.0,), (8.0, 128.0)])
+def test_examples_calibration_and_detections_name_a_radius_alike(radii):
+    known = SimpleNamespace(radii=np.array(radii), others=[])
+    examples = {tag for tag, _, _ in ComponentExamplesResult.cells(known)}
+    assert {"hfc_examples/high_only_r08", "hfc_examples/low_only_r08"} <= examples
+    calibration = {tag for tag, _, _ in CalibrationResult.cells(known)}
+    assert {"hfc_calibration/ece_lfc_r08", "hfc_calibration/auroc_hfc_r08"} <= calibration
+    assert variant_names((64,)) == ("original", "lfc_r64", "hfc_r64")
+    assert variant_names((32, 64, 128))[2:4] == ("lfc_r64", "lfc_r128")

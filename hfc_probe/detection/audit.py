@@ -83,7 +83,7 @@ class DetectionAudit:
     Source: Wang et al., CVPR 2020, §7 and Figures 8 and 9.
 
     >>> DetectionAudit(radii=(64, 128)).variants
-    ('original', 'lfc_r064', 'lfc_r128', 'hfc_r064', 'hfc_r128')
+    ('original', 'lfc_r64', 'lfc_r128', 'hfc_r64', 'hfc_r128')
     """
 
     radii: tuple[float, ...] = (128,)
@@ -307,7 +307,7 @@ class DetectionAudit:
         names += ["rescale"] if self.rescale else []  # as before there was the choice
         files = sorted(f"{i} {image.get('file_name')}" for i, image in truth.images.items())
         return {
-            "version": 1,
+            "version": 2,  # 1 named the variants by another pad
             "detector": detector,
             "images": f"{len(files)} named {zlib.crc32(chr(10).join(files).encode()):08x}",
             **reading,

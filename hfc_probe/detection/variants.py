@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,11 +20,9 @@ def variant_names(radii: Sequence[float]) -> tuple[str, ...]:
     """Names of all variants, as in tags and files: original, then LFC, then HFC by radius.
 
     >>> variant_names((16, 128))
-    ('original', 'lfc_r016', 'lfc_r128', 'hfc_r016', 'hfc_r128')
+    ('original', 'lfc_r16', 'lfc_r128', 'hfc_r16', 'hfc_r128')
     """
-    finite = [r for r in radii if np.isfinite(r)]
-    digits = max(2, len(str(int(max(finite, default=0)))))
-    tags = [radius_tag(float(r), digits) for r in radii]
+    tags = [radius_tag(float(r)) for r in radii]
     return (ORIGINAL, *(f"lfc_{t}" for t in tags), *(f"hfc_{t}" for t in tags))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from .. import checks, fourier
 from ..errors import InputError
 from .base import Measurement, Result, Subject, settings_of
-from .frequency_accuracy import Background
+from .frequency_accuracy import Background, radius_tag
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -274,8 +274,7 @@ class BandAttributionResult(Result):
         return f"{self.name}/{self.settings['method']}"
 
     def _tags(self) -> list[str]:
-        whole = len(str(int(self.edges[-1])))
-        return [f"hfc_bands/{str(round(edge)).zfill(max(2, whole))}" for edge in self.edges]
+        return [f"hfc_bands/{radius_tag(float(edge))}" for edge in self.edges]
 
     def scalars(self) -> dict[str, float]:
         mean = self.arrays()["mean"]

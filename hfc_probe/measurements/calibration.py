@@ -268,10 +268,9 @@ class CalibrationResult(CellResult):
         return out
 
     def cells(self) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-        digits = max(2, len(str(int(self.radii.max(initial=0)))))
         yield "hfc_calibration/ece_original", "ece_original", ()
         for k, radius in enumerate(self.radii):
-            tag = radius_tag(float(radius), digits)
+            tag = radius_tag(float(radius))
             for kind in ("ece", "auroc"):
                 for part in ("lfc", "hfc"):
                     yield f"hfc_calibration/{kind}_{part}_{tag}", f"{kind}_{part}", (k,)

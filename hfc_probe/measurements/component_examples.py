@@ -215,9 +215,8 @@ class ComponentExamplesResult(CellResult):
         return out
 
     def cells(self) -> list[tuple[str, str, tuple[int]]]:
-        digits = max(2, len(str(int(self.radii.max(initial=0)))))
         return [
-            (f"hfc_examples/{name}_{radius_tag(float(radius), digits)}", name, (k,))
+            (f"hfc_examples/{name}_{radius_tag(float(radius))}", name, (k,))
             for name in ("high_only", "low_only")
             for k, radius in enumerate(self.radii)
         ]

@@ -243,9 +243,8 @@ class FrequencyAccuracyResult(Result):
         return float(((gap[1:] + gap[:-1]) / 2 * steps).sum() / steps.sum())
 
     def radius_tags(self) -> list[str]:
-        """``r08`` and the like: padded so that they sort, two digits at least."""
-        whole = max(2, len(str(int(self.radii[np.isfinite(self.radii)].max(initial=0)))))
-        return [radius_tag(float(radius), whole) for radius in self.radii]
+        """``r08`` and the like, one for each radius."""
+        return [radius_tag(float(radius)) for radius in self.radii]
 
     @property
     def background(self) -> str:
@@ -306,13 +305,14 @@ class FrequencyAccuracyResult(Result):
         return accuracy_sentence(self)
 
 
-def radius_tag(radius: float, digits: int = 2) -> str:
-    """A radius as the last part of a tag.
+def radius_tag(radius: float) -> str:
+    """A radius as the last part of a tag: two digits at least, whatever else is measured.
 
-    >>> radius_tag(8), radius_tag(28, 3), radius_tag(0.25)
-    ('r08', 'r028', 'r00.25')
+    >>> radius_tag(8), radius_tag(128), radius_tag(0.25), radius_tag(22.627417)
+    ('r08', 'r128', 'r00.25', 'r22.6274')
     """
     if not np.isfinite(radius):
         return "rinf"
-    whole, dot, fraction = f"{radius:g}".partition(".")
-    return f"r{whole.zfill(digits)}{dot}{fraction}"
+    text = np.format_float_positional(radius, precision=6, fractional=False, trim="-")
+    whole, dot, fraction = text.partition(".")
+    return f"r{whole.zfill(2)}{dot}{fraction}"

@@ -193,9 +193,8 @@ class TruncatedSVDResult(CellResult):
         return out
 
     def cells(self) -> list[tuple[str, str, tuple[int]]]:
-        digits = len(str(int(self.ranks.max())))
         return [
-            (f"hfc_svd/{name}_k{str(rank).zfill(max(2, digits))}", name, (k,))
+            (f"hfc_svd/{name}_k{rank:02d}", name, (k,))
             for name in VIEWS
             for k, rank in enumerate(self.ranks)
         ]

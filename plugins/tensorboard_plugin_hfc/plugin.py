@@ -18,6 +18,7 @@ from .metadata import PLUGIN_NAME
 logger = logging.getLogger(__name__)
 STATIC = os.path.join(os.path.dirname(os.path.realpath(__file__)), "static")
 FILES = (
+    "alike.js",
     "app.js",
     "cards.js",
     "colors.js",
@@ -25,6 +26,7 @@ FILES = (
     "dom.js",
     "host.js",
     "index.js",
+    "intervals.js",
     "lines.js",
     "maps.js",
     "state.js",

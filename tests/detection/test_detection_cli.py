@@ -280,4 +280,4 @@ def test_the_example_of_a_detector_of_your_own(coco, tmp_path):
     )
     content = json.loads((tmp_path / "out" / "detection_audit.json").read_text())
     assert content["samples"] == 2
-    assert "hfc_detection/AP/lfc_r032" in content["scalars"]
+    assert "hfc_detection/AP/lfc_r32" in content["scalars"]

@@ -67,6 +67,7 @@ export class App {
       this.schedule();
     });
     this.runs = h("aside", { class: "runs" });
+    this.cautions = h("div", { class: "cautions" });
     this.problems = h("div", { class: "problems" });
     this.main = h("main", { tabindex: "-1" });
     this.root.replaceChildren(
@@ -84,7 +85,7 @@ export class App {
           h("button", { onclick: (event) => this.copyLink(event.target) }, "Copy link"),
         ),
       ),
-      h("div", { class: "body" }, this.runs, h("section", { class: "content" }, this.problems, this.main)),
+      h("div", { class: "body" }, this.runs, h("section", { class: "content" }, this.cautions, this.problems, this.main)),
     );
     this.drawTabs();
   }
@@ -441,6 +442,7 @@ export class App {
         if (this.main.firstChild !== view.element) this.main.replaceChildren(view.element);
         view.show();
       }
+      this.drawCautions();
       this.drawProblems();
       await new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
       if (token === this.token) {
@@ -471,6 +473,16 @@ export class App {
       ),
     );
     document.body.dataset.ready = "failed";
+  }
+
+  /** What cannot be trusted about the runs shown; it comes before any number. */
+  drawCautions() {
+    const said = [...new Set([...this.pair(), ...this.selected()])].filter(Boolean).flatMap((run) => {
+      const found = this.data.find(run, ({ provenance }) => Array.isArray(provenance?.caveats));
+      const own = new Set(found.flatMap(({ content }) => content.provenance.caveats));
+      return [...own].map((text) => h("li", {}, `${run}: ${text}`));
+    });
+    this.cautions.replaceChildren(...(said.length ? [h("strong", {}, "Not to be trusted as they are"), h("ul", {}, said)] : []));
   }
 
   drawProblems() {

@@ -1,10 +1,11 @@
 // Accuracy on LFC and HFC: over training per radius, or at one step against the radius.
 
+import { concerns, differences, how, sameImages, signs } from "./alike.js";
 import { Card, percent } from "./cards.js";
 import { ordered, runColor } from "./colors.js";
 import { choice, h, note, segments, table, toggle } from "./dom.js";
 import { lines } from "./lines.js";
-import { compare, verdict } from "./words.js";
+import { byChance, compare, guessing, points, verdict } from "./words.js";
 
 const DASH = [6, 4];
 const PARTS = ["lfc", "hfc"];
@@ -42,7 +43,7 @@ export class CurvesView {
       this.where.set(run, group);
       const original = VARIANTS.slice(0, 3).map((v) => `${group}/original${v}`);
       const bands = PARTS.flatMap((part) => VARIANTS.map((v) => `${group}/${part}${v}`));
-      for (const tag of [...bands, ...original]) tags.add(tag);
+      for (const tag of [...bands, ...original, `${group}/per_image`]) tags.add(tag);
     }
     await app.loadProgress(all);
     this.arrays = await app.data.tensors(all, [...tags]);
@@ -71,7 +72,42 @@ export class CurvesView {
   }
 
   get unit() {
-    return this.runs.length && this.axis(this.runs[0]).unit === "nyquist" ? "× Nyquist" : "cycles/image";
+    return [...new Set(this.runs.map((run) => this.unitOf(run)))].join(" or ") || "cycles/image";
+  }
+
+  unitOf(run) {
+    return this.axis(run).unit === "nyquist" ? "× Nyquist" : "cycles/image";
+  }
+
+  /** A run's name, with how it was measured where the runs shown differ in that. */
+  named(run) {
+    const of = (one) => how(this.any(one)?.content);
+    return this.runs.every((one) => of(one) === of(run)) ? run : `${run} (${of(run) || "does not say how"})`;
+  }
+
+  /** How all runs shown were measured; "" where they differ. */
+  together() {
+    const all = new Set(this.runs.map((run) => how(this.any(run)?.content)));
+    return all.size === 1 && [...all][0] ? `, ${[...all][0]}` : "";
+  }
+
+  signs() {
+    return signs(this.runs.map((run) => this.any(run)?.content));
+  }
+
+  /** Outcomes by image of one part and radius at a step: {packed, count}, or undefined. */
+  outcomes(run, part, radius, step) {
+    const series = this.curve(run, "per_image");
+    const k = series?.place.get(step);
+    if (k === undefined) return undefined;
+    const [tags, images] = series.content.axes;
+    const row = (tags.values ?? []).findIndex((tag) => {
+      const [, kind, number] = /^hfc_(lfc|hfc)\/r([\d.]+)$/.exec(tag) ?? [];
+      return kind === part && Number(number) === Number(radius.toPrecision(6));
+    });
+    if (row < 0 || !Number.isFinite(images.count)) return undefined;
+    const width = series.shape[1];
+    return { packed: series.at(k).subarray(row * width, (row + 1) * width), count: images.count };
   }
 
   /** One radius over the steps. */
@@ -88,7 +124,8 @@ export class CurvesView {
       });
     };
     const [y, low, high, count] = VARIANTS.map(take);
-    return { x: keys(run, base), keys: keys(run, base), y, low, high, count };
+    const bits = (k) => this.outcomes(run, part, radius, base.steps[k]);
+    return { x: keys(run, base), keys: keys(run, base), y, low, high, count, bits };
   }
 
   /** All radii at one step. */
@@ -186,17 +223,17 @@ export class CurvesView {
           width: 1.5,
         });
       }
-      return { title: run, series };
+      return { title: this.named(run), series };
     });
     const legend = [
       ...this.radii.map((radius, k) => ({ name: `r = ${radius}`, color: colors[k] })),
-      this.parts().includes("lfc") && { name: "LFC, d ≤ r" },
-      this.parts().includes("hfc") && { name: `HFC, d > r (${this.background()} background)`, dash: DASH },
+      this.parts().includes("lfc") && { name: this.signs()[0] },
+      this.parts().includes("hfc") && { name: `${this.signs()[1]} (${this.background()} background)`, dash: DASH },
       { name: "original", color: app.theme().muted, dash: [1, 3] },
     ].filter(Boolean);
     return lines(
       {
-        title: `Accuracy on low- and high-frequency components, r in ${this.unit}`,
+        title: `Accuracy on low- and high-frequency components, r in ${this.unit}${this.together()}`,
         panels,
         legend,
         bands,
@@ -227,17 +264,17 @@ export class CurvesView {
         const look = { color, dash: part === "hfc" ? DASH : undefined, points: true };
         series.push({ name: `${part.toUpperCase()} ${run}`, ...found, ...look });
       }
-      legend.push({ name: run, color });
+      legend.push({ name: this.named(run), color });
     }
-    const title = `Accuracy against radius at ${[...shown].sort((a, b) => a - b).map((s) => app.placeText(this.runs[0], s)).slice(0, 3).join(", ") || "no step"}`;
+    const title = `Accuracy against radius at ${[...shown].sort((a, b) => a - b).map((s) => app.placeText(this.runs[0], s)).slice(0, 3).join(", ") || "no step"}${this.together()}`;
     return lines(
       {
         title,
         panels: [{ series }],
         legend: [
           ...legend,
-          this.parts().includes("lfc") && { name: "LFC, d ≤ r" },
-          this.parts().includes("hfc") && { name: `HFC, d > r (${this.background()} background)`, dash: DASH },
+          this.parts().includes("lfc") && { name: this.signs()[0] },
+          this.parts().includes("hfc") && { name: `${this.signs()[1]} (${this.background()} background)`, dash: DASH },
         ].filter(Boolean),
         bands,
         columns: 1,
@@ -253,6 +290,14 @@ export class CurvesView {
     );
   }
 
+  /** Why a run's curves mean nothing at its last step: not above chance. "" where they may. */
+  guess(run) {
+    const original = this.curve(run, "original");
+    if (!original) return "";
+    const last = ["", "_lower", "_upper"].map((v) => this.curve(run, `original${v}`)?.values.at(-1) ?? NaN);
+    return guessing(run, last, original.content.provenance?.chance ?? NaN);
+  }
+
   /** The reading of run A against run B, and the table behind it. */
   tell() {
     const { app } = this;
@@ -262,46 +307,59 @@ export class CurvesView {
     const epochs = app.hasEpochs(a, this.any(a)) && app.hasEpochs(b, this.any(b));
     const keys = (run, series) => (epochs ? app.epochs(run, series) : series.steps);
     const where = (key) => (key === null ? "" : epochs ? `epoch ${key}` : `step ${key}`);
+    const [one, two] = [a, b].map((run) => this.any(run).content);
+    const apart = differences(one, two);
+    const refused = (part) => apart.some((difference) => concerns(difference, part));
+    const together = sameImages(one, two);
+    const unit = this.unitOf(a);
     const radii = this.radiiOf(a).filter((radius) => this.radiiOf(b).includes(radius));
-    const unit = this.unit;
     const found = Object.fromEntries(
       PARTS.map((part) => [
         part,
         radii.map((radius) => {
           const [first, second] = [a, b].map((run) => this.over(run, part, radius, keys));
-          return { radius, unit, found: first && second && compare(first, second) };
+          return { radius, unit, found: first && second && compare(first, second, together) };
         }),
       ]),
     );
-    const cell = (three) => percent(...three);
-    // HFC on zero and on the mean colour are different images: no run "uses more" of them.
-    const other = new Set([a, b].map((run) => this.background([run])).filter(Boolean)).size > 1;
-    const since = ({ found }, part) =>
-      other && part === "hfc"
-        ? "different backgrounds"
-        : !found?.apart ? "intervals overlap" : `apart since ${where(found.since)}`;
+    const guesses = [a, b].map((run) => this.guess(run)).filter(Boolean);
+    const outcome = (part, { found }) => {
+      if (refused(part)) return "measured differently";
+      if (guesses.length) return "not above chance";
+      if (!found.interval) return "no interval";
+      return (found.apart ? `told apart since ${where(found.since)}` : "not told apart") + (found.paired ? ", paired" : "");
+    };
     const rows = PARTS.flatMap((part) =>
       found[part]
         .filter((row) => row.found)
         .map((row) => [
           `${part.toUpperCase()}(${row.radius})`,
-          cell(row.found.a),
-          cell(row.found.b),
-          `${row.found.difference >= 0 ? "+" : "−"}${Math.abs(100 * row.found.difference).toFixed(1)} points`,
-          since(row, part),
+          percent(...row.found.a),
+          percent(...row.found.b),
+          refused(part) ? "" : points(row.found.difference, row.found.interval),
+          outcome(part, row),
         ]),
     );
-    const words = other
-      ? `${a} was measured with HFC on the ${this.background([a])} background, ${b} on the ` +
-        `${this.background([b])} one: their HFC accuracies are not comparable.`
-      : verdict([a, b], found.hfc, where);
-    this.words.replaceChildren(h("p", { class: "verdict" }, words));
+    const judged = PARTS.filter((part) => !refused(part)).flatMap((part) => found[part].filter((row) => row.found?.interval));
+    const silent = [a, b].filter((run) => !this.any(run).content.provenance);
+    const words = apart.length
+      ? [`${a} and ${b} were measured differently (${apart.map(({ text }) => text).join("; ")}): not the same quantity, so no verdict.`, ...guesses]
+      : guesses.length
+        ? guesses
+        : [verdict([a, b], found.hfc, where)];
+    this.words.replaceChildren(...words.map((text) => h("p", { class: "verdict" }, text)));
+    const notes = [
+      judged.length && !guesses.length && byChance(judged.length),
+      together && `Both runs saw the same images${judged.some((row) => row.found.paired) ? ": they are compared image by image" : ""}.`,
+      silent.length && `No provenance in ${silent.join(" and ")} (logged by an earlier version): judged as if images, data and normalisation were alike.`,
+    ].filter(Boolean);
     this.numbers.replaceChildren(
       h(
         "details",
         { open: this.open, ontoggle: (event) => (this.open = event.target.open) },
         h("summary", {}, "Run A against run B, in numbers"),
-        table(["component", `A: ${a}`, `B: ${b}`, "A − B", "95 % intervals"], rows),
+        table(["component", `A: ${a}`, `B: ${b}`, "A − B", "judged by the 95 % interval of A − B"], rows),
+        note(notes.join(" ")),
       ),
     );
   }

@@ -1,5 +1,6 @@
 // Average precision of a detector against the radius, and the audit's pictures.
 
+import { differences, sameImages, signs } from "./alike.js";
 import { Card, percent } from "./cards.js";
 import { choice, h, note, table } from "./dom.js";
 import { lines } from "./lines.js";
@@ -71,6 +72,21 @@ export class DetectionsView {
     return ends.every(Number.isFinite) ? ` [${ends.map((end) => end.toFixed(1)).join(", ")}]` : "";
   }
 
+  /** In what the audits of the runs shown were not made alike, against the first of them. */
+  unalike() {
+    const [one, ...others] = this.runs.map((run) => [run, this.about(run)]).filter(([, content]) => content);
+    return others.flatMap(([run, content]) => {
+      const texts = differences(one[1], content).map(({ text }) => text);
+      const known = one[1].provenance?.images && content.provenance?.images;
+      if (known && !sameImages(one[1], content)) texts.push("other images");
+      return texts.map((text) => `${one[0]} and ${run}: ${text}`);
+    });
+  }
+
+  about(run) {
+    return this.app.data.find(run, ({ measurement }) => measurement === "detection_audit")[0]?.content;
+  }
+
   metric() {
     const wanted = this.app.state.get("metric");
     return this.metrics.includes(wanted) ? wanted : this.metrics[0];
@@ -114,9 +130,13 @@ export class DetectionsView {
       const k = steps.findLastIndex((one) => one <= step);
       const value = k < 0 || values[k] === null ? NaN : values[k];
       if (what === "original") out.original = value;
-      else out[part].push([radius === "inf" ? Infinity : Number(radius), value]);
+      else if (k >= 0) out[part].push([radius === "inf" ? Infinity : Number(radius), value, steps[k]]);
     }
-    for (const part of ["lfc", "hfc"]) out[part].sort((a, b) => a[0] - b[0]);
+    for (const part of ["lfc", "hfc"]) {
+      // A radius may have been logged under two tags, r064 and r64: the later one counts.
+      const latest = new Map(out[part].sort((a, b) => a[2] - b[2]).map((one) => [one[0], one]));
+      out[part] = [...latest.values()].sort((a, b) => a[0] - b[0]);
+    }
     return out;
   }
 
@@ -135,6 +155,7 @@ export class DetectionsView {
         }
       }
     }
+    const unalike = this.unalike();
     const counts = this.runs.flatMap((run) =>
       this.counts.flatMap((metric) => {
         const [, what, direction, any] = COUNTS.exec(metric);
@@ -152,6 +173,7 @@ export class DetectionsView {
       }),
     );
     this.body.replaceChildren(
+      ...(unalike.length ? [note(`Measured differently, so not to be compared: ${unalike.join("; ")}.`)] : []),
       ...(counts.length
         ? [h("h2", {}, "How many fare better or worse than on the original"), table(["run", "variant", "what", "counted", "number"], counts)]
         : []),
@@ -194,8 +216,8 @@ export class DetectionsView {
         panels: [{ series }],
         legend: [
           ...this.runs.map((run) => ({ name: run, color: app.color(run) })),
-          { name: "LFC, d ≤ r" },
-          { name: "HFC, d > r", dash: [6, 4] },
+          { name: signs(this.runs.map((run) => this.about(run)))[0] },
+          { name: signs(this.runs.map((run) => this.about(run)))[1], dash: [6, 4] },
           { name: "original", dash: [1, 3] },
         ],
         columns: 1,

@@ -1,5 +1,6 @@
 // A value per frequency: error under Fourier noise, or gradient sensitivity; run A, run B, A − B.
 
+import { differences } from "./alike.js";
 import { Card, figures, percent } from "./cards.js";
 import { runColor } from "./colors.js";
 import { choice, h, note, toggle } from "./dom.js";
@@ -136,6 +137,11 @@ export class HeatmapView {
         app.stepper(),
         toggle("Common scale", state.get("common") === "1", (on) => state.set({ common: on ? "1" : "0" })),
       );
+      if (this.unalike()) {
+        this.body.append(
+          note(`${this.pair.join(" and ")} were measured differently (${this.unalike()}): not the same quantity, so no difference is drawn.`),
+        );
+      }
       const text = "Click a cell to see its history.";
       this.body.append(note(this.pair.length > 1 ? text : `${text} Choose a second run as B to see the difference.`));
       if (this.chosen().length) {
@@ -174,9 +180,19 @@ export class HeatmapView {
   }
 
   comparable() {
+    return this.series.size === 2 && this.sameAxes() && !this.unalike();
+  }
+
+  sameAxes() {
     const [a, b] = this.pair.map((run) => this.series.get(run));
     const axes = (series) => JSON.stringify(series.content.axes.map((axis) => axis.values));
     return Boolean(a && b && axes(a) === axes(b));
+  }
+
+  /** In what the two maps were measured differently; "" where they were not. */
+  unalike() {
+    const [a, b] = this.pair.map((run) => this.series.get(run)?.content);
+    return a && b ? differences(a, b).map(({ text }) => text).join("; ") : "";
   }
 
   /** The largest |A − B| over all steps, so that the scale stays while steps change. */
@@ -205,7 +221,7 @@ export class HeatmapView {
     const both = [...this.series.values()].map((series) => this.scaleOf(series));
     const all = [Math.min(...both.map(([low]) => low)), Math.max(...both.map(([, high]) => high))];
     const where = (row, column) => `i = ${i[row]}, j = ${j[column]} (${this.axisUnit()})`;
-    const same = (run) => this.comparable() || this.series.get(run) === this.first;
+    const same = (run) => this.sameAxes() || this.series.get(run) === this.first;
     const panels = this.pair.map((run, n) => {
       const letter = "AB"[n];
       const found = same(run) ? this.now(run) : null;
@@ -245,7 +261,8 @@ export class HeatmapView {
           },
         });
       } else {
-        const why = this.series.size === 2 && !this.comparable() ? "A and B have different axes" : "needs both runs";
+        const why =
+          this.series.size < 2 ? "needs both runs" : this.sameAxes() ? "measured differently" : "A and B have different axes";
         panels.push({ title: text, values: null, empty: why });
       }
     }

@@ -93,6 +93,22 @@ export class KernelsView {
     this.fetchWhole();
   }
 
+  /** The layer of a run's kernels, with the kernels' size, in words. */
+  layerOf(run) {
+    const layer = this.group.get(run)?.split("/").slice(1).join("/");
+    const [, , rows, columns] = this.arraysAt(run)?.kernels?.[1] ?? [];
+    return `${layer ? `layer ${layer}` : "the model"}${rows ? ` (${rows}×${columns})` : ""}`;
+  }
+
+  layers() {
+    return [...new Set([...this.smoothness.keys()].map((run) => this.layerOf(run)))];
+  }
+
+  /** A run's name, with its layer where the two runs' layers differ in name or size. */
+  named(run) {
+    return this.layers().length > 1 && this.smoothness.has(run) ? `${run}, ${this.layerOf(run)}` : run;
+  }
+
   tags(run) {
     const group = this.group.get(run);
     return ARRAYS.map((name) => `${group}/${name}`).filter((tag) => this.app.data.content(run, tag));
@@ -170,6 +186,9 @@ export class KernelsView {
         app.stepper(),
         choice("Order", orders, app.state.get("order"), (value) => app.state.set({ order: value })),
       );
+      if (this.layers().length > 1) {
+        this.body.append(note(`Different layers, ${this.layers().join(" and ")}: their smoothness is not the same quantity.`));
+      }
       if (!this.chosen()) this.body.append(note("Click a kernel to see its spectrum and its history."));
     }
     for (const card of Object.values(this.cards)) card.update();
@@ -252,14 +271,13 @@ export class KernelsView {
             })
           : [];
         const what = name === "kernels" ? "kernels" : "power spectra, DC in the middle";
-        panels.push({ title: `${letter}: ${run}, ${what}${place}`, tiles: list, letter: letter.toLowerCase(), empty });
+        panels.push({ title: `${letter}: ${this.named(run)}, ${what}${place}`, tiles: list, letter: letter.toLowerCase(), empty });
       }
     });
-    const layer = this.wanted.split("/").slice(1).join("/");
     const order = app.state.get("order") === "smoothness" ? "smoothest first" : "by index";
     const some = part + (cut > 0 ? `, the first ${SHOWN}` : "");
     return tiles({
-      title: `Kernels of ${layer ? `layer ${layer}` : "the model"}, ${order}${some}; each scaled by itself, grey is 0`,
+      title: `Kernels of ${this.layers().join(" and ")}, ${order}${some}; each scaled by itself, grey is 0`,
       label: `Kernels and their spectra: ${panels.map(({ title }) => title).join("; ")}`,
       panels,
       click: (panel, tile) => {
@@ -298,7 +316,7 @@ export class KernelsView {
       const at = (share) => lists.map((list) => (list.length ? list[Math.round(share * (list.length - 1))] : NaN));
       const mean = lists.map((list) => list.reduce((sum, value) => sum + value, 0) / list.length);
       return {
-        title: `${"AB"[this.pair.indexOf(run)]}: ${run}`,
+        title: `${"AB"[this.pair.indexOf(run)]}: ${this.named(run)}`,
         series: [
           { name: "mean", x, y: mean, color: "#d55e00", width: 2.5 },
           { name: "5th percentile", x, y: at(0.05), color: "#d55e00", dash: [2, 3], width: 1.2 },

@@ -1,48 +1,72 @@
 // What two runs' curves say, in numbers and in words. Pure: no page, no network.
 
+import { discordant, independent, paired } from "./intervals.js";
+
 /**
  * Compare one curve of two runs over the places that both have.
  *
- * @param a, b {keys, y, low, high}: keys are epochs or steps, increasing
- * @returns null without a common place, else {key, k, a, b: [value, low, high], difference, apart:
- *   whether the intervals are apart at the last common place, since: the key from which they
- *   have been apart, the same way round, at every common place}
+ * @param a, b {keys, y, low, high, bits(k)}: keys are epochs or steps, increasing; bits, where
+ *   known, are the packed outcomes of the k-th place by image, and {count} how many
+ * @param together whether the two runs saw the same images
+ * @returns null without a common place, else {key, a, b: [value, low, high], difference, interval:
+ *   of the difference, or null, paired: whether it is image by image, apart: whether it excludes 0
+ *   at the last common place, since: the key from which it has done so, the same way round, at
+ *   every common place, always: whether that is the first one}
  */
-export function compare(a, b) {
+export function compare(a, b, together = false) {
   const placeB = new Map(b.keys.map((key, k) => [key, k]));
-  const common = a.keys.map((key, k) => [key, k, placeB.get(key)]).filter(([, , k]) => k !== undefined);
-  const sides = common
-    .map(([key, k, m]) => ({ key, k, m, side: side(a, k, b, m) }))
-    .filter(({ k, m }) => Number.isFinite(a.y[k]) && Number.isFinite(b.y[m]));
-  if (!sides.length) return null;
-  const last = sides.at(-1);
-  let since = null;
-  for (let n = sides.length - 1; n >= 0 && last.side !== 0 && sides[n].side === last.side; n--) {
-    since = sides[n];
-  }
+  const common = a.keys
+    .map((key, k) => ({ key, k, m: placeB.get(key) }))
+    .filter(({ k, m }) => m !== undefined && Number.isFinite(a.y[k]) && Number.isFinite(b.y[m]));
+  if (!common.length) return null;
   const three = (curve, k) => [curve.y[k], curve.low?.[k] ?? NaN, curve.high?.[k] ?? NaN];
+  const judge = ({ k, m }) => {
+    const bits = together && [a.bits?.(k), b.bits?.(m)];
+    const pairs = bits && bits[0] && bits[1] && bits[0].count === bits[1].count;
+    const interval = pairs
+      ? paired(...discordant(bits[0].packed, bits[1].packed), bits[0].count)
+      : independent(three(a, k), three(b, m));
+    return { interval, paired: Boolean(pairs), side: interval?.[0] > 0 ? 1 : interval?.[1] < 0 ? -1 : 0 };
+  };
+  const last = common.at(-1);
+  const now = judge(last);
+  let since = null;
+  for (let n = common.length - 1; n >= 0 && now.side !== 0 && judge(common[n]).side === now.side; n--) {
+    since = common[n];
+  }
   return {
     key: last.key,
     a: three(a, last.k),
     b: three(b, last.m),
     difference: a.y[last.k] - b.y[last.m],
-    apart: last.side !== 0,
+    interval: now.interval,
+    paired: now.paired,
+    apart: now.side !== 0,
     since: since && since.key,
-    always: since === sides[0],
+    always: since === common[0],
   };
-}
-
-/** 1 where a's interval lies above b's, −1 below, 0 where they overlap or are unknown. */
-function side(a, k, b, m) {
-  if (a.low?.[k] > b.high?.[m]) return 1;
-  if (a.high?.[k] < b.low?.[m]) return -1;
-  return 0;
 }
 
 const share = ([value, low, high]) => {
   const one = (number) => (100 * number).toFixed(0);
   return `${one(value)} %${Number.isFinite(low) ? ` [${one(low)}, ${one(high)}]` : ""}`;
 };
+
+const signed = (value) => `${value >= 0 ? "+" : "−"}${Math.abs(100 * value).toFixed(1)}`;
+
+/** "+6.8 [+1.6, +12.0] points". */
+export function points(value, interval) {
+  return `${signed(value)}${interval ? ` [${interval.map(signed).join(", ")}]` : ""} points`;
+}
+
+/** Said instead of a verdict where a run's accuracy on the original images may be a guess's. */
+export function guessing(name, original, chance) {
+  if (!Number.isFinite(chance) || !(original?.[1] <= chance)) return "";
+  return (
+    `${name} gets ${share(original)} of the original images right, which is not above chance ` +
+    `(${share([chance])}): nothing is said about frequencies. Check weights, labels and normalisation.`
+  );
+}
 
 /**
  * The answer to "which run uses more HFC, at which radius, and since when?".
@@ -58,7 +82,7 @@ export function verdict(names, rows, where) {
   const at = where(known.at(-1).found.key);
   if (!apart.length) {
     return (
-      `At ${at} the 95 % intervals of the two runs overlap at every radius: neither run gets ` +
+      `At ${at} the 95 % interval of the difference includes 0 at every radius: neither run gets ` +
       "measurably more out of the high frequencies."
     );
   }
@@ -66,18 +90,26 @@ export function verdict(names, rows, where) {
   const most = apart.reduce((best, row) => (size(row) > size(best) ? row : best));
   const higher = most.found.difference > 0;
   const [winner, loser] = higher ? names : [...names].reverse();
-  const { a, b, since, always } = most.found;
+  const { a, b, since, always, difference, interval } = most.found;
   const [high, low] = higher ? [a, b] : [b, a];
+  const gap = higher ? interval : interval.map((bound) => -bound).reverse();
   const begin = always ? "from the first measurement on" : `since ${where(since)}`;
   const others = apart.filter((row) => row !== most);
-  const same = others.filter(({ found }) => found.difference > 0 === higher);
+  const way = others.filter(({ found }) => found.difference > 0 === higher);
   const against = others.filter(({ found }) => found.difference > 0 !== higher);
   const list = (some) => some.map(({ radius }) => radius).join(", ");
   let text =
     `${winner} uses more of the high frequencies: at ${at} it gets ${share(high)} right from ` +
-    `HFC(${most.radius}) alone (beyond ${most.radius} ${most.unit}), ${loser} ${share(low)}. ` +
-    `The intervals have been apart ${begin}.`;
-  if (same.length) text += ` The same way round at radius ${list(same)}.`;
+    `HFC(${most.radius}) alone (beyond ${most.radius} ${most.unit}), ${loser} ${share(low)}, a difference of ` +
+    `${points(Math.abs(difference), gap)}. They have been told apart ${begin}.`;
+  if (way.length) text += ` The same way round at radius ${list(way)}.`;
   if (against.length) text += ` The other way round at radius ${list(against)}.`;
   return text;
+}
+
+/** How many of so many differences would be apart by chance alone. */
+export function byChance(count) {
+  const expected = 0.05 * count;
+  const number = expected < 0.95 ? "less than one" : `about ${expected.toFixed(0)}`;
+  return `${count} differences are judged; between equal runs ${number} of them would be told apart by chance.`;
 }

@@ -1,0 +1,308 @@
+"""What the tab says of two runs, and refuses to say, in Chromium."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from tensorboard.compat.proto.summary_pb2 import Summary
+from torch.utils.tensorboard import SummaryWriter
+
+from hfc_probe import tensorboard
+from hfc_probe.measurements.base import Result
+from hfc_probe.proportions import difference, paired_difference, square_and_add, wilson
+
+from .conftest import tensorboard_server
+from .runs import accuracy_result, heatmap_result, kernel_result
+from .test_plugin import hfc_value, write_values
+
+N = 512
+SETTINGS = {"topk": [1], "closed": True, "units": "cycles", "hfc_background": "zero"}
+PROVENANCE = {"data": "CIFAR-10", "images": "1111", "classes": 10, "chance": 0.1, "caveats": []}
+ORIGINAL, LOW, FEW, MANY = 400, 300, 104, 139
+
+
+def accuracies(
+    path, high, low=LOW, original=ORIGINAL, *, settings=(), provenance=(), bits=None, tags=None
+):
+    """A run that has ``high`` of 512 images right on HFC(4), in the format of the event file."""
+    both = {"settings": SETTINGS | dict(settings)}
+    if provenance is not None:
+        both["provenance"] = PROVENANCE | dict(provenance)
+    values = []
+
+    def add(array, value, axes):
+        what = {"version": 1, "measurement": "frequency_accuracy", "unit": "accuracy"}
+        content = json.dumps(what | both | {"array": array, "axes": axes}).encode()
+        values.append(
+            hfc_value(
+                f"frequency_accuracy/{array}",
+                np.asarray(value, dtype=np.float32),
+                axes,
+                content=content,
+            )
+        )
+
+    axis = [{"name": "radius", "unit": both["settings"]["units"], "values": [4]}]
+    for name, count, axes in (("original", original, []), ("lfc", low, axis), ("hfc", high, axis)):
+        bounds = wilson(count, N)
+        for part, value in zip(("", "_lower", "_upper"), (count / N, *bounds), strict=True):
+            add(name + part, [float(value)] if axes else float(value), axes)
+    if bits is not None:
+        outcomes = {"hfc_lfc/r04": np.arange(N) < low, "hfc_hfc/r04": bits}
+        packed = np.packbits(np.stack(list(outcomes.values())), axis=1)
+        images = {"name": "image", "count": N, "packed": "bits"}
+        add("per_image", packed, [{"name": "tag", "values": tags or list(outcomes)}, images])
+    write_values(path, {6: values})
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Where all runs of this module are written: one server serves them all."""
+    return tmp_path_factory.mktemp("pairs")
+
+
+@pytest.fixture(scope="module")
+def address(environment, place):
+    accuracies(place / "first", MANY)  # a server that finds nothing waits longer for more
+    with tensorboard_server(environment, place) as found:
+        yield found
+
+
+@pytest.fixture
+def pair(tab, address, place, request):
+    """Opens two runs that a test wrote into its own folder."""
+    folder = place / re.sub(r"\W+", "_", request.node.name)
+
+    def show(state="", runs=("a", "b")):
+        names = [f"{folder.name}/{run}" for run in runs]
+        both = "&".join(f"p.hfc.{key}={name}" for key, name in zip("ab", names, strict=False))
+        for _ in range(100):  # until the server has read the last run
+            tab.open(address, f"{both}&p.hfc.runs={json.dumps(names)}&{state}")
+            if all(tab.find(f'[data-run="{name}"]').count() for name in names):
+                return
+            tab.page.wait_for_timeout(200)
+        pytest.fail("the server does not show the runs")
+
+    show.folder = folder
+    yield show
+    tab.page.goto("about:blank")
+
+
+def verdicts(tab):
+    return tab.find(".verdict").all_inner_texts()
+
+
+def rows(tab):
+    found = tab.find("table tbody tr").all_inner_texts()
+    return {cells[0]: cells[3:] for cells in (row.split("\t") for row in found)}
+
+
+PARITY = """async ([independents, pairs]) => {
+  const { discordant, independent, paired } = await import('./static/intervals.js');
+  const sets = pairs.map(([a, b, n]) => paired(...discordant(a, b), n));
+  return [independents.map(([a, b]) => independent(a, b)), sets];
+}"""
+
+
+def test_the_tab_reckons_intervals_as_the_library_does(tab, server):
+    tab.open(server)
+    counts = [(139, 512, 104, 512), (0, 10, 0, 20), (9, 10, 3, 10), (400, 400, 380, 400)]
+    independents = []
+    for k1, n1, k2, n2 in counts:
+        independents.append([[k / n, *map(float, wilson(k, n))] for k, n in ((k1, n1), (k2, n2))])
+    rng = np.random.default_rng(0)
+    pairs = [rng.random((2, n)) < p for n, p in ((13, 0.5), (512, 0.9), (100, 0.02))]
+    packed = [[*np.packbits(both, axis=1).tolist(), both.shape[1]] for both in pairs]
+    independent, paired = tab.run(PARITY, [independents, packed])
+    expected = [difference(*one) for one in counts]
+    assert np.array(independent) == pytest.approx(np.array(expected), abs=1e-9)
+    assert np.array(independent) == pytest.approx(
+        np.array([square_and_add(*a, *b) for a, b in independents]), abs=1e-9
+    )
+    assert np.array(paired) == pytest.approx(
+        np.array([paired_difference(*both) for both in pairs]), abs=1e-6
+    )
+
+
+def test_overlapping_intervals_are_told_apart_by_that_of_their_difference(tab, pair):
+    accuracies(pair.folder / "a", MANY)
+    accuracies(pair.folder / "b", FEW, provenance={"images": "2222"})
+    with served(tab, pair) as address:
+        pair()
+        (verdict,) = verdicts(tab)
+        assert verdict.startswith("a uses more of the high frequencies: at step 6 it gets 27 %")
+        assert "a difference of +6.8 [+1.6, +12.0] points" in verdict
+        found = rows(tab)
+        assert found["HFC(4)"] == ["+6.8 [+1.6, +12.0] points", "told apart since step 6"]
+        assert found["LFC(4)"][1] == "not told apart"
+        text = tab.text()
+        assert "2 differences are judged; between equal runs less than one" in text
+        assert "Both runs saw the same images" not in text
+
+
+@pytest.mark.parametrize("tag", ["r04", "r004"])
+def test_the_same_images_are_compared_image_by_image(tab, pair, tag):
+    first = np.arange(N) % 2 == 0
+    second = first.copy()
+    second[1:24:2] = True  # twelve more, none lost
+    tags = [f"hfc_lfc/{tag}", f"hfc_hfc/{tag}"]  # old logs have padded ones
+    accuracies(pair.folder / "a", int(first.sum()), bits=first)
+    accuracies(pair.folder / "b", int(second.sum()), bits=second, tags=tags)
+    low, high = (100 * float(bound) for bound in paired_difference(first, second))
+    with served(tab, pair) as address:
+        pair()
+        expected = f"−2.3 [−{-low:.1f}, −{-high:.1f}] points"
+        assert rows(tab)["HFC(4)"] == [expected, "told apart since step 6, paired"]
+        assert "b uses more" in verdicts(tab)[0]
+        assert "they are compared image by image" in tab.text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "provenance", "said", "low"),
+    [
+        ({"topk": [5], "closed": False}, {}, "topk 1 against 5; closed true against false", 0),
+        ({"units": "nyquist"}, {}, "units cycles against nyquist", 0),
+        ({"rescale": "max"}, {}, "rescale (not said) against max", 0),
+        ({"hfc_background": "mean"}, {}, "hfc_background zero against mean", 1),
+        ({}, {"data": "SVHN", "images": "2"}, "data CIFAR-10 against SVHN", 0),
+        ({}, {"classes": 100}, "classes 10 against 100", 0),
+        ({}, {"resampling": "to 37"}, "resampling (not said) against to 37", 0),
+    ],
+)
+def test_what_was_measured_differently_gets_no_verdict(tab, pair, settings, provenance, said, low):
+    accuracies(pair.folder / "a", FEW)
+    accuracies(pair.folder / "b", 300, settings=settings, provenance=provenance)
+    with served(tab, pair) as address:
+        pair()
+        assert verdicts(tab) == [
+            f"a and b were measured differently ({said}): not the same quantity, so no verdict."
+        ]
+        found = rows(tab)
+        assert found["HFC(4)"] == ["", "measured differently"]
+        assert (found["LFC(4)"][1] == "not told apart") == bool(low)
+
+
+def test_each_run_is_labelled_with_how_it_was_measured(tab, pair):
+    accuracies(pair.folder / "a", FEW)
+    accuracies(pair.folder / "b", 300, settings={"topk": [5], "closed": False})
+    with served(tab, pair) as address:
+        pair("p.hfc.mode=radius")
+        legend = json.loads(tab.run(LEGEND, ["a", "b"]))
+        assert legend == ["LFC, d ≤ r or d < r", "HFC, d > r or d ≥ r"]
+        pair("p.hfc.mode=radius", runs=["b"])
+        assert json.loads(tab.run(LEGEND, ["b"])) == ["LFC, d < r", "HFC, d ≥ r"]
+        label = tab.plot("curves").locator("canvas").get_attribute("aria-label")
+        assert "top 5, LFC d < r, HFC on zero background" in label
+
+
+LEGEND = """async (runs) => {
+  const { signs } = await import('./static/alike.js');
+  const { contents, tensors } = await (await fetch('index')).json();
+  return JSON.stringify(signs(runs.map((run) => {
+    return contents[tensors[run]['frequency_accuracy/hfc'][0]];
+  })));
+}"""
+
+
+def test_a_run_at_chance_gets_no_verdict(tab, pair):
+    accuracies(pair.folder / "a", MANY)
+    accuracies(pair.folder / "b", 20, original=60, provenance={"images": "2222"})
+    with served(tab, pair) as address:
+        pair()
+        assert verdicts(tab) == [
+            "b gets 12 % [9, 15] of the original images right, which is not above chance (10 %): "
+            "nothing is said about frequencies. Check weights, labels and normalisation."
+        ]
+        assert rows(tab)["HFC(4)"][1] == "not above chance"
+
+
+def test_caveats_come_first_and_missing_provenance_is_said(tab, pair):
+    evil = "dropout <b>stays</b> on"
+    accuracies(pair.folder / "a", MANY, provenance=None)
+    accuracies(pair.folder / "b", FEW, provenance={"caveats": [evil]})
+    with served(tab, pair) as address:
+        for view in ("curves", "heatmap", "cost"):
+            pair(f"p.hfc.view={view}")
+            assert tab.find(".content > div").first.inner_text().split("\n") == [
+                "Not to be trusted as they are",
+                f"b: {evil}",
+            ]
+        pair()
+        assert "No provenance in a (logged by an earlier version)" in tab.text()
+        assert "a uses more" in verdicts(tab)[0]
+
+
+def test_heatmaps_of_two_estimators_are_not_subtracted(tab, pair):
+    for name, estimator in (("a", "exhaustive"), ("b", "model")):
+        result = heatmap_result(8, (0, 2), 0.5)
+        object.__setattr__(result, "estimator", estimator)
+        result.settings["estimator"] = estimator
+        with SummaryWriter(str(pair.folder / name)) as writer:
+            tensorboard._log_tensors(result, writer, 1)
+    with served(tab, pair) as address:
+        pair("p.hfc.view=heatmap")
+        assert (
+            "a and b were measured differently (estimator exhaustive against model)" in tab.text()
+        )
+        label = tab.plot("heatmap").locator("canvas").get_attribute("aria-label")
+        assert label.endswith("A − B")
+        assert "A − B, error rate" not in label
+
+
+def test_kernels_of_two_layers_are_named(tab, pair):
+    for name, layer in (("a", "conv1"), ("b", "stem.conv")):
+        with SummaryWriter(str(pair.folder / name)) as writer:
+            tensorboard._log_tensors(kernel_result(4, 0.3, 0, layer), writer, 1)
+    with served(tab, pair) as address:
+        pair("p.hfc.view=kernels")
+        text = tab.text()
+        assert "Different layers" in text
+        assert "conv1" in text.split("Different layers")[1]
+        assert "stem.conv" in text.split("Different layers")[1]
+        label = tab.plot("kernels").locator("canvas").get_attribute("aria-label")
+        assert label.count("stem.conv (5×5)") == 2
+
+
+def test_detections_made_differently_are_said_and_old_tags_are_the_same_radius(tab, pair):
+    for name, closed in (("a", True), ("b", False)):
+        with SummaryWriter(str(pair.folder / name)) as writer:
+            writer.add_scalar("hfc_detection/AP/original", 0.4, 1)
+            for step, tag in ((1, "lfc_r064"), (2, "lfc_r64")):
+                writer.add_scalar(f"hfc_detection/AP/{tag}", 0.1 * step, step)
+            what = {"version": 1, "measurement": "detection_audit", "array": "original"}
+            what |= {"unit": "AP", "settings": {"closed": closed}, "axes": [{"name": "metric"}]}
+            content = json.dumps(what).encode()
+            value = hfc_value(
+                "detection_audit/original", np.ones(3, np.float32), [], content=content
+            )
+            writer._get_file_writer().add_summary(Summary(value=[value]), 1)
+    with served(tab, pair) as address:
+        pair("p.hfc.view=detections")
+        text = tab.text()
+        assert "not to be compared: a and b: closed true against false." in text
+        table = tab.find("table").last.locator("tbody tr").all_inner_texts()
+        assert [row.split("\t")[3:5] for row in table if "LFC" in row] == [["64", "20.0 %"]] * 2
+
+
+@pytest.mark.skipif(not hasattr(Result, "per_image"), reason="results keep no outcomes by image")
+def test_what_the_library_writes_is_what_the_tab_reads(tab, pair):
+    first = np.arange(400) % 2 == 0
+    second = first.copy()
+    second[1:24:2] = True
+    for name, right in (("a", first), ("b", second)):
+        result = accuracy_result([0.5] * 4, [0.5] * 4)
+        own = np.repeat(right[None, None], 9, 0)
+        object.__setattr__(result, "right", own)
+        for part in ("lfc", "hfc"):
+            result.counts[part][:, 0, :] = 0
+            result.counts[part][:, 0, 0] = right.sum()
+        object.__setattr__(result, "provenance", PROVENANCE)
+        with SummaryWriter(str(pair.folder / name)) as writer:
+            tensorboard._log_tensors(result, writer, 1)
+    low, high = (100 * float(bound) for bound in paired_difference(first, second))
+    with served(tab, pair) as address:
+        pair()
+        expected = f"−3.0 [−{-low:.1f}, −{-high:.1f}] points"
+        for radius in (4, 8, 12, 16):
+            assert rows(tab)[f"HFC({radius})"] == [expected, "told apart since step 1, paired"]

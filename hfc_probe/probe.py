@@ -29,6 +29,7 @@ from .schedule import Budget, Every
 from .sharded import check as check_sharded
 from .sharded import gathered, is_sharded, release
 from .sharing import At, Crew, crew_of, fingerprint, shared
+from .summary import caution, origin
 
 logger = logging.getLogger("hfc_probe")
 
@@ -584,6 +585,8 @@ class Probe:
                 pixels=self._pixels,
                 predict=self._predict,
                 shared=shared(self._crew, self._at(), entry.key),
+                step=self.steps,
+                epoch=self.epochs,
             )
         except Exception:
             self._charge(entry, start)
@@ -638,9 +641,11 @@ class Probe:
             tensorboard.flush(writer)
 
     def _log_text(self, step: int) -> None:
-        lines = [
-            f"- {tensorboard.as_markdown(result.sentence())}" for result in self.results.values()
-        ]
+        lines = []
+        for result in self.results.values():
+            said = [*map(caution, result.caveats), result.sentence(), origin(result)]
+            lines += [f"- {tensorboard.as_markdown(text)}" for text in said[:1]]
+            lines += [f"  {tensorboard.as_markdown(text)}" for text in said[1:]]
         for writer in self._writers:
             tensorboard.log_text(writer, "hfc_report/summary", "\n".join(lines), step)
 

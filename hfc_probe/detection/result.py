@@ -325,7 +325,7 @@ class DetectionAuditResult(Result):
         background = f" ({self.background} background)" if part == "hfc" else ""
         return f"{part.upper()}, r = {radius:g}{background}"
 
-    def sentence(self) -> str:
+    def verdict(self) -> str:
         def at(name: str) -> str:
             delta = self.metrics[name][0] - self.metrics[ORIGINAL][0]
             return (

@@ -247,6 +247,9 @@ class CalibrationResult(CellResult):
     confidence: NDArray[np.float64]
     accuracy: NDArray[np.float64]
 
+    def original(self) -> tuple[int, int, int]:
+        return round(float(self.accuracy[0]) * self.samples), self.samples, 1
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         out: dict[str, NDArray[Any]] = {"radii": self.radii}
         for part, offset in (("lfc", 0), ("hfc", 1)):
@@ -307,7 +310,7 @@ class CalibrationResult(CellResult):
             f"{self.settings['hfc_background']} background, 95 % bootstrap intervals"
         )
 
-    def sentence(self) -> str:
+    def verdict(self) -> str:
         original = self.ece[0]
         worst = int(np.argmax(self.ece[:, 0]))
         part, _, radius = self.labelled[worst].partition("_")

@@ -189,6 +189,9 @@ class ComponentExamplesResult(CellResult):
     example_confidence: NDArray[np.float32]
     example_images: NDArray[np.float32]
 
+    def original(self) -> tuple[int, int, int]:
+        return self.original_right, self.samples, 1
+
     @property
     def example_radius(self) -> float:
         return float(self.radii[self.example_row])
@@ -253,7 +256,7 @@ class ComponentExamplesResult(CellResult):
             f"{self.settings['hfc_background']} background"
         )
 
-    def sentence(self) -> str:
+    def verdict(self) -> str:
         row = int(np.argmax(self.counts["high_only"]))
         count = int(self.counts["high_only"][row])
         of = f"of the {self.original_right} images predicted right"

@@ -359,6 +359,9 @@ class CorruptionAccuracyResult(Result):
     wrong: NDArray[np.int64]
     count: NDArray[np.int64]
 
+    def original(self) -> tuple[int, int, int]:
+        return self.samples - self.clean_wrong, self.samples, 1
+
     @property
     def corruptions(self) -> tuple[str, ...]:
         return tuple(self.settings["corruptions"])
@@ -467,7 +470,7 @@ class CorruptionAccuracyResult(Result):
             "95 % Wilson intervals"
         )
 
-    def sentence(self) -> str:
+    def verdict(self) -> str:
         errors = (self.wrong / self.count).mean(1)
         worst = int(np.argmax(errors))
         clean = percent(self.clean_wrong / self.samples)

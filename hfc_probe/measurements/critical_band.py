@@ -289,6 +289,9 @@ class CriticalBandResult(Result):
     centre: float
     bandwidth: float
 
+    def original(self) -> tuple[int, int, int]:
+        return self.clean_right, self.samples, 1
+
     @property
     def centres(self) -> tuple[float, ...]:
         return tuple(self.settings["centres"])
@@ -350,7 +353,7 @@ class CriticalBandResult(Result):
             f"{percent(self.threshold)}, 95 % Wilson intervals"
         )
 
-    def sentence(self) -> str:
+    def verdict(self) -> str:
         if not math.isfinite(self.centre):
             strongest = self.settings["strengths"][-1]
             return (

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from .. import fourier
 from ..errors import InputError
-from .base import Measurement, Result, Subject, settings_of
+from .base import Measurement, Result, Subject, rank, settings_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,17 +83,18 @@ class FourierSensitivity(Measurement):
         total: Tensor | None = None
         squares: Tensor | None = None
         counts = np.zeros(0, np.int64)
-        loss_sum = 0.0
+        loss_sum, right = 0.0, 0
 
         def look(start: int, images: Tensor, targets: Tensor) -> _Seen:
-            loss, gradient, classes = _input_gradient(subject, images, targets, start == 0)
+            loss, gradient, logits = _input_gradient(subject, images, targets, start == 0)
             spectrum = _amplitude(gradient)
             group = targets if self.per_class else torch.zeros_like(targets)
             present, place, size = group.unique(return_inverse=True, return_counts=True)
             sums = spectrum.new_zeros(len(present), *spectrum.shape[1:])
             sums.index_add_(0, place, spectrum)
-            groups = classes if self.per_class else 1
-            return _Seen(loss, groups, present, size, sums, (spectrum**2).sum(0))
+            groups = logits.shape[1] if self.per_class else 1
+            hits = int((rank(logits, targets) < 1).sum())
+            return _Seen(loss, hits, groups, present, size, sums, (spectrum**2).sum(0))
 
         for seen in subject.map(look):
             if total is None or squares is None:
@@ -104,13 +105,14 @@ class FourierSensitivity(Measurement):
             squares += seen.squares
             counts[seen.present.cpu().numpy()] += seen.size.cpu().numpy()
             loss_sum += seen.loss
+            right += seen.right
         assert total is not None
         assert squares is not None
-        return _result(self, samples, total, squares, counts, loss_sum)
+        return _result(self, samples, total, squares, counts, loss_sum, right)
 
 
 class _Seen(NamedTuple):
-    """Sums over one batch: the loss, and by group (classes, or all) counts and spectra.
+    """Sums over one batch: the loss, right predictions, and by group (classes, or all) counts.
 
     Attributes:
         groups: how many there are; ``present`` says which of them the batch has.
@@ -118,6 +120,7 @@ class _Seen(NamedTuple):
     """
 
     loss: float
+    right: int
     groups: int
     present: Tensor
     size: Tensor
@@ -127,8 +130,8 @@ class _Seen(NamedTuple):
 
 def _input_gradient(
     subject: Subject, images: Tensor, targets: Tensor, first: bool
-) -> tuple[float, Tensor, int]:
-    """Sum of the losses, each image's gradient in pixel space ``(n, C, H, W)``, class count."""
+) -> tuple[float, Tensor, Tensor]:
+    """Sum of the losses, each image's gradient in pixel space ``(n, C, H, W)``, the logits."""
     required = [(p, p.requires_grad) for p in subject.model.parameters()]
     try:
         for parameter, _ in required:
@@ -150,7 +153,7 @@ def _input_gradient(
             "FourierSensitivity: expected a model that passes gradients to its input, got one that "
             "detaches it; look for torch.no_grad or .detach() in its forward"
         )
-    return float(loss.detach()), gradient.detach().to(torch.float32), logits.shape[1]
+    return float(loss.detach()), gradient.detach().to(torch.float32), logits.detach()
 
 
 def _amplitude(gradient: Tensor) -> Tensor:
@@ -175,6 +178,7 @@ def _result(
     squares: Tensor,
     counts: NDArray[np.int64],
     loss: float,
+    right: int,
 ) -> FourierSensitivityResult:
     count = len(samples)
     sums = torch.fft.fftshift(total, dim=(-2, -1)).cpu().numpy().astype(np.float64)
@@ -195,6 +199,7 @@ def _result(
         by_class=by_class,
         class_counts=counts,
         clean_loss=loss / count,
+        clean_right=right,
     )
 
 
@@ -217,6 +222,10 @@ class FourierSensitivityResult(Result):
     by_class: NDArray[np.float64] | None
     class_counts: NDArray[np.int64]
     clean_loss: float
+    clean_right: int
+
+    def original(self) -> tuple[int, int, int]:
+        return self.clean_right, self.samples, 1
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         profile = fourier.radial_profile(torch.from_numpy(self.sensitivity)).numpy()
@@ -295,7 +304,7 @@ class FourierSensitivityResult(Result):
             "loss per unit of L2 norm"
         )
 
-    def sentence(self) -> str:
+    def verdict(self) -> str:
         profile = self.arrays()["radial_profile"]
         if not float(self.sensitivity.max()) > 0:
             return "The loss does not depend on the images at all: its gradient is zero."

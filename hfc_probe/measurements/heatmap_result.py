@@ -80,6 +80,11 @@ class FourierHeatmapResult(Result):
     passes: int
     elapsed: float
 
+    def original(self) -> tuple[int, int, int] | None:
+        if self.settings["score"] is not None:  # no guess is known that it could be held against
+            return None
+        return self.samples - self.clean_wrong, self.samples, int(self.settings["topk"][0])
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         out: dict[str, NDArray[Any]] = {
             "error": self.error,
@@ -238,7 +243,7 @@ class FourierHeatmapResult(Result):
             f"{self.passes} forward passes ({self.made_by()})"
         )
 
-    def sentence(self) -> str:
+    def verdict(self) -> str:
         (worst, *_), (best, *_) = self.extremes(1)
         i, j = self.frequencies()
 

@@ -220,7 +220,7 @@ class KernelSpectraResult(Result):
             f"{height}×{width} over {channels} channels{dead}"
         )
 
-    def sentence(self) -> str:
+    def verdict(self) -> str:
         from ..summary import smoothness_words
 
         return (

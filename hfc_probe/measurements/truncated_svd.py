@@ -176,6 +176,9 @@ class TruncatedSVDResult(CellResult):
     original_right: int
     counts: dict[str, NDArray[np.int64]]
 
+    def original(self) -> tuple[int, int, int]:
+        return self.original_right, self.samples, 1
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         out: dict[str, NDArray[Any]] = {
             "ranks": self.ranks,
@@ -232,7 +235,7 @@ class TruncatedSVDResult(CellResult):
             f"{self.settings['background']} background, 95 % Wilson intervals"
         )
 
-    def sentence(self) -> str:
+    def verdict(self) -> str:
         from ..summary import svd_sentence
 
         return svd_sentence(self)

@@ -392,11 +392,11 @@ class Probe:
                 continue
             estimate = self._estimate(entry)
             if estimate > most:
-                was = "not measured" if result is None else f"last measured at {_when(result)}"
+                last = "" if result is None else f" (its result is of {_when(result)})"
                 self._warn_once(
                     f"final {entry.key}",
-                    f"{entry.key} was {was}, not on the trained model, which should take about "
-                    f"{estimate:.1f} s; call probe.measure() before probe.close() to see it",
+                    f"{entry.key} did not measure the trained model, which should take about "
+                    f"{estimate:.1f} s{last}; call probe.measure() before probe.close() to see it",
                 )
                 continue
             position = entry.last_position

@@ -120,8 +120,9 @@ def weights_hash(model: nn.Module) -> str:
             with suppress(Exception):  # of another kind: not initialised, quantised, sparse, …
                 digest.update(f"{tuple(tensor.shape)}\0".encode())
                 bits = _bits(tensor.detach())
-                spread = bits[:: max(1, bits.numel() // _SPREAD)].to(torch.int64)
-                numbers += [bits.sum(dtype=torch.int64)[None], spread]
+                numbers.append(bits[:: max(1, bits.numel() // _SPREAD)].to(torch.int64))
+                if bits.numel() > _SPREAD:
+                    numbers.append(bits.sum(dtype=torch.int64)[None])
         if numbers:
             device = numbers[0].device
             together = torch.cat([part.to(device) for part in numbers]).cpu()
@@ -130,6 +131,8 @@ def weights_hash(model: nn.Module) -> str:
 
 
 def _bits(tensor: Tensor) -> Tensor:
+    if tensor.is_meta or tensor.is_quantized or tensor.layout is not torch.strided:
+        raise TypeError("no values to look at")
     whole = torch.view_as_real(tensor) if tensor.is_complex() else tensor
     kinds = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}
     return whole.reshape(-1).view(kinds[whole.element_size()])

@@ -223,6 +223,8 @@ class KernelSpectraResult(Result):
     def verdict(self) -> str:
         from ..summary import smoothness_words
 
+        if not np.isfinite(_mean(self.smoothness)):
+            return f"All kernels of {self.layer or 'the model'} are zero: they have no spectrum."
         return (
             f"The kernels of {self.layer or 'the model'} have a mean smoothness of "
             f"{_mean(self.smoothness):.2f} (1 constant, 0.29 Gaussian noise) and "

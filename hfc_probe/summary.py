@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +110,9 @@ def accuracy_sentence(result: FrequencyAccuracyResult) -> str:
     low, high = arrays["lfc"], arrays["hfc"]
     enough = {name: arrays[f"{name}_lower"] >= level for name in ("lfc", "hfc")}
     short = (arrays["lfc_upper"] < level) & (arrays["hfc_upper"] < level)
-    sides = _ahead(arrays)
+    # From the corner on LFC is the whole image, which tells nothing.
+    inside = radii < result.corner
+    sides = [side if inner else 0 for side, inner in zip(_ahead(arrays), inside, strict=True)]
     low_ahead = [k for k, side in enumerate(sides) if side > 0]
     high_ahead = [k for k, side in enumerate(sides) if side < 0]
 
@@ -125,9 +128,14 @@ def accuracy_sentence(result: FrequencyAccuracyResult) -> str:
             f"Neither low nor high frequencies alone are {shown} for this model{where}: {both(k)}"
         )
 
+    if not inside.any():
+        return (
+            f"No radius lies within the spectrum, which ends at {result.corner:.3g} {unit}: LFC is "
+            f"the whole image; original images give {percent(clean)}."
+        )
     end = f"; original images give {percent(clean)} ({manner(result.settings)})."
     if not low_ahead and not high_ahead:
-        k = len(radii) // 2
+        k = int(inside.sum()) // 2
         if enough["lfc"][k] and enough["hfc"][k]:
             return f"Low or high frequencies alone are enough for this model: {both(k)}{end}"
         if short[k]:
@@ -157,11 +165,19 @@ def accuracy_sentence(result: FrequencyAccuracyResult) -> str:
     if first is None:
         return neither(" at any radius measured", ahead[-1]) + end
     k = first
+    if low_ahead and radii[k] >= result.corner / math.sqrt(2):
+        # The circle that fills the image holds nearly everything: that is no reliance on part.
+        text = neither(f" below {radii[k]:g} {unit}", max(0, k - 1))
+        return f"{text}; {both(k)}{end}" if k else f"{_nearly(radii[k], unit)}: {both(k)}{end}"
     if 0 <= k + step < len(radii) and short[k + step]:
         where = "below" if low_ahead else "above"
         return f"{neither(f' {where} {radii[k]:g} {unit}', k + step)}; {both(k)}{end}"
     word = "low" if low_ahead else "high"
     return f"This model relies on {word} frequencies: {both(k)}{end}"
+
+
+def _nearly(radius: float, unit: str) -> str:
+    return f"Frequencies up to {radius:g} {unit}, nearly all there are, are enough for this model"
 
 
 def adversarial_sentence(result: AdversarialAccuracyResult) -> str:
@@ -206,7 +222,7 @@ def amplitude_phase_sentence(result: AmplitudePhaseResult) -> str:
         return f"The model follows phase: {figures}."
     if all(a[1] > p[2] for p, a in zip(phase, amplitude, strict=True)):
         return f"The model follows amplitude: {figures}."
-    return f"The model follows neither phase nor amplitude more than the other: {figures}."
+    return f"Phase and amplitude are not told apart in what the model follows: {figures}."
 
 
 def svd_sentence(result: TruncatedSVDResult) -> str:
@@ -218,10 +234,11 @@ def svd_sentence(result: TruncatedSVDResult) -> str:
     behind = [
         k for k in range(len(result.ranks)) if arrays["trailing_lower"][k] > arrays["hfc_upper"][k]
     ]
+    how = manner(result.settings, "background")
     if not ahead and not behind:
         return (
             "HFC and the trailing singular components of the same energy are not told apart at "
-            "any rank."
+            f"any rank ({how})."
         )
     gap = np.abs(arrays["hfc"] - arrays["trailing"])
     k = max(ahead or behind, key=lambda n: float(gap[n]))
@@ -231,7 +248,7 @@ def svd_sentence(result: TruncatedSVDResult) -> str:
     return (
         f"HFC tells this model {word} than trailing singular components of the same energy: "
         f"beyond r = {result.radii[k]:.1f} cycles/image it is right in {high}, beyond rank "
-        f"{result.ranks[k]} in {rest}{also}."
+        f"{result.ranks[k]} in {rest}{also} ({how})."
     )
 
 

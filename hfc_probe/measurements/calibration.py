@@ -311,6 +311,8 @@ class CalibrationResult(CellResult):
         )
 
     def verdict(self) -> str:
+        from ..summary import manner
+
         original = self.ece[0]
         worst = int(np.argmax(self.ece[:, 0]))
         part, _, radius = self.labelled[worst].partition("_")
@@ -321,7 +323,7 @@ class CalibrationResult(CellResult):
             text += " and by no measurably more on any component"
         if "ood" in self.others:
             text += f"; it tells a second data set apart with AUROC {self.auroc[-1, 0]:.3f}"
-        return text + "."
+        return f"{text} ({manner(self.settings)})."
 
 
 def _bounded(values: NDArray[np.float64]) -> str:

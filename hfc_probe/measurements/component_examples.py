@@ -257,13 +257,16 @@ class ComponentExamplesResult(CellResult):
         )
 
     def verdict(self) -> str:
+        from ..summary import manner
+
         row = int(np.argmax(self.counts["high_only"]))
+        how = manner(self.settings)
         count = int(self.counts["high_only"][row])
         of = f"of the {self.original_right} images predicted right"
         if not count:
-            return f"None {of} is right on HFC(r) and wrong on LFC(r) at any radius."
+            return f"None {of} is right on HFC(r) and wrong on LFC(r) at any radius ({how})."
         share = percent(count / self.original_right)
         return (
             f"At r = {self.radii[row]:g} cycles/image, {count} {of} ({share}) are right on their "
-            "high frequencies alone and wrong on their low ones."
+            f"high frequencies alone and wrong on their low ones ({how})."
         )

@@ -472,13 +472,19 @@ class CorruptionAccuracyResult(Result):
 
     def verdict(self) -> str:
         errors = (self.wrong / self.count).mean(1)
-        worst = int(np.argmax(errors))
+        worst, second = (int(k) for k in (*np.argsort(-errors, kind="stable"), 0)[:2])
+        lower, upper = wilson(self.wrong.sum(1), self.count.sum(1))
         clean = percent(self.clean_wrong / self.samples)
         text = (
             f"Mean error under {'generated ' if self.generated else ''}corruptions is "
-            f"{percent(self.mean_error)} against {clean} clean; {self.corruptions[worst]} hurts "
-            f"most ({percent(float(errors[worst]))})"
+            f"{percent(self.mean_error)} against {clean} clean; it is largest under "
+            f"{self.corruptions[worst]} ({percent(float(errors[worst]))})"
         )
+        if len(errors) > 1 and lower[worst] <= upper[second]:
+            text += (
+                f", not told apart from {self.corruptions[second]} "
+                f"({percent(float(errors[second]))})"
+            )
         if self.mce is not None:
             text += f"; mCE {percent(self.mce)} of the baseline"
         return text + "."

@@ -354,6 +354,12 @@ class CriticalBandResult(Result):
         )
 
     def verdict(self) -> str:
+        clean = self.clean_right / self.samples
+        if clean <= self.threshold:
+            return (
+                f"Accuracy is {percent(clean)} without any noise, not above the threshold of "
+                f"{percent(self.threshold)}, so that no noise pushes it below; lower threshold=."
+            )
         if not math.isfinite(self.centre):
             strongest = self.settings["strengths"][-1]
             return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -123,6 +124,7 @@ class FrequencyAccuracy(Measurement):
             agreement={"lfc": agreement[::2], "hfc": agreement[1::2]},
             class_counts=tally.classes.cpu().numpy(),
             right=torch.cat(tally.right, 2).cpu().numpy(),
+            corner=fourier.corner(*samples.image_shape[1:], units=self.units),
         )
 
 
@@ -183,6 +185,8 @@ class FrequencyAccuracyResult(Result):
             ``hfc`` (R, k, K).
         right: ``(1 + 2R, k, N)`` whether each image is right: originals, then LFC and HFC of
             each radius; see :meth:`per_image`.
+        corner: largest distance in the spectrum, in the radii's units: from it on, LFC is the
+            whole image.
     """
 
     radii: NDArray[np.float64]
@@ -191,6 +195,7 @@ class FrequencyAccuracyResult(Result):
     agreement: dict[str, NDArray[np.int64]]
     class_counts: NDArray[np.int64]
     right: NDArray[np.bool_] | None = None
+    corner: float = math.inf
 
     def original(self) -> tuple[int, int, int]:
         return int(self.counts["original"][0, 0].sum()), self.samples, self.topk[0]

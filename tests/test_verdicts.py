@@ -22,14 +22,15 @@ CHANCE = "Accuracy on the original images is not above chance"
 SMALL = {
     "adversarial_accuracy": {"epsilons": (0.01,), "steps": 1},
     "band_attribution": {"permutations": 1, "edges": (2, 4)},
-    "calibration": {"resamples": 2, "radii": 4},
     "corruption_accuracy": {"severities": (1,), "corruptions": ("fourier_wave_low",)},
     "component_examples": {"group": "both"},
     "critical_band": {"strengths": (0.1,)},
     "fourier_heatmap": {"norm": 1.0, "crop": 3},
     "truncated_svd": {"ranks": (2, 4)},
 }
-OF_ACCURACY = sorted(set(registry.MEASUREMENTS) - {"input_spectrum", "kernel_spectra"})
+# Calibration's own tests have the same of it: torchmetrics takes seconds to import.
+OTHERS = {"calibration", "input_spectrum", "kernel_spectra"}
+OF_ACCURACY = sorted(set(registry.MEASUREMENTS) - OTHERS)
 
 
 class Constant(nn.Module):
@@ -50,8 +51,6 @@ def random_samples(targets, size=16):
 
 @pytest.mark.parametrize("name", OF_ACCURACY)
 def test_no_measurement_judges_a_constant_predictor(name):
-    if name == "calibration":
-        pytest.importorskip("torchmetrics")
     if name == "band_attribution":
         pytest.importorskip("captum")
     # 3 of 12 images are of the class that is always said: right in 25 %, as a guess is.
@@ -349,3 +348,68 @@ def test_a_caveat_of_whoever_works_on_the_subject_comes_first_in_the_text():
     result = Wary(radii=(2,)).measure(network(), random_samples(torch.arange(8) % 4))
     assert result.caveats == ("two looks at the same images differ",)
     assert str(result).splitlines()[1] == "Caution: two looks at the same images differ"
+
+
+def test_radii_beyond_the_spectrum_say_nothing():
+    model, samples = band_model()
+    sentence = measured(model, samples, radii=(12, 64)).sentence()
+    assert sentence.startswith(
+        "No radius lies within the spectrum, which ends at 11.3 cycles/image"
+    )
+    nyquist = measured(model, samples, radii=(0.25, 0.75, 2), units="nyquist").sentence()
+    assert "relies most on frequencies between 0.25 and 0.75 × Nyquist" in nyquist
+    # From the last circle on nearly all frequencies are there: no reliance on a part of them.
+    sentence = measured(model, samples, radii=(8, 64)).sentence()
+    assert sentence.startswith("Frequencies up to 8 cycles/image, nearly all there are, are enough")
+
+
+class Shaky(nn.Module):
+    """Right by the wave (4, 0) for most images, whatever noise is added; else by chance."""
+
+    def __init__(self):
+        super().__init__()
+        self.reads = ReadsFrequencies([(4, 0)], 16, 16)
+
+    def forward(self, x):
+        logits = self.reads(x)
+        coin = (x.sum((1, 2, 3)) * 1e4).floor() % 10 < 3  # another throw for any change of a pixel
+        return torch.where(coin[:, None], logits.flip(1), logits)
+
+
+def test_the_extremes_of_many_equal_cells_are_not_called_different():
+    samples = coded(4, 0, 16, 16, n=200)
+    noisy = samples.images + 1e-3 * torch.rand(200, 3, 16, 16)
+    result = FourierHeatmap(norm=0.05, samples=200).measure(
+        Shaky(), Samples(noisy.clamp(0, 1), samples.targets)
+    )
+    (worst,), (best,) = result.extremes(1)
+    assert result.lower[worst] > result.upper[best]  # two of 128 cells that differ by chance
+    assert "harms no frequency measurably more than another" in result.sentence()
+
+
+def test_a_map_of_one_harmful_frequency_still_names_it():
+    model, samples = band_model()
+    result = FourierHeatmap(norm=8.0).measure(model, samples)
+    assert "harms most at (+4, +0)" in result.sentence()
+
+
+def test_zero_kernels_are_said_to_be():
+    model = nn.Sequential(nn.Conv2d(3, 2, 3))
+    nn.init.zeros_(model[0].weight)
+    result = KernelSpectra().measure(model)
+    assert result.sentence() == "All kernels of 0 are zero: they have no spectrum."
+    assert "nan" not in str(result)
+
+
+def test_a_threshold_above_the_accuracy_finds_no_channel():
+    model, samples = band_model()
+    found = registry.MEASUREMENTS["critical_band"](strengths=(0.1,), threshold=1.0)
+    assert "not above the threshold of 100.0 %" in found.measure(model, samples).sentence()
+
+
+def test_corruptions_that_do_not_differ_are_not_ranked():
+    found = registry.MEASUREMENTS["corruption_accuracy"](
+        severities=(1,), corruptions=("fourier_wave_low", "fourier_wave_high")
+    )
+    model, samples = band_model()
+    assert "not told apart from" in found.measure(model, samples).sentence()

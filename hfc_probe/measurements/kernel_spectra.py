@@ -224,8 +224,6 @@ class KernelSpectraResult(Result):
         from ..summary import smoothness_words
 
         layer = self.layer or "the model"
-        if not np.isfinite(self.kernels).all():
-            return f"Kernels of {layer} hold NaN or infinity; look for diverged training."
         if self.dead == len(self.smoothness):
             return f"All kernels of {layer} are zero: they have no spectrum."
         return (

@@ -6,6 +6,7 @@ import atexit
 import functools
 import logging
 import os
+import sys
 import time
 import traceback
 import weakref
@@ -20,19 +21,23 @@ from torch import Tensor, nn
 
 from . import checks, tensorboard
 from .errors import InputError
+from .isolation import unwrap
 from .measurements import FourierHeatmap, FrequencyAccuracy, KernelSpectra, Measurement, Result
 from .measurements.base import Predict, help_lead, settings_of, subject_of
 from .probe_state import ProbeState
 from .processes import rank_and_world
+from .provenance import weights_hash
 from .samples import PixelSpace, Samples, find_normalization
-from .schedule import Budget, Every
+from .schedule import FIRST_RUN, Budget, Every
 from .sharded import check as check_sharded
 from .sharded import gathered, is_sharded, release
-from .sharing import At, Crew, crew_of, fingerprint, shared
+from .sharing import At, Crew, alone, crew_of, fingerprint, shared
+from .summary import caution, origin
 
 logger = logging.getLogger("hfc_probe")
 
 _FAILURES = 3
+_LONGEST = 60.0  # seconds that one measurement may take when closing: ranks may be waiting
 _open: weakref.WeakSet[Probe] = weakref.WeakSet()
 Measurements = Mapping[Measurement, Every] | Iterable[Measurement | tuple[Measurement, Every]]
 
@@ -50,6 +55,7 @@ def attach(
     budget: float = 0.05,
     strict: bool = False,
     predict: Predict | None = None,
+    final: bool = True,
 ) -> Probe:
     """Attach a probe to a model in training. The training run stays the same, bit for bit.
 
@@ -76,6 +82,7 @@ def attach(
             (:class:`hfc_probe.schedule.Budget`); 1 for no limit.
         strict: raise what a measurement raises, instead of reporting it and training on.
         predict: ``predict(model, images) -> logits`` for models of another form.
+        final: whether :meth:`Probe.close` measures the trained model, where that is not done yet.
 
     Returns:
         The probe; close it after training, or use it as a context manager.
@@ -144,6 +151,7 @@ def attach(
         optimizer=optimizer,
         writers=_open_writers(log_dir) if writer is None else writers,
         owns_writers=log_dir is not None,
+        final=final,
     )
 
 
@@ -237,7 +245,9 @@ class _Entry:
     every: Every
     due: int = 0
     runs: int = 0
-    failures: int = 0
+    failures: int = 0  # in a row
+    failed: int = 0  # in all
+    error: str = ""
     waiting: bool = False
     last_position: tuple[int, int] | None = None
     forwards: int | None = None
@@ -274,6 +284,7 @@ class Probe:
         optimizer: torch.optim.Optimizer | None,
         writers: list[Any],
         owns_writers: bool,
+        final: bool,
     ) -> None:
         self.results: dict[str, Result] = {}
         self.steps = 0
@@ -289,6 +300,7 @@ class Probe:
         self._predict = predict
         self._budget = budget
         self._strict = strict
+        self._final = final
         self._writers = writers
         self._owns_writers = owns_writers
         self._writer_failures = 0
@@ -338,7 +350,16 @@ class Probe:
         return self.results
 
     def close(self) -> None:
-        """Detach from the optimizer, say how often each measurement ran, close the own writer."""
+        """Measure the trained model, detach, say how often each measurement ran.
+
+        What was not measured with the weights as they are now is measured once, so that
+        :attr:`results` are of the trained model, as far as it takes no longer than the budget's
+        share of the training or 5 seconds, and a minute at most. That is left out with
+        ``final=False``, while an exception is handled, and at the end of the program.
+        """
+        self._end(final=self._final and sys.exc_info()[0] is None)
+
+    def _end(self, *, final: bool) -> None:
         if self._closed:
             return
         self._closed = True
@@ -349,7 +370,14 @@ class Probe:
             self._hook = None
         if self._crew is not None:
             self._crew.depart()
-        self._report_schedule()
+        try:
+            self._report_schedule()
+            if final and self._leads:
+                self._measure_final()
+        finally:
+            self._close_writers()
+
+    def _close_writers(self) -> None:
         for writer in self._writers if self._owns_writers else []:
             try:
                 writer.close()
@@ -357,6 +385,31 @@ class Probe:
                 if "writer" in self._warned:  # said already, when it could not be written
                     continue
                 self._warn_once("close", f"the event file could not be closed: {error}")
+
+    def _measure_final(self) -> None:
+        """Measure what is not measured with these weights yet, as far as that is within reason."""
+        if not (self.steps or self.epochs) or self._sharded:  # whose ranks may be gone
+            return
+        weights = weights_hash(unwrap(self._model))
+        most = min(_LONGEST, max(FIRST_RUN, self._budget.share * self._elapsed()))
+        for entry in self._entries:
+            result = self.results.get(entry.key)
+            if entry.off or (result is not None and result.provenance["weights"] == weights):
+                continue
+            estimate = self._estimate(entry)
+            if estimate > most:
+                last = "" if result is None else f" (its result is of {_when(result)})"
+                self._warn_once(
+                    f"final {entry.key}",
+                    f"{entry.key} did not measure the trained model, which should take about "
+                    f"{estimate:.1f} s{last}; call probe.measure() before probe.close() to see it",
+                )
+                continue
+            position = entry.last_position
+            logged = position is not None and (position[0] or position[1]) == self._step()
+            self._run(entry, helped=False, logged=not logged)
+            if self.results.get(entry.key) is not result:
+                logger.info("hfc_probe: %s measured the trained model when closing", entry.key)
 
     def __reduce__(self) -> Any:
         """A copy (of a model that holds its probe, say) has the counts and does nothing."""
@@ -371,7 +424,7 @@ class Probe:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        self._end(final=self._final and kind is None)
 
     def state_dict(self) -> dict[str, Any]:
         """Counts, schedule and budget as plain values, to be kept in a training checkpoint.
@@ -390,6 +443,7 @@ class Probe:
                     "due": e.due,
                     "runs": e.runs,
                     "failures": e.failures,
+                    "failed": e.failed,
                     "waiting": e.waiting,
                     "last": None if e.last_position is None else list(e.last_position),
                 }
@@ -411,6 +465,7 @@ class Probe:
             saved = read.measurements.get(entry.key)
             if saved is not None:
                 entry.due, entry.runs, entry.failures = saved.due, saved.runs, saved.failures
+                entry.failed = saved.failed
                 entry.waiting, entry.last_position = saved.waiting, saved.last
         self.resume(read.steps, read.epochs)
 
@@ -527,25 +582,30 @@ class Probe:
         return self._loads, self.epochs, self.steps, self._calls
 
     def _fits(self, entry: _Entry) -> bool:
-        estimate = self._budget.seconds.get(entry.key)
-        if estimate is None:
-            if entry.forwards is None:
-                entry.forwards, entry.overhead = self._cost(entry.measurement)
-            estimate = entry.forwards * self._forward_seconds() if entry.forwards else 0.0
-            estimate += entry.overhead
-        entry.estimate = estimate
-        fits = self._budget.fits(entry.key, estimate, self._elapsed())
+        entry.estimate = self._estimate(entry)
+        # What failed is tried again whatever it took, until it works or is switched off.
+        fits = entry.failures > 0 or self._budget.fits(entry.key, entry.estimate, self._elapsed())
         # Booked now and not before: a trial is no reason to put off what asked for it.
         self._budget.spent += self._trial_seconds
         self._trial_seconds = 0.0
-        if not fits and not entry.runs and not entry.failures:
+        if not fits and not entry.runs:
             self._warn_once(
                 f"late {entry.key}",
-                f"{entry.key} should take about {estimate:.1f} s and is put off until that fits "
-                f"the budget of {100 * self._budget.share:g} % of the training time; raise budget= "
-                "to see it earlier",
+                f"{entry.key} should take about {entry.estimate:.1f} s and is put off until that "
+                f"fits the budget of {100 * self._budget.share:g} % of the training time; raise "
+                "budget= to see it earlier",
             )
         return fits
+
+    def _estimate(self, entry: _Entry) -> float:
+        """Seconds that a measurement should take: as the last time, else from a trial."""
+        known = self._budget.seconds.get(entry.key)
+        if known is not None:
+            return known
+        if entry.forwards is None:
+            entry.forwards, entry.overhead = self._cost(entry.measurement)
+        forwards = entry.forwards * self._forward_seconds() if entry.forwards else 0.0
+        return forwards + entry.overhead
 
     def _cost(self, measurement: Measurement) -> tuple[int, float]:
         """Forward passes and further seconds that a measurement expects to take."""
@@ -577,7 +637,13 @@ class Probe:
             self._trial_seconds = time.perf_counter() - start
         return self._seconds_per_forward
 
-    def _run(self, entry: _Entry) -> None:
+    def _run(self, entry: _Entry, *, helped: bool = True, logged: bool = True) -> None:
+        """Run a measurement.
+
+        Args:
+            helped: by other ranks, which have to come to this position as well.
+            logged: written to the event file.
+        """
         entry.waiting = False
         entry.last_position = (self.steps, self.epochs)
         if entry.off:
@@ -589,11 +655,15 @@ class Probe:
                 self.samples,
                 pixels=self._pixels,
                 predict=self._predict,
-                shared=shared(self._crew, self._at(), entry.key),
+                shared=shared(self._crew, self._at(), entry.key) if helped else alone,
+                step=self.steps,
+                epoch=self.epochs,
             )
-        except Exception:
-            self._charge(entry, start)
+        except Exception as error:
+            self._budget.spent += time.perf_counter() - start
             entry.failures += 1
+            entry.failed += 1
+            entry.error = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             if self._strict:
                 raise
             self._report_failure(entry)
@@ -601,11 +671,14 @@ class Probe:
         entry.runs += 1
         entry.failures = 0
         self.results[entry.key] = result
-        self._log(entry, result, start)
+        if logged:
+            self._log(entry, result, start)
+        else:
+            self._charge(entry, start)
 
     def _log(self, entry: _Entry, result: Result, start: float) -> None:
         """Write a result; what that takes belongs to the measurement's cost."""
-        step = self.steps or self.epochs
+        step = self._step()
         if self._writers and self._writer_failures < _FAILURES:
             try:
                 if not self._layout_logged and self._owns_writers:
@@ -632,6 +705,10 @@ class Probe:
                 )
         self._charge(entry, start)
 
+    def _step(self) -> int:
+        """What is logged is logged at: the step, or the epoch where no steps are counted."""
+        return self.steps or self.epochs
+
     def _charge(self, entry: _Entry, start: float) -> None:
         self._budget.charge(entry.key, time.perf_counter() - start)
 
@@ -644,9 +721,11 @@ class Probe:
             tensorboard.flush(writer)
 
     def _log_text(self, step: int) -> None:
-        lines = [
-            f"- {tensorboard.as_markdown(result.sentence())}" for result in self.results.values()
-        ]
+        lines = []
+        for result in self.results.values():
+            said = [*map(caution, result.caveats), result.sentence(), origin(result)]
+            lines += [f"- {tensorboard.as_markdown(text)}" for text in said[:1]]
+            lines += [f"  {tensorboard.as_markdown(text)}" for text in said[1:]]
         for writer in self._writers:
             tensorboard.log_text(writer, "hfc_report/summary", "\n".join(lines), step)
 
@@ -675,8 +754,15 @@ class Probe:
                 if forgotten:
                     self._warn_once(f"never {entry.key}", f"{line}: {forgotten}")
                     continue
-            held_back = entry.runs + entry.failures < entry.due and not entry.off
-            if entry.due and not entry.runs and not entry.failures:
+            held_back = entry.runs + entry.failed < entry.due
+            if entry.failed:
+                last = f", the last time with {entry.error}" if entry.error else ""
+                off = " and is switched off" if entry.off else ""
+                times = f"{entry.failed} time{'s' if entry.failed > 1 else ''}"
+                self._warn_once(
+                    f"failed at close {entry.key}", f"{line}: it failed {times}{last}{off}"
+                )
+            elif entry.due and not entry.runs:
                 self._warn_once(
                     f"never {entry.key}",
                     f"{line}; raise budget= or call probe.measure() to see it",
@@ -732,7 +818,7 @@ def _close(probe: weakref.ref[Probe]) -> None:
     """Close a probe that is still there when the program ends."""
     held = probe()
     if held is not None:
-        held.close()
+        held._end(final=False)
 
 
 def _scheduled(measurements: Measurements) -> list[tuple[Measurement, Every]]:
@@ -791,3 +877,8 @@ def _open_writers(log_dir: str | os.PathLike[str] | None) -> list[Any]:
             f"log_dir: expected a directory that can be written, got {os.fspath(log_dir)} "
             f"({error.strerror})"
         ) from error
+
+
+def _when(result: Result) -> str:
+    """The place in the training that a result is of."""
+    return f"step {result.provenance['step']}, epoch {result.provenance['epoch']}"

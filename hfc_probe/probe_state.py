@@ -15,11 +15,16 @@ _LARGEST = 2**62  # TensorBoard's steps have 64 bits
 
 @dataclass(frozen=True)
 class EntryState:
-    """History of one measurement; ``last`` is (steps, epochs) of its last run."""
+    """History of one measurement; ``last`` is (steps, epochs) of its last run.
+
+    Attributes:
+        failures: in a row; ``failed`` in all.
+    """
 
     due: int = 0
     runs: int = 0
     failures: int = 0
+    failed: int = 0
     waiting: bool = False
     last: tuple[int, int] | None = None
 
@@ -77,6 +82,7 @@ def _entry(state: Any) -> EntryState:
         due=_count(state, "due"),
         runs=_count(state, "runs"),
         failures=_count(state, "failures"),
+        failed=_count(state, "failed" if "failed" in state else "failures"),
         waiting=waiting,
         last=last,
     )

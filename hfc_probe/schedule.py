@@ -44,7 +44,7 @@ class Every:
         return " and ".join(parts)
 
 
-_FIRST_RUN = 5.0  # seconds that nobody minds once
+FIRST_RUN = 5.0  # seconds that nobody minds once
 
 
 @dataclass
@@ -71,7 +71,7 @@ class Budget:
         allowance = self.share * elapsed
         if self.share == 1 or self.spent + estimate <= allowance:
             return True
-        return name not in self.seconds and estimate <= max(elapsed, _FIRST_RUN)
+        return name not in self.seconds and estimate <= max(elapsed, FIRST_RUN)
 
     def wait(self, name: str, estimate: float, elapsed: float) -> float:
         """Seconds until it fits, if nothing else is measured in between."""

@@ -2,18 +2,94 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .proportions import percent
+from .proportions import percent, wilson
 
 if TYPE_CHECKING:
     from .measurements.adversarial_accuracy import AdversarialAccuracyResult
     from .measurements.amplitude_phase import AmplitudePhaseResult
+    from .measurements.base import Result
     from .measurements.frequency_accuracy import FrequencyAccuracyResult
     from .measurements.truncated_svd import TruncatedSVDResult
+
+
+def not_above_chance(result: Result) -> str | None:
+    """What is said in place of a verdict where the model does no better than a guess.
+
+    None if the interval of its accuracy on the original images lies above the larger of k/K and
+    the share of the k largest classes, or if there is no such accuracy.
+    """
+    seen, chance = result.original(), result.provenance.get("chance")
+    if seen is None or chance is None:
+        return None
+    right, count, topk = seen
+    low, high = (float(bound) for bound in wilson(right, count))
+    if low > chance:
+        return None
+    accuracy = right / count if count else float("nan")
+    of = "the share of the largest class" if topk == 1 else f"a guess of {topk} classes"
+    if chance == 1:
+        of = "all images are of one class" if topk == 1 else f"any {topk} classes hold the target"
+    elif result.provenance.get("classes") and np.isclose(
+        chance, topk / result.provenance["classes"]
+    ):
+        of = f"{topk} of {result.provenance['classes']} classes"
+    more = "measure more images, or " if accuracy > chance and chance < 1 else ""
+    return (
+        f"Accuracy on the original images is not above chance ({percent(chance)}, {of}): "
+        f"{percent(accuracy, low, high)} of {count} images; {more}check weights, labels and "
+        "normalisation."
+    )
+
+
+def caution(caveat: str) -> str:
+    """A caveat as a line of its own."""
+    return f"Caution: {caveat}"
+
+
+def origin(result: Result) -> str:
+    """Where a result comes from, in one line; nothing where it does not know."""
+    of = result.provenance
+    if not of:
+        return ""
+    parts = [f"{of.get('model')} (weights {of.get('weights')})"]
+    if of.get("images"):
+        choice = {"all": "", "random": ", a random choice", "first": ", the first ones"}
+        named = f" of {of['data']}" if of.get("data") else ""
+        chosen = choice.get(str(of.get("selection")), "")
+        parts.append(f"{of.get('samples')} images{named} (hash {of['images']}{chosen})")
+    if of.get("step") is not None:
+        parts.append(f"step {of['step']}, epoch {of['epoch']}")
+    parts.append(f"hfc_probe {of.get('version')}, {of.get('date')}")
+    return "; ".join(parts) + "."
+
+
+def manner(settings: Mapping[str, Any], background: str = "hfc_background") -> str:
+    """How components were made and predictions counted, as far as it is not the usual way.
+
+    >>> manner({"hfc_background": "zero", "closed": False, "topk": (5,)})
+    'HFC on zero background, LFC of d < r, right within the top 5'
+    """
+    parts = [f"HFC on {settings[background]} background"]
+    if settings.get("rescale") is not None:
+        parts.append(f"rescaled by {settings['rescale']}")
+    if settings.get("closed") is False:
+        parts.append("LFC of d < r")
+    topk = settings.get("topk", (1,))
+    if topk[0] != 1:
+        parts.append(f"right within the top {topk[0]}")
+    return ", ".join(parts)
+
+
+# A part of the frequencies is enough for a model if it keeps so much of what the original images
+# give above chance.
+ENOUGH = 0.75
 
 
 def accuracy_sentence(result: FrequencyAccuracyResult) -> str:
@@ -21,14 +97,22 @@ def accuracy_sentence(result: FrequencyAccuracyResult) -> str:
 
     The radii at which LFC and HFC accuracy are told apart by their 95 % intervals bracket
     the frequencies that the model cannot do without: HFC ahead up to radius a and LFC ahead
-    from radius b on means that what it needs lies between a and b.
+    from radius b on means that what it needs lies between a and b. A model is said to rely on a
+    part only if that part is enough for it: its interval lies above :data:`ENOUGH` of the
+    original accuracy above chance.
     """
     arrays = result.arrays()
     radii = result.radii
     unit = "cycles/image" if result.settings["units"] == "cycles" else "× Nyquist"
     clean = float(arrays["original"])
+    chance = min(clean, float(result.provenance.get("chance") or 0.0))
+    level = chance + ENOUGH * (clean - chance)
     low, high = arrays["lfc"], arrays["hfc"]
-    sides = _ahead(arrays)
+    enough = {name: arrays[f"{name}_lower"] >= level for name in ("lfc", "hfc")}
+    short = (arrays["lfc_upper"] < level) & (arrays["hfc_upper"] < level)
+    # From the corner on LFC is the whole image, which tells nothing.
+    inside = radii < result.corner
+    sides = [side if inner else 0 for side, inner in zip(_ahead(arrays), inside, strict=True)]
     low_ahead = [k for k, side in enumerate(sides) if side > 0]
     high_ahead = [k for k, side in enumerate(sides) if side < 0]
 
@@ -38,29 +122,62 @@ def accuracy_sentence(result: FrequencyAccuracyResult) -> str:
             f"beyond alone {percent(float(high[k]))}"
         )
 
-    end = f"; original images give {percent(clean)} (HFC on {result.background} background)."
-    if not low_ahead and not high_ahead:
-        k = len(radii) // 2
-        weaker, stronger = sorted((float(low[k]), float(high[k])))
-        if weaker >= clean / 2:
-            what = "Low or high frequencies alone are enough for this model"
-        elif stronger < clean / 2:
-            what = "Neither low nor high frequencies alone are enough for this model"
-        else:
-            what = "Low and high frequencies cannot be told apart in what they give this model"
-        return f"{what}: {both(k)}{end}"
-    if not high_ahead:
-        return f"This model relies on low frequencies: {both(low_ahead[0])}{end}"
-    if not low_ahead:
-        return f"This model relies on high frequencies: {both(high_ahead[-1])}{end}"
-    below, above = max(high_ahead), min(low_ahead)
-    if below < above:
+    def neither(where: str, k: int) -> str:
+        shown = "enough" if short[k] else "shown to be enough"
         return (
-            f"This model relies most on frequencies between {radii[below]:g} and "
-            f"{radii[above]:g} {unit}: {both(below)}; {both(above)}{end}"
+            f"Neither low nor high frequencies alone are {shown} for this model{where}: {both(k)}"
         )
-    k = int(np.argmax(np.abs(low - high)))
-    return f"This model relies on low and high frequencies in turn: {both(k)}{end}"
+
+    if not inside.any():
+        return (
+            f"No radius lies within the spectrum, which ends at {result.corner:.3g} {unit}: LFC is "
+            f"the whole image; original images give {percent(clean)}."
+        )
+    end = f"; original images give {percent(clean)} ({manner(result.settings)})."
+    if not low_ahead and not high_ahead:
+        k = int(inside.sum()) // 2
+        if enough["lfc"][k] and enough["hfc"][k]:
+            return f"Low or high frequencies alone are enough for this model: {both(k)}{end}"
+        if short[k]:
+            return neither(f" at {radii[k]:g} {unit}", k) + end
+        return (
+            "Low and high frequencies cannot be told apart in what they give this model: "
+            f"{both(k)}{end}"
+        )
+    if low_ahead and high_ahead:
+        below, above = max(high_ahead), min(low_ahead)
+        if below < above:
+            what = f"{radii[below]:g} and {radii[above]:g} {unit}"
+            though = ""
+            if short[below] or short[above]:
+                where = " and ".join(f"{radii[n]:g}" for n in (below, above) if short[n])
+                though = f", though neither low nor high ones alone are enough at {where}"
+            return (
+                f"This model relies most on frequencies between {what}{though}: {both(below)}; "
+                f"{both(above)}{end}"
+            )
+        k = int(np.argmax(np.abs(low - high)))
+        return f"This model relies on low and high frequencies in turn: {both(k)}{end}"
+    # One part alone is ahead. The least of it that is enough, and what is on the other side.
+    name, ahead = ("lfc", low_ahead) if low_ahead else ("hfc", high_ahead[::-1])
+    step = -1 if low_ahead else 1
+    first = next((n for n in ahead if enough[name][n]), None)
+    if first is None:
+        return neither(" at any radius measured", ahead[-1]) + end
+    k = first
+    if low_ahead and radii[k] >= result.corner / math.sqrt(2):
+        # The circle that fills the image holds nearly everything: that is no reliance on part.
+        text = neither(f" below {radii[k]:g} {unit}", max(0, k - 1))
+        return f"{text}; {both(k)}{end}" if k else f"{_nearly(radii[k], unit)}: {both(k)}{end}"
+    if 0 <= k + step < len(radii) and short[k + step]:
+        where = "below" if low_ahead else "above"
+        return f"{neither(f' {where} {radii[k]:g} {unit}', k + step)}; {both(k)}{end}"
+    word = "low" if low_ahead else "high"
+    return f"This model relies on {word} frequencies: {both(k)}{end}"
+
+
+def _nearly(radius: float, unit: str) -> str:
+    return f"Frequencies up to {radius:g} {unit}, nearly all there are, are enough for this model"
 
 
 def adversarial_sentence(result: AdversarialAccuracyResult) -> str:
@@ -105,7 +222,7 @@ def amplitude_phase_sentence(result: AmplitudePhaseResult) -> str:
         return f"The model follows phase: {figures}."
     if all(a[1] > p[2] for p, a in zip(phase, amplitude, strict=True)):
         return f"The model follows amplitude: {figures}."
-    return f"The model follows neither phase nor amplitude more than the other: {figures}."
+    return f"Phase and amplitude are not told apart in what the model follows: {figures}."
 
 
 def svd_sentence(result: TruncatedSVDResult) -> str:
@@ -117,10 +234,11 @@ def svd_sentence(result: TruncatedSVDResult) -> str:
     behind = [
         k for k in range(len(result.ranks)) if arrays["trailing_lower"][k] > arrays["hfc_upper"][k]
     ]
+    how = manner(result.settings, "background")
     if not ahead and not behind:
         return (
             "HFC and the trailing singular components of the same energy are not told apart at "
-            "any rank."
+            f"any rank ({how})."
         )
     gap = np.abs(arrays["hfc"] - arrays["trailing"])
     k = max(ahead or behind, key=lambda n: float(gap[n]))
@@ -130,7 +248,7 @@ def svd_sentence(result: TruncatedSVDResult) -> str:
     return (
         f"HFC tells this model {word} than trailing singular components of the same energy: "
         f"beyond r = {result.radii[k]:.1f} cycles/image it is right in {high}, beyond rank "
-        f"{result.ranks[k]} in {rest}{also}."
+        f"{result.ranks[k]} in {rest}{also} ({how})."
     )
 
 

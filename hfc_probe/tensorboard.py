@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .provenance import lasting
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -117,14 +118,31 @@ def _log_picture(writer: Any, tag: str, picture: Any, step: int) -> None:
 
 
 def _log_tensors(result: Result, writer: Any, step: int) -> None:
-    """Arrays as tensor summaries of plugin ``hfc``, tag ``<group>/<array>``."""
+    """Arrays as tensor summaries of plugin ``hfc``, tag ``<group>/<array>``.
+
+    The metadata's JSON holds ``settings`` and ``provenance`` beside axes and unit. Outcomes by
+    image are packed into bytes, ``<group>/per_image``, a row for each tag.
+    """
     file_writer = _file_writer(writer)
     if file_writer is None:
         return
-    arrays = result.tensors()
+    from .measurements.base import plain
+
+    arrays, axes = result.tensors(), result.axes()
+    outcomes = result.per_image()
+    if outcomes:
+        tags = {"name": "tag", "values": list(outcomes)}
+        packed = {"name": "image", "count": len(next(iter(outcomes.values()))), "packed": "bits"}
+        arrays["per_image"] = np.packbits(np.stack(list(outcomes.values())), axis=1)
+        axes["per_image"] = {"unit": "8 images a byte, 1 is right", "axes": [tags, packed]}
+    # TensorBoard keeps the metadata of an array's first step: only what lasts belongs there.
+    origin = {
+        "settings": plain(dict(result.settings)),
+        "provenance": plain(lasting(result.provenance)),
+    }
     values = []
-    for name, axes in result.axes().items():
-        content = {"measurement": result.name, "array": name, **axes}
+    for name, described in axes.items():
+        content = {"measurement": result.name, "array": name, **origin, **described}
         values.append(_tensor_value(f"{result.group}/{name}", content, arrays[name]))
     _add_values(file_writer, values, step)
 

@@ -28,7 +28,9 @@ from hfc_probe import (
     PixelSpace,
     Samples,
 )
+from hfc_probe.provenance import weights_hash
 from hfc_probe.schedule import Budget
+from hfc_probe.tensorboard import as_markdown
 
 
 def network(channels=3, classes=4):
@@ -97,7 +99,8 @@ def test_event_files_hold_what_the_results_say(tmp_path):
     assert 0 < events.Scalars("hfc_cost/share")[-1].value < 1
     assert events.Scalars("hfc_cost/seconds/frequency_accuracy")[-1].value > 0
     text = events.Tensors("hfc_report/summary")[-1].tensor_proto.string_val[0].decode()
-    assert results["frequency_accuracy"].sentence() in text
+    for result in results.values():
+        assert as_markdown(result.sentence()) in text
 
 
 def test_every_array_behind_a_picture_is_a_tensor_of_our_plugin(tmp_path):
@@ -408,6 +411,119 @@ def test_what_the_budget_held_back_is_said_at_the_end(caplog):
     measured(budget=1e-6)
     assert "slow ran 1 of the 4 times it was due" in caplog.text
     assert "a larger budget= gives it more" in caplog.text
+
+
+def trained(tmp_path=None, epochs=2, every=5, close=True, measurement=None, **options):
+    """A probe whose measurement was due in the first epochs only, and its model."""
+    torch.manual_seed(0)
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    measurement = measurement or FrequencyAccuracy(radii=(2,))
+    probe = hfc_probe.attach(
+        model,
+        loader(),
+        optimizer=optimizer,
+        log_dir=tmp_path,
+        measurements={measurement: Every(epochs=every)},
+        **options,
+    )
+    run(model, probe, optimizer, epochs=epochs)
+    if close:
+        probe.close()
+    return probe, model
+
+
+def test_closing_measures_the_trained_model_once(tmp_path, caplog):
+    caplog.set_level("INFO", "hfc_probe")
+    probe, model = trained(tmp_path, epochs=3, every=2)
+    of = probe.results["frequency_accuracy"].provenance
+    assert (of["step"], of["epoch"]) == (9, 3)
+    assert of["weights"] == weights_hash(model)
+    assert [e.step for e in read(tmp_path).Scalars("hfc_lfc/r02")] == [6, 9]
+    assert "frequency_accuracy ran 1 of the 1 times it was due" in caplog.text
+    assert "measured the trained model when closing" in caplog.text
+    probe.close()
+    assert len(read(tmp_path).Scalars("hfc_lfc/r02")) == 2
+
+
+def test_what_is_measured_already_is_not_measured_again_when_closing(tmp_path):
+    trained(tmp_path, epochs=4, every=2)
+    assert [e.step for e in read(tmp_path).Scalars("hfc_lfc/r02")] == [6, 12]
+
+
+def test_the_final_measurement_can_be_turned_off_and_is_left_out_after_an_exception():
+    probe, _ = trained(epochs=3, every=2, final=False)
+    assert probe.results["frequency_accuracy"].provenance["epoch"] == 2
+    probe, _ = trained(epochs=3, every=2, close=False)
+    with pytest.raises(KeyboardInterrupt), probe:
+        raise KeyboardInterrupt
+    assert probe.results["frequency_accuracy"].provenance["epoch"] == 2
+    probe, _ = trained(epochs=3, every=2, close=False)
+    try:
+        raise RuntimeError
+    except RuntimeError:
+        probe.close()
+    assert probe.results["frequency_accuracy"].provenance["epoch"] == 2
+
+
+def test_weights_that_changed_after_the_last_epoch_are_measured_and_not_logged_twice(tmp_path):
+    probe, model = trained(tmp_path, epochs=2, every=1, close=False)
+    before = probe.results["frequency_accuracy"].provenance["weights"]
+    with torch.no_grad():
+        model[0].weight.mul_(-1)  # the best checkpoint is loaded, say
+    probe.close()
+    of = probe.results["frequency_accuracy"].provenance
+    assert of["weights"] == weights_hash(model) != before
+    assert [e.step for e in read(tmp_path).Scalars("hfc_lfc/r02")] == [3, 6]
+
+
+def test_a_final_measurement_that_would_take_too_long_is_said(caplog):
+    class Long(FrequencyAccuracy):
+        def overhead(self, samples, image_shape):
+            return 100.0
+
+    probe, _ = trained(epochs=2, every=5, measurement=Long(radii=(2,)), budget=1.0)
+    assert not probe.results
+    assert "long did not measure the trained model, which should take about 100" in caplog.text
+    assert "call probe.measure() before probe.close()" in caplog.text
+
+
+def test_a_measurement_that_fails_is_tried_three_times_whatever_the_budget(caplog):
+    class Failing(FrequencyAccuracy):
+        def compute(self, subject):
+            time.sleep(0.1)
+            raise RuntimeError("planted failure")
+
+    model = network()
+    probe = hfc_probe.attach(model, loader(), measurements=[Failing(radii=(2,))], budget=1e-6)
+    for _ in range(5):
+        probe.end_epoch()
+    probe.close()
+    assert "failing is switched off after 3 failures" in caplog.text
+    last = [r.getMessage() for r in caplog.records][-1]
+    assert "failing ran 0 of the 3 times it was due" in last
+    assert "it failed 3 times, the last time with RuntimeError: planted failure" in last
+    assert "larger budget" not in caplog.text
+
+
+def test_a_failure_that_passed_is_said_and_not_taken_for_the_budget(caplog):
+    fails = iter([True, False, False])
+
+    class Once(FrequencyAccuracy):
+        def compute(self, subject):
+            if next(fails):
+                raise RuntimeError("planted failure")
+            return super().compute(subject)
+
+    probe = hfc_probe.attach(network(), loader(), measurements=[Once(radii=(2,))], budget=1.0)
+    for _ in range(3):
+        probe.end_epoch()
+    state = probe.state_dict()["measurements"]["once"]
+    assert (state["runs"], state["failures"], state["failed"]) == (2, 0, 1)
+    probe.close()
+    assert "once ran 2 of the 3 times it was due" in caplog.text
+    assert "it failed 1 time, the last time with RuntimeError: planted failure" in caplog.text
+    assert "larger budget" not in caplog.text
 
 
 def test_a_result_with_nothing_but_numbers_is_shown_logged_and_saved(tmp_path):

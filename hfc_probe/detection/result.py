@@ -330,7 +330,7 @@ class DetectionAuditResult(Result):
         fed += ["rescaled"] if self.rescale else []
         return f"{part.upper()}, r = {radius:g}" + (f" ({', '.join(fed)})" if fed else "")
 
-    def sentence(self) -> str:
+    def verdict(self) -> str:
         def at(name: str) -> str:
             delta = self.metrics[name][0] - self.metrics[ORIGINAL][0]
             return (

@@ -324,6 +324,10 @@ class AdversarialAccuracyResult(CellResult):
     spectra: dict[str, NDArray[np.float64]]
     without_gradient: NDArray[np.int64]
 
+    def original(self) -> tuple[int, int, int]:
+        plain = self.rhos.index(0) if 0 in self.rhos else int(self.clean_right.argmax())
+        return int(self.clean_right[plain]), self.samples, 1
+
     @property
     def rhos(self) -> tuple[float, ...]:
         return tuple(self.settings["rhos"])
@@ -400,7 +404,7 @@ class AdversarialAccuracyResult(CellResult):
             f"steps of {size}, {start}, 95 % Wilson intervals"
         )
 
-    def sentence(self) -> str:
+    def verdict(self) -> str:
         from ..summary import adversarial_sentence
 
         return adversarial_sentence(self)

@@ -193,6 +193,9 @@ class AmplitudePhaseResult(Result):
     example_images: NDArray[np.float32]
     example_labels: NDArray[np.int64]
 
+    def original(self) -> tuple[int, int, int]:
+        return self.counts["original"], self.samples, 1
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         out: dict[str, NDArray[Any]] = {}
         for name, count in self.counts.items():
@@ -251,7 +254,7 @@ class AmplitudePhaseResult(Result):
             f"{names[str(self.settings['pairing'])]}{left}, 95 % Wilson intervals"
         )
 
-    def sentence(self) -> str:
+    def verdict(self) -> str:
         from ..summary import amplitude_phase_sentence
 
         return amplitude_phase_sentence(self)

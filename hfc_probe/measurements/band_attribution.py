@@ -242,6 +242,9 @@ class BandAttributionResult(Result):
     targets: NDArray[np.int64]
     example_images: NDArray[np.float32]
 
+    def original(self) -> tuple[int, int, int]:
+        return int((self.predicted == self.targets).sum()), self.samples, 1
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         mean = self.attribution.mean(0)
         spread = np.zeros_like(mean)
@@ -318,7 +321,7 @@ class BandAttributionResult(Result):
     def _named(self, band: int) -> str:
         return "DC" if band == 0 else f"the band {self.labels[band]} cycles/image"
 
-    def sentence(self) -> str:
+    def verdict(self) -> str:
         arrays = self.arrays()
         order = np.argsort(-arrays["mean"])
         first, second = int(order[0]), int(order[1])

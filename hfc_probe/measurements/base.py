@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import logging
@@ -9,6 +10,7 @@ import math
 import os
 import re
 import tempfile
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -24,8 +26,10 @@ from torch import Tensor, nn
 from .. import checks
 from ..errors import InputError
 from ..isolation import device_of, first_tensor, isolated
+from ..provenance import Tally, stamp
 from ..samples import PixelSpace, Samples, check_pixels, find_normalization
 from ..sharing import At, Crew, Sharing, alone
+from ..summary import caution, not_above_chance, origin
 from ..version import __version__
 
 if TYPE_CHECKING:
@@ -53,6 +57,9 @@ class Subject:
         device: where the model is.
         batch_size: images per forward pass.
         sharing: how batches are worked off, see :meth:`share`.
+        caveats: sentences on what cannot be trusted about what is found; whoever works on the
+            subject may add one, and the result says them first.
+        tally: what was done with the model.
     """
 
     model: nn.Module
@@ -63,6 +70,8 @@ class Subject:
     predict: Predict | None = None
     show_progress: bool = False
     sharing: Sharing = field(default_factory=Sharing)
+    caveats: list[str] = field(default_factory=list)
+    tally: Tally = field(default_factory=Tally)
 
     def logits(self, images: Tensor, what: str = "original") -> Tensor:
         """Logits ``(N, K)`` in float32 for images in pixel space, not clipped.
@@ -99,6 +108,8 @@ class Subject:
                 f"model: expected finite logits, got NaN for {bad} of {len(images)} {what} "
                 "images; look for diverged training or a wrong normalisation"
             )
+        self.tally.passes += len(logits)
+        self.tally.classes = logits.shape[1]
         return logits
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -139,7 +150,19 @@ class Subject:
 
     def share(self, jobs: Sequence[Job], work: Callable[[Job], Found]) -> Iterator[Found]:
         """What some work on each job finds, in order; otherwise as :meth:`map`."""
-        return self.sharing.map(jobs, work)
+
+        def counted(job: Job) -> tuple[Found, Tally, list[str]]:
+            before, said = self.tally.passes, len(self.caveats)
+            found = work(job)
+            passes, self.tally.passes = self.tally.passes - before, before
+            return found, Tally(passes, self.tally.classes), self.caveats[said:]
+
+        # Counted as the results come in, whichever process did the work.
+        for found, tally, caveats in self.sharing.map(jobs, counted):
+            self.tally.passes += tally.passes
+            self.tally.classes = tally.classes or self.tally.classes
+            self.caveats.extend(one for one in caveats if one not in self.caveats)
+            yield found
 
     def check_targets(self, classes: int) -> None:
         """Raise :class:`InputError` for targets that the model has no logit for."""
@@ -256,12 +279,16 @@ class Measurement(ABC):
         batch_size: int | None = None,
         progress: bool = False,
         shared: Callable[[], AbstractContextManager[Sharing]] = alone,
+        step: int | None = None,
+        epoch: int | None = None,
     ) -> Result:
         """As :meth:`measure`, on samples that were collected.
 
         Args:
             shared: other processes that help, see :mod:`hfc_probe.sharing`.
+            step, epoch: of the training, for the result's provenance.
         """
+        began = time.perf_counter()
         if samples is None and self.needs_data:
             raise InputError(
                 f"{type(self).__name__}: expected data (a loader or Samples), got none"
@@ -281,7 +308,15 @@ class Measurement(ABC):
             ):
                 batch_size = subject.batch_size
                 try:
-                    return self.compute(subject)
+                    result = self.compute(subject)
+                    return stamp(
+                        result,
+                        subject,
+                        samples if self.needs_data else None,
+                        seconds=time.perf_counter() - began,
+                        step=step,
+                        epoch=epoch,
+                    )
                 except (torch.OutOfMemoryError, MemoryError):
                     if batch_size == 1:
                         raise
@@ -458,7 +493,23 @@ class Result(ABC):
         return ["number", "value", "95 % interval"], rows
 
     def sentence(self) -> str:
-        """What the numbers say, in one sentence with its figures."""
+        """What the numbers say: :meth:`verdict`, unless the model is not above chance."""
+        return not_above_chance(self) or self.verdict()
+
+    def original(self) -> tuple[int, int, int] | None:
+        """How the model does on the original images: right, of how many, within the top k.
+
+        A model that is not above chance there is not judged. None: not measured, or nothing
+        that a guess could reach.
+        """
+        return None
+
+    def per_image(self) -> dict[str, NDArray[np.bool_]]:
+        """Outcome ``(N,)`` on every image, by tag, for those proportions that have one."""
+        return {}
+
+    def verdict(self) -> str:
+        """What the numbers say of a model that works, in one sentence with its figures."""
         said = ", ".join(f"{tag} is {value:.4g}" for tag, value in self.scalars().items())
         return f"On {self.samples} images {said}."
 
@@ -497,16 +548,24 @@ class Result(ABC):
         ).lower()
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain Python values, ready for JSON; NaN becomes None."""
+        """Everything as plain Python values, ready for JSON; NaN becomes None.
+
+        ``per_image`` holds :meth:`per_image` as base64 of ``np.packbits``.
+        """
         return {
             "hfc_probe": __version__,
             "measurement": self.name,
             "settings": plain(dict(self.settings)),
             "samples": self.samples,
+            "provenance": plain(dict(self.provenance)),
             "summary": self.sentence(),
             "scalars": plain(self.scalars()),
             "intervals": plain(self.intervals()),
             "arrays": plain(self.arrays()),
+            "per_image": {
+                tag: base64.b64encode(np.packbits(outcome).tobytes()).decode()
+                for tag, outcome in self.per_image().items()
+            },
         }
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -530,10 +589,10 @@ class Result(ABC):
         heads, rows = self.table()
         align = ["left"] + ["right"] * (len(heads) - 1)
         body = tabulate(rows, heads, tablefmt="simple", colalign=align, disable_numparse=True)
-        return f"{self._title()}\n{body}\n{self.sentence()}"
+        parts = [self._title(), *map(caution, self.caveats), body, self.sentence()]
+        return "\n".join([*parts, *filter(None, [origin(self)])])
 
     def _repr_html_(self) -> str:
-        import base64
         import html
         import io
 
@@ -544,8 +603,10 @@ class Result(ABC):
         buffer = io.BytesIO()
         self.figure().savefig(buffer, format="png", dpi=100)
         picture = base64.b64encode(buffer.getvalue()).decode()
+        cautions = "".join(f"<p><b>{html.escape(caution(one))}</b></p>" for one in self.caveats)
         return (
-            f"<h4>{html.escape(self._title())}</h4>{body}<p>{html.escape(self.sentence())}</p>"
+            f"<h4>{html.escape(self._title())}</h4>{cautions}{body}"
+            f"<p>{html.escape(self.sentence())}</p><p>{html.escape(origin(self))}</p>"
             f'<img alt="{html.escape(self.name)}" src="data:image/png;base64,{picture}">'
         )
 

@@ -251,6 +251,9 @@ class CalibrationResult(CellResult):
     confidence: NDArray[np.float64]
     accuracy: NDArray[np.float64]
 
+    def original(self) -> tuple[int, int, int]:
+        return round(float(self.accuracy[0]) * self.samples), self.samples, 1
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         out: dict[str, NDArray[Any]] = {"radii": self.radii}
         for part, offset in (("lfc", 0), ("hfc", 1)):
@@ -311,7 +314,9 @@ class CalibrationResult(CellResult):
             f"{fourier.rescale_note(self.settings['rescale'])}, 95 % bootstrap intervals"
         )
 
-    def sentence(self) -> str:
+    def verdict(self) -> str:
+        from ..summary import manner
+
         original = self.ece[0]
         worst = int(np.argmax(self.ece[:, 0]))
         part, _, radius = self.labelled[worst].partition("_")
@@ -322,7 +327,7 @@ class CalibrationResult(CellResult):
             text += " and by no measurably more on any component"
         if "ood" in self.others:
             text += f"; it tells a second data set apart with AUROC {self.auroc[-1, 0]:.3f}"
-        return text + "."
+        return f"{text} ({manner(self.settings)})."
 
 
 def _bounded(values: NDArray[np.float64]) -> str:

@@ -190,6 +190,9 @@ class ComponentExamplesResult(CellResult):
     example_confidence: NDArray[np.float32]
     example_images: NDArray[np.float32]
 
+    def original(self) -> tuple[int, int, int]:
+        return self.original_right, self.samples, 1
+
     @property
     def example_radius(self) -> float:
         return float(self.radii[self.example_row])
@@ -254,14 +257,17 @@ class ComponentExamplesResult(CellResult):
             f"{fourier.rescale_note(self.settings['rescale'])}"
         )
 
-    def sentence(self) -> str:
+    def verdict(self) -> str:
+        from ..summary import manner
+
         row = int(np.argmax(self.counts["high_only"]))
+        how = manner(self.settings)
         count = int(self.counts["high_only"][row])
         of = f"of the {self.original_right} images predicted right"
         if not count:
-            return f"None {of} is right on HFC(r) and wrong on LFC(r) at any radius."
+            return f"None {of} is right on HFC(r) and wrong on LFC(r) at any radius ({how})."
         share = percent(count / self.original_right)
         return (
             f"At r = {self.radii[row]:g} cycles/image, {count} {of} ({share}) are right on their "
-            "high frequencies alone and wrong on their low ones."
+            f"high frequencies alone and wrong on their low ones ({how})."
         )

@@ -369,6 +369,9 @@ class CorruptionAccuracyResult(Result):
     wrong: NDArray[np.int64]
     count: NDArray[np.int64]
 
+    def original(self) -> tuple[int, int, int]:
+        return self.samples - self.clean_wrong, self.samples, 1
+
     @property
     def corruptions(self) -> tuple[str, ...]:
         return tuple(self.settings["corruptions"])
@@ -491,15 +494,21 @@ class CorruptionAccuracyResult(Result):
             "95 % Wilson intervals"
         )
 
-    def sentence(self) -> str:
+    def verdict(self) -> str:
         errors = (self.wrong / self.count).mean(1)
-        worst = int(np.argmax(errors))
+        worst, second = (int(k) for k in (*np.argsort(-errors, kind="stable"), 0)[:2])
+        lower, upper = wilson(self.wrong.sum(1), self.count.sum(1))
         clean = percent(self.clean_wrong / self.samples)
         text = (
             f"Mean error under {'generated ' if self.generated else ''}corruptions is "
-            f"{percent(self.mean_error)} against {clean} clean; {self.corruptions[worst]} hurts "
-            f"most ({percent(float(errors[worst]))})"
+            f"{percent(self.mean_error)} against {clean} clean; it is largest under "
+            f"{self.corruptions[worst]} ({percent(float(errors[worst]))})"
         )
+        if len(errors) > 1 and lower[worst] <= upper[second]:
+            text += (
+                f", not told apart from {self.corruptions[second]} "
+                f"({percent(float(errors[second]))})"
+            )
         if self.mce is not None:
             text += f"; {self.mce_label}: {percent(self.mce)} of the baseline"
         return text + "."

@@ -291,6 +291,9 @@ class CriticalBandResult(Result):
     centre: float
     bandwidth: float
 
+    def original(self) -> tuple[int, int, int]:
+        return self.clean_right, self.samples, 1
+
     @property
     def centres(self) -> tuple[float, ...]:
         return tuple(self.settings["centres"])
@@ -352,7 +355,13 @@ class CriticalBandResult(Result):
             f"{percent(self.threshold)}, 95 % Wilson intervals"
         )
 
-    def sentence(self) -> str:
+    def verdict(self) -> str:
+        clean = self.clean_right / self.samples
+        if clean <= self.threshold:
+            return (
+                f"Accuracy is {percent(clean)} without any noise, not above the threshold of "
+                f"{percent(self.threshold)}, so that no noise pushes it below; lower threshold=."
+            )
         if not math.isfinite(self.centre):
             strongest = self.settings["strengths"][-1]
             return (

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from .. import checks, fourier
 from ..errors import InputError
-from .base import Measurement, Result, Subject, settings_of
+from .base import Measurement, Result, Subject, rank, settings_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,13 +91,13 @@ class FourierSensitivity(Measurement):
         total: Tensor | None = None
         squares: Tensor | None = None
         counts = np.zeros(0, np.int64)
-        loss_sum = 0.0
+        loss_sum, right = 0.0, 0
         ring = _rings(*samples.image_shape[1:], subject.device)
         shares = torch.zeros(int(ring.max()) + 1, dtype=torch.float64)
         known = 0
 
         def look(start: int, images: Tensor, targets: Tensor) -> _Seen:
-            loss, gradient, classes = _input_gradient(subject, images, targets, start == 0)
+            loss, gradient, logits = _input_gradient(subject, images, targets, start == 0)
             if self.channels == "mean":
                 gradient = gradient.mean(1, keepdim=True)
             spectrum = _amplitude(gradient)
@@ -105,10 +105,11 @@ class FourierSensitivity(Measurement):
             present, place, size = group.unique(return_inverse=True, return_counts=True)
             sums = spectrum.new_zeros(len(present), *spectrum.shape[1:])
             sums.index_add_(0, place, spectrum)
-            groups = classes if self.per_class else 1
+            groups = logits.shape[1] if self.per_class else 1
             power = spectrum**2
             share, count = _shares(power, ring)
-            return _Seen(loss, groups, present, size, sums, power.sum(0), share, count)
+            hits = int((rank(logits, targets) < 1).sum())
+            return _Seen(loss, hits, groups, present, size, sums, power.sum(0), share, count)
 
         for seen in subject.map(look):
             if total is None or squares is None:
@@ -121,14 +122,15 @@ class FourierSensitivity(Measurement):
             loss_sum += seen.loss
             shares += seen.shares.cpu()
             known += seen.known
+            right += seen.right
         assert total is not None
         assert squares is not None
         share = (shares / known if known else shares * math.nan).numpy()
-        return _result(self, samples, total, squares, counts, loss_sum, share)
+        return _result(self, samples, total, squares, counts, loss_sum, share, right)
 
 
 class _Seen(NamedTuple):
-    """Sums over one batch: the loss, and by group (classes, or all) counts and spectra.
+    """Sums over one batch: the loss, right predictions, and by group (classes, or all) counts.
 
     Attributes:
         groups: how many there are; ``present`` says which of them the batch has.
@@ -138,6 +140,7 @@ class _Seen(NamedTuple):
     """
 
     loss: float
+    right: int
     groups: int
     present: Tensor
     size: Tensor
@@ -165,8 +168,8 @@ def _shares(power: Tensor, ring: Tensor) -> tuple[Tensor, int]:
 
 def _input_gradient(
     subject: Subject, images: Tensor, targets: Tensor, first: bool
-) -> tuple[float, Tensor, int]:
-    """Sum of the losses, each image's gradient in pixel space ``(n, C, H, W)``, class count."""
+) -> tuple[float, Tensor, Tensor]:
+    """Sum of the losses, each image's gradient in pixel space ``(n, C, H, W)``, the logits."""
     required = [(p, p.requires_grad) for p in subject.model.parameters()]
     try:
         for parameter, _ in required:
@@ -188,7 +191,7 @@ def _input_gradient(
             "FourierSensitivity: expected a model that passes gradients to its input, got one that "
             "detaches it; look for torch.no_grad or .detach() in its forward"
         )
-    return float(loss.detach()), gradient.detach().to(torch.float32), logits.shape[1]
+    return float(loss.detach()), gradient.detach().to(torch.float32), logits.detach()
 
 
 def _amplitude(gradient: Tensor) -> Tensor:
@@ -214,6 +217,7 @@ def _result(
     counts: NDArray[np.int64],
     loss: float,
     share: NDArray[np.float64],
+    right: int,
 ) -> FourierSensitivityResult:
     count = len(samples)
     sums = torch.fft.fftshift(total, dim=(-2, -1)).cpu().numpy().astype(np.float64)
@@ -235,6 +239,7 @@ def _result(
         class_counts=counts,
         clean_loss=loss / count,
         power_share=share,
+        clean_right=right,
     )
 
 
@@ -267,6 +272,10 @@ class FourierSensitivityResult(Result):
     class_counts: NDArray[np.int64]
     clean_loss: float
     power_share: NDArray[np.float64]
+    clean_right: int
+
+    def original(self) -> tuple[int, int, int]:
+        return self.clean_right, self.samples, 1
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         profile = fourier.radial_profile(torch.from_numpy(self.sensitivity)).numpy()
@@ -348,7 +357,7 @@ class FourierSensitivityResult(Result):
             f"loss per unit of L2 norm{_OF_CHANNELS[self.settings['channels']]}"
         )
 
-    def sentence(self) -> str:
+    def verdict(self) -> str:
         profile = self.arrays()["radial_profile"]
         if not float(self.sensitivity.max()) > 0:
             return "The loss does not depend on the images at all: its gradient is zero."

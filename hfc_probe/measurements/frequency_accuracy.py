@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -128,6 +129,8 @@ class FrequencyAccuracy(Measurement):
             counts={"original": counts[:1], "lfc": counts[1::2], "hfc": counts[2::2]},
             agreement={"lfc": agreement[::2], "hfc": agreement[1::2]},
             class_counts=tally.classes.cpu().numpy(),
+            right=torch.cat(tally.right, 2).cpu().numpy(),
+            corner=fourier.corner(*samples.image_shape[1:], units=self.units),
         )
 
 
@@ -160,9 +163,11 @@ class _Tally:
         self.counts = zeros(1 + 2 * radii, len(topk), classes)
         self.agreement = zeros(2 * radii)
         self.classes = zeros(classes)
+        self.right: list[Tensor] = []
 
     def add(self, seen: _Seen) -> None:
         right = seen.places[:, None] < self.ks  # (V, k, n)
+        self.right.append(right)
         self.counts.index_add_(2, seen.targets, right.long())
         self.agreement += seen.same.sum(1)
         self.classes += torch.bincount(seen.targets, minlength=seen.classes)
@@ -180,6 +185,14 @@ class FrequencyAccuracyResult(Result):
     - ``lfc_agreement``, ``hfc_agreement`` (R,), with the same variants: the share of
       predictions equal to the clean one;
     - ``original_class`` (K,), ``lfc_class``, ``hfc_class`` (R, K) and variants.
+
+    Attributes:
+        counts: right predictions by view, k and class: ``original`` (1, k, K), ``lfc`` and
+            ``hfc`` (R, k, K).
+        right: ``(1 + 2R, k, N)`` whether each image is right: originals, then LFC and HFC of
+            each radius; see :meth:`per_image`.
+        corner: largest distance in the spectrum, in the radii's units: from it on, LFC is the
+            whole image.
     """
 
     radii: NDArray[np.float64]
@@ -187,6 +200,23 @@ class FrequencyAccuracyResult(Result):
     counts: dict[str, NDArray[np.int64]]
     agreement: dict[str, NDArray[np.int64]]
     class_counts: NDArray[np.int64]
+    right: NDArray[np.bool_] | None = None
+    corner: float = math.inf
+
+    def original(self) -> tuple[int, int, int]:
+        return int(self.counts["original"][0, 0].sum()), self.samples, self.topk[0]
+
+    def per_image(self) -> dict[str, NDArray[np.bool_]]:
+        if self.right is None:
+            return {}
+        out = {}
+        for index, k in enumerate(self.topk):
+            top = "" if index == 0 else f"_top{k}"
+            out[f"hfc_accuracy/original{top}"] = self.right[0, index]
+            for row, radius in enumerate(self.radius_tags()):
+                out[f"hfc_lfc{top}/{radius}"] = self.right[1 + 2 * row, index]
+                out[f"hfc_hfc{top}/{radius}"] = self.right[2 + 2 * row, index]
+        return out
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         out: dict[str, NDArray[Any]] = {"radii": self.radii}
@@ -299,7 +329,7 @@ class FrequencyAccuracyResult(Result):
             f"{fourier.rescale_note(self.settings['rescale'])}, 95 % Wilson intervals"
         )
 
-    def sentence(self) -> str:
+    def verdict(self) -> str:
         from ..summary import accuracy_sentence
 
         return accuracy_sentence(self)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -79,6 +80,11 @@ class FourierHeatmapResult(Result):
     rings: dict[str, NDArray[Any]]
     passes: int
     elapsed: float
+
+    def original(self) -> tuple[int, int, int] | None:
+        if self.settings["score"] is not None:  # no guess is known that it could be held against
+            return None
+        return self.samples - self.clean_wrong, self.samples, int(self.settings["topk"][0])
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         out: dict[str, NDArray[Any]] = {
@@ -238,7 +244,7 @@ class FourierHeatmapResult(Result):
             f"{self.passes} forward passes ({self.made_by()})"
         )
 
-    def sentence(self) -> str:
+    def verdict(self) -> str:
         (worst, *_), (best, *_) = self.extremes(1)
         i, j = self.frequencies()
 
@@ -248,9 +254,10 @@ class FourierHeatmapResult(Result):
                 where = f"distance {math.hypot(i[cell[0]], j[cell[1]]) + 1e-9:.0f}"
             return f"{where} with {self._value(float(self.error[cell]))}"
 
-        noun = " errors" if self.quantity == "error" else ""
+        top = int(self.settings["topk"][0])
+        noun = "" if self.quantity != "error" else " errors" if top == 1 else f" top-{top} errors"
         clean = self._value(float(self._clean()[0]))
-        if self.lower[worst] <= self.upper[best]:
+        if not self._told_apart(worst, best):
             said = (
                 f"Noise of norm {self.norm:.1f} harms no frequency measurably more than another; "
                 f"{self.unit.removesuffix(' rate')}s reach {self._value(float(self.error[worst]))} "
@@ -262,6 +269,18 @@ class FourierHeatmapResult(Result):
                 f"{at(best)}, against {clean} without noise."
             )
         return said + self._caution()
+
+    def _told_apart(self, worst: tuple[int, int], best: tuple[int, int]) -> bool:
+        """Whether two cells differ, though they are the extremes of all the map's cells.
+
+        Of many cells that are equal some lie far apart by chance: 95 % intervals are widened to
+        hold for all cells at once (Bonferroni, as for a normal distribution).
+        """
+        cells = max(1, int(np.isfinite(self.error).sum()) // 2)
+        wider = NormalDist().inv_cdf(1 - 0.025 / cells) / NormalDist().inv_cdf(0.975)
+        down = float(self.error[worst] - self.lower[worst]) * wider
+        up = float(self.upper[best] - self.error[best]) * wider
+        return bool(self.error[worst] - down > self.error[best] + up)
 
     def _caution(self) -> str:
         if self.estimator != "model":

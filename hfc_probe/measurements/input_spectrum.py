@@ -203,7 +203,7 @@ class InputSpectrumResult(Result):
             f"d ≤ {self.quarter:g} cycles/image"
         )
 
-    def sentence(self) -> str:
+    def verdict(self) -> str:
         return (
             f"The data's power falls as 1/f^{self.slope:.2f} (natural images: about 2); "
             f"{100 * self.share_within(self.quarter):.1f} % of its energy without DC lies at "

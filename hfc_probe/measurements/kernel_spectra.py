@@ -208,7 +208,7 @@ class KernelSpectraResult(Result):
         ):
             alive = values[~np.isnan(values)]
             low, high = np.percentile(alive, (5, 95)) if len(alive) else (np.nan, np.nan)
-            rows.append([label, *(f"{v:.3f}" for v in (_mean(values), low, high))])
+            rows.append([label, *(_figure(v) for v in (_mean(values), low, high))])
         return heads, rows
 
     def _title(self) -> str:
@@ -219,11 +219,14 @@ class KernelSpectraResult(Result):
             f"{height}×{width} over {channels} channels{dead}"
         )
 
-    def sentence(self) -> str:
+    def verdict(self) -> str:
         from ..summary import smoothness_words
 
+        layer = self.layer or "the model"
+        if self.dead == len(self.smoothness):
+            return f"All kernels of {layer} are zero: they have no spectrum."
         return (
-            f"The kernels of {self.layer or 'the model'} have a mean smoothness of "
+            f"The kernels of {layer} have a mean smoothness of "
             f"{_mean(self.smoothness):.2f} (1 constant, 0.29 Gaussian noise) and "
             f"{100 * _mean(self.high_frequency_ratio):.0f} % of their power beyond "
             f"{HIGH_CYCLES_PER_PIXEL} cycles/pixel (an impulse: 80 %)"
@@ -239,3 +242,7 @@ def fourier_axis(size: int) -> list[float]:
 def _mean(values: NDArray[Any]) -> float:
     alive = values[~np.isnan(values)]
     return float(alive.mean()) if len(alive) else float("nan")
+
+
+def _figure(value: float) -> str:
+    return f"{value:.3f}" if np.isfinite(value) else "–"

@@ -180,6 +180,9 @@ class TruncatedSVDResult(CellResult):
     original_right: int
     counts: dict[str, NDArray[np.int64]]
 
+    def original(self) -> tuple[int, int, int]:
+        return self.original_right, self.samples, 1
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         out: dict[str, NDArray[Any]] = {
             "ranks": self.ranks,
@@ -236,7 +239,7 @@ class TruncatedSVDResult(CellResult):
             f"{fourier.rescale_note(self.settings['rescale'])}, 95 % Wilson intervals"
         )
 
-    def sentence(self) -> str:
+    def verdict(self) -> str:
         from ..summary import svd_sentence
 
         return svd_sentence(self)

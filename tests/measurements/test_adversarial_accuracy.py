@@ -178,7 +178,7 @@ def test_saturated_logits_are_told_as_masked():
     result = AdversarialAccuracy(epsilons=(0.5,)).measure(DcClassifier(300), data)
     assert result.arrays()["pgd"].tolist() == [[0.5]]
     assert result.without_gradient.tolist() == [1]
-    assert "for 50.0 % of the images the gradient is exactly 0: masked" in result.sentence()
+    assert "for 50.0 % of the images the gradient is exactly 0: masked" in result.verdict()
 
 
 @pytest.mark.parametrize(

@@ -38,12 +38,15 @@ def test_planted_the_error_is_confidence_minus_accuracy():
     arrays = result.arrays()
     assert float(arrays["ece_original"]) == pytest.approx(0.1, abs=1e-6)
     assert arrays["ece_lfc"][0] == pytest.approx(0.1, abs=1e-6)
+    # Always class 0: no word about frequencies.
+    assert result.original() == (7, 10, 1)
+    assert "not above chance (70.0 %, the share of the largest class)" in result.sentence()
     assert arrays["ece_hfc"][0] == pytest.approx(0.1, abs=1e-6)
     assert arrays["confidence_hfc"][0] == pytest.approx(0.6, abs=1e-6)
     assert arrays["auroc_lfc"][0] == 0.5
     assert arrays["auroc_hfc"][0] == 1.0
     assert float(arrays["auroc_ood"]) == 1.0
-    assert "AUROC 1.000" in result.sentence()
+    assert "AUROC 1.000" in result.verdict()
 
 
 @needs_torchmetrics

@@ -70,7 +70,7 @@ def test_a_linear_model_is_sensitive_where_its_weights_are_and_nowhere_else():
     others[centre + 2, centre + 3] = others[centre - 2, centre - 3] = 0
     assert others.max() < 1e-5
     assert result.arrays()["radial_profile"].argmax() == 4  # √13 = 3.6
-    assert "at 4 cycles/image" in result.sentence()
+    assert "at 4 cycles/image" in result.verdict()
 
 
 def test_at_small_norm_it_orders_frequencies_as_the_heatmap_of_a_planted_model_does():
@@ -146,7 +146,7 @@ def test_a_loss_that_ignores_the_images_is_said_so():
             return (x * 0).flatten(1)[:, :4]
 
     result = FourierSensitivity().measure(Constant(), samples_of((8, 8)))
-    assert "does not depend on the images" in result.sentence()
+    assert "does not depend on the images" in result.verdict()
     result.figure()
 
 
@@ -172,7 +172,7 @@ def test_the_table_goes_to_the_corner_and_holds_the_peak_the_sentence_names(size
     result = FourierSensitivity().measure(classifier(size), samples_of(size))
     _, rows = result.table()
     (peak,) = [distance for distance, _, share, _ in rows if share == "1.00"]
-    assert f"most at {peak} cycles/image" in result.sentence()
+    assert f"most at {peak} cycles/image" in result.verdict()
     assert int(rows[-1][0]) == len(result.arrays()["radial_profile"]) - 1
     assert "nan" not in str(result)
 

@@ -1,0 +1,158 @@
+"""Where a result comes from: what was measured, on what, how and when, as plain values."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import sys
+import time
+import weakref
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from .samples import Samples
+from .sharing import fingerprint
+from .version import __version__
+
+if TYPE_CHECKING:
+    from .measurements.base import Result, Subject
+
+# What changes from one step of a training to the next.
+MOMENTARY = ("date", "step", "epoch", "wall_time", "weights", "seconds", "passes")
+_DIGITS = 16
+_SPREAD = 64
+_COMMAND = 500
+
+
+@dataclass
+class Tally:
+    """What a measurement did with its subject: images put through the model, logits seen."""
+
+    passes: int = 0
+    classes: int | None = None
+
+
+def stamp(
+    result: Result,
+    subject: Subject,
+    samples: Samples | None,
+    *,
+    seconds: float,
+    step: int | None = None,
+    epoch: int | None = None,
+) -> Result:
+    """Write into a result where it comes from; what it says of itself already stays.
+
+    Args:
+        samples: the images looked at; None where the measurement looks at weights alone.
+        seconds: that the measurement took.
+        step, epoch: of the training, how many have ended; None outside of one.
+    """
+    said = result.provenance
+    caveats = [*(samples.caveats if samples is not None else ()), *subject.caveats]
+    found = {
+        "version": __version__,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": shlex.join(sys.argv)[:_COMMAND],
+        "step": step,
+        "epoch": epoch,
+        "wall_time": time.time(),
+        "model": type(subject.model).__name__,
+        "weights": weights_hash(subject.model),
+        **_of_data(result, subject, samples),
+        "passes": getattr(result, "passes", subject.tally.passes),
+        "seconds": round(seconds, 6),
+        "device": str(subject.device),
+        **said,
+        "caveats": list(dict.fromkeys([*caveats, *said.get("caveats", ())])),
+    }
+    # In place: a result of somebody else's class may not be one that can be made anew.
+    object.__setattr__(result, "provenance", found)
+    return result
+
+
+def lasting(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What stays the same over the steps of a run: what an array's metadata can say."""
+    return {key: value for key, value in provenance.items() if key not in MOMENTARY}
+
+
+def chance(targets: Tensor, classes: int | None, topk: int = 1) -> float:
+    """Accuracy in the top k that takes no look at the images: k of K, or the k largest classes.
+
+    >>> chance(torch.tensor([0, 0, 0, 1]), 4), chance(torch.tensor([0, 1]), 4, topk=3)
+    (0.75, 1.0)
+    """
+    counts = targets.unique(return_counts=True)[1].sort(descending=True).values
+    share = float(counts[:topk].sum()) / len(targets)
+    return max(share, min(1.0, topk / classes)) if classes else share
+
+
+def images_hash(samples: Samples) -> str:
+    """16 hexadecimal digits of the SHA-256 of pixels and targets; equal for the same images."""
+    if samples not in _hashes:
+        _hashes[samples] = fingerprint(samples.images, samples.targets)[:_DIGITS]
+    return _hashes[samples]
+
+
+_hashes: weakref.WeakKeyDictionary[Samples, str] = weakref.WeakKeyDictionary()
+
+
+def weights_hash(model: nn.Module) -> str:
+    """16 hexadecimal digits that tell the state of one model from another's.
+
+    Hashed are name, type and shape of every parameter and buffer, the sum of the bits of all its
+    values, and 64 values spread over it: every value counts, yet nothing but a few numbers for
+    each tensor leaves its device, so that it costs no more than reading the weights once. It is
+    the same on every device.
+    """
+    digest = hashlib.sha256()
+    numbers = []
+    with torch.no_grad():
+        for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+            digest.update(f"{name} {tensor.dtype}\0".encode())
+            with suppress(Exception):  # of another kind: not initialised, quantised, sparse, …
+                digest.update(f"{tuple(tensor.shape)}\0".encode())
+                bits = _bits(tensor.detach())
+                numbers.append(bits[:: max(1, bits.numel() // _SPREAD)].to(torch.int64))
+                if bits.numel() > _SPREAD:
+                    numbers.append(bits.sum(dtype=torch.int64)[None])
+        if numbers:
+            device = numbers[0].device
+            together = torch.cat([part.to(device) for part in numbers]).cpu()
+            digest.update(together.numpy().tobytes())
+    return digest.hexdigest()[:_DIGITS]
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    if tensor.is_meta or tensor.is_quantized or tensor.layout is not torch.strided:
+        raise TypeError("no values to look at")
+    whole = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    kinds = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}
+    return whole.reshape(-1).view(kinds[whole.element_size()])
+
+
+def _of_data(result: Result, subject: Subject, samples: Samples | None) -> dict[str, Any]:
+    if samples is None:
+        return {"samples": 0}
+    given = samples.provenance
+    original = result.original()
+    topk = original[2] if original is not None else 1
+    return {
+        "data": given.get("data"),
+        "images": images_hash(samples),
+        "selection": samples.drawn,
+        "samples": result.samples,
+        "mean": list(subject.pixels.mean),
+        "std": list(subject.pixels.std),
+        "normalization": given.get("normalization"),
+        "resampling": given.get("resampling"),
+        "classes": subject.tally.classes,
+        "chance": chance(samples.targets, subject.tally.classes, topk),
+    }

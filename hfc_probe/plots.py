@@ -237,14 +237,12 @@ def sensitivity_figure(result: FourierSensitivityResult) -> Figure:
         )
         left.set_xlabel("j, horizontal (cycles/image)")
         left.set_ylabel("i, vertical (cycles/image)")
-        left.set_title(f"Fourier sensitivity ({result.samples} images)")
+        channels = {"rms": "RMS over", "mean": "of the mean over"}[result.settings["channels"]]
+        left.set_title(f"Fourier sensitivity, {channels} channels ({result.samples} images)")
         for side in ("top", "right"):
             left.spines[side].set_visible(True)
         bar = figure.colorbar(picture, ax=left, shrink=0.92, pad=0.02)
-        what = {"rms": "RMS over channels", "mean": "of the channels' mean"}
-        bar.set_label(
-            f"mean |F(∇ₓ loss)|, {what[result.settings['channels']]} (loss per unit L2 norm)"
-        )
+        bar.set_label("mean |F(∇ₓ loss)| (loss per unit L2 norm)")
         arrays = result.arrays()
         right.plot(arrays["radius"], arrays["radial_profile"], color=LFC, lw=2.2)
         right.set_xlim(0, float(arrays["radius"].max()))
@@ -430,8 +428,7 @@ def _example_axes(figure: Any, accuracy: Any, samples: Samples) -> None:
         0.5,
         0.5,
         f"accuracy on\n{accuracy.samples} images\n\nHFC is drawn\non grey and fed\n"
-        f"with {accuracy.background}\nbackground"
-        + fourier.rescale_note(settings["rescale"], ",\n"),
+        f"with {accuracy.background}\nbackground" + (",\nrescaled" if settings["rescale"] else ""),
         ha="center",
         va="center",
         fontsize=9,

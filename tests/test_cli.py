@@ -275,6 +275,15 @@ def test_cifar10_as_torchvision_keeps_it(here, monkeypatch):
     assert json.loads(Path("out/frequency_accuracy.json").read_text())["samples"] == 8
 
 
+def test_rescaling_by_command(here):
+    result = audit("--rescale", "max", radii="2,4")
+    assert result.exit_code == 0, result.output
+    assert "every image divided by its maximum" in result.output
+    assert "HFC accuracy (background zero, rescaled)" in result.output
+    saved = json.loads(Path("out/frequency_accuracy.json").read_text())
+    assert saved["settings"]["rescale"] == "max"
+
+
 def test_the_real_network_by_command(cifar_path, tmp_path):
     done = subprocess.run(
         [

@@ -303,8 +303,7 @@ class DetectionAudit:
             truth: for the images' names; their annotations do not matter.
             reading: what else decides how images are read and batched.
         """
-        names = ["radii", "units", "hfc_background", "pixel_mean", "closed"]
-        names += ["rescale"] if self.rescale else []  # as before there was the choice
+        names = ("radii", "units", "hfc_background", "pixel_mean", "closed", "rescale")
         files = sorted(f"{i} {image.get('file_name')}" for i, image in truth.images.items())
         return {
             "version": 2,  # 1 named the variants by another pad

@@ -281,3 +281,18 @@ def test_the_example_of_a_detector_of_your_own(coco, tmp_path):
     content = json.loads((tmp_path / "out" / "detection_audit.json").read_text())
     assert content["samples"] == 2
     assert "hfc_detection/AP/lfc_r32" in content["scalars"]
+
+
+@needs_coco
+def test_rescaling_is_written_everywhere_and_is_another_audit(planted):
+    folder, options = planted
+    run = detect(*options, "--rescale", "max", "--out", folder / "out")
+    assert run.exit_code == 0, run.output
+    assert "LFC holds d ≤ r, every image divided by its maximum, at most" in run.output
+    assert "HFC, r = 12 (zero background, rescaled)" in run.output
+    saved = json.loads((folder / "out" / "detection_audit.json").read_text())
+    assert saved["settings"]["rescale"] == "max"
+    # Finished images of the rescaled audit are not those of one without.
+    other = detect(*options, "--out", folder / "out")
+    assert other.exit_code == 2
+    assert "rescale" in other.output

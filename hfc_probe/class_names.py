@@ -107,8 +107,9 @@ def folder_classes(
 def read_class_names(path: str | os.PathLike[str]) -> ClassNames:
     """Names of a model's classes from a file.
 
-    Text has one name a line, in the model's order; a line of ImageNet's synset list (``n01440764
-    tench, Tinca tinca``) gives each of its names. JSON has a list, ``{"0": name}``, ``{"0":
+    Text has one name a line, in the model's order, or each with its index from 0 before or after
+    it; a line of ImageNet's synset list (``n01440764 tench, Tinca tinca``) gives each of its
+    names. JSON has a list, ``{"0": name}``, ``{"0":
     [name, name]}``, ``{name: 0}``, or one of these under ``id2label`` or ``class_to_idx``.
 
     Raises:
@@ -131,8 +132,8 @@ def read_class_names(path: str | os.PathLike[str]) -> ClassNames:
     names = _names_in(content, file.name)
     if names is None:
         raise InputError(
-            "--class-names: expected one name a line, or JSON with a list of names or a mapping "
-            f"of index to name, got another form in {file.name}"
+            "--class-names: expected one name a line (numbers, if any, from 0), or JSON with a "
+            f"list of names or a mapping of index to name, got another form in {file.name}"
         )
     return names
 
@@ -202,8 +203,16 @@ def _pair(key: Any, value: Any) -> tuple[int, Any] | None:
     return (index, name) if whole else None
 
 
-def _lines(text: str) -> list[str]:
-    return [line.strip() for line in text.strip().splitlines()]
+def _lines(text: str) -> list[str] | dict[int, str]:
+    """Names by line, or by the numbers that all lines have; nothing if those start at 1."""
+    lines = [line.strip() for line in text.strip().splitlines()]
+    for pattern, number, name in ((r"(\d+)[\s,:;]+(.+)", 1, 2), (r"(.+)[\s,:;]+(\d+)", 2, 1)):
+        found = [re.fullmatch(pattern, line) for line in lines]
+        pairs = {int(match[number]): match[name].strip() for match in found if match}
+        whole = list(range(len(lines)))
+        if lines and sorted(pairs) in (whole, [k + 1 for k in whole]):
+            return pairs if sorted(pairs) == whole else []
+    return lines
 
 
 def _aliases(name: str) -> list[str]:

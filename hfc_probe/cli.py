@@ -405,8 +405,9 @@ def _report(
             _save(result, out)
         click.echo(f"\n{result}")
     write_atomically(out / "overview.png", png(overview_figure(results, samples, title)))
-    said = "".join(f"{line}\n" for line in _first_said(samples))
-    text = said + "\n\n".join(str(result) for result in results) + "\n"
+    text = "\n\n".join(str(result) for result in results) + "\n"
+    said = [line for line in _first_said(samples) if line not in text]
+    text = "".join(f"{line}\n" for line in said) + text
     write_atomically(out / "summary.txt", text.encode())
     files = sorted(p.name for p in out.iterdir() if p.suffix in (".png", ".json", ".txt"))
     click.echo(f"\nIn {out}: {', '.join(files)}")
@@ -424,8 +425,8 @@ def _report(
 def _first_said(samples: Any) -> list[str]:
     """What cannot be trusted, and what was done to the images: before any number."""
     resampled = samples.provenance.get("resampling")
-    lines = [f"Caution: {caveat}." for caveat in samples.caveats]
-    return [*lines, f"Images: {resampled}."] if resampled else lines
+    lines = [f"Caution: {caveat}" for caveat in samples.caveats]
+    return [*lines, f"Images: {resampled}"] if resampled else lines
 
 
 def _refuse_idle(needed: str, met: bool, *names: str) -> None:

@@ -104,6 +104,19 @@ def test_lines_of_the_imagenet_synset_list_and_a_name_that_two_classes_have(tmp_
     ]
 
 
+@pytest.mark.parametrize("form", ["{1} {0}", "{0}: {1}", "{1},{0}", "{0}\t{1}"])
+def test_lines_with_their_index(tmp_path, form):
+    file = tmp_path / "names.txt"
+    file.write_text("\n".join(form.format(k, CIFAR[k]) for k in reversed(range(10))))
+    given = read_class_names(file)
+    assert [given.find(name) for name in CIFAR] == list(range(10))
+    file.write_text("\n".join(form.format(k + 1, CIFAR[k]) for k in range(10)))
+    with pytest.raises(InputError, match="numbers, if any, from 0"):
+        read_class_names(file)
+    file.write_text("Boeing 707\nBoeing 717\n")
+    assert read_class_names(file).find("boeing_717") == 1
+
+
 @needs_timm
 def test_imagenet_synset_folders_have_their_index(tmp_path):
     spec = pictures(tmp_path, ["n01440764", "n01443537", "n15075141"])

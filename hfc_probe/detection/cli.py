@@ -229,7 +229,7 @@ def _detect(
                 doubts = signs_of_no_training(spec or "", weights, detector)
             if rank_and_world()[0] == 0:
                 for doubt in doubts:
-                    click.echo(f"Caution: {doubt}.")
+                    click.echo(f"Caution: {doubt}")
             result = audit.measure(detector, data, device=where, **common)
         if rank_and_world()[0] != 0:
             return

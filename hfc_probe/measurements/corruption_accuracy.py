@@ -237,12 +237,16 @@ def _size(samples: Samples) -> str:
 def _baseline_error(
     baseline: Mapping[str, Any], name: str, severities: tuple[int, ...]
 ) -> NDArray[np.float64]:
+    if not isinstance(baseline, Mapping):
+        raise InputError(
+            f"baseline: expected errors by corruption, a mapping, got {checks.shown(baseline)}"
+        )
     if name not in baseline:
         raise InputError(
             f"baseline: expected errors for every corruption, got none for {name}; leave it out "
             "of corruptions= or add it"
         )
-    value = np.atleast_1d(np.asarray(baseline[name], dtype=np.float64))
+    value = np.array(checks.numbers(f"baseline: {name}", baseline[name], increasing=False))
     if value.size not in (1, len(severities)) or not ((value > 0) & (value <= 1)).all():
         raise InputError(
             f"baseline: expected one error or {len(severities)} above 0 and up to 1 for {name}, "

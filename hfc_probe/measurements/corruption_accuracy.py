@@ -108,9 +108,10 @@ class CorruptionAccuracy(Measurement):
         names = tuple(checks.text("corruptions", n, "names") for n in checks.listed(names))
         unknown = [name for name in names if known is not None and name not in known]
         if unknown or not names:
+            got = checks.shown(unknown) if unknown else "none"
             raise InputError(
                 f"corruptions: expected some of {', '.join(GENERATED)} without a folder, got "
-                f"{', '.join(map(str, unknown)) or 'none'}; pass folder= with the published files"
+                f"{got}; pass folder= with the published files"
             )
         object.__setattr__(self, "corruptions", names)
         severities = checks.wholes("severities", self.severities, maximum=5)

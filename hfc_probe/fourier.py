@@ -38,6 +38,7 @@ def frequencies(size: int, *, device: torch.device | None = None) -> Tensor:
     >>> frequencies(5).tolist(), frequencies(4).tolist()
     ([0, 1, 2, -2, -1], [0, 1, -2, -1])
     """
+    size = checks.whole("size", size, maximum=2**20, what="number of pixels")
     index = torch.arange(size, device=device or "cpu")
     return torch.where(index < (size + 1) // 2, index, index - size)
 
@@ -71,7 +72,7 @@ def distance(
     i = frequencies(height, device=device).to(torch.float64)
     j = frequencies(width, device=device).to(torch.float64)
     if units == "nyquist":
-        i, j = i / (height / 2), j / (width / 2)
+        i, j = i / (len(i) / 2), j / (len(j) / 2)
     d = torch.sqrt(i[:, None] ** 2 + j[None, :] ** 2)
     return torch.fft.fftshift(d) if centred else d
 
@@ -320,6 +321,8 @@ def basis(
     >>> float((basis(3, -2, 8, 8) ** 2).sum())
     1.0
     """
+    i, j = (checks.whole("basis", k, -(2**20), 2**20) for k in (i, j))
+    height, width = (checks.whole("basis", n, 1, 2**20) for n in (height, width))
     if 2 * abs(i) > height or 2 * abs(j) > width:
         raise InputError(
             f"basis: expected |i| <= {height / 2:g} and |j| <= {width / 2:g} for a "
@@ -342,6 +345,7 @@ def half_plane(height: int, width: int) -> list[tuple[int, int]]:
     (514, 5)
     """
     rows, columns = frequencies(height).tolist(), frequencies(width).tolist()
+    height, width = len(rows), len(columns)
     chosen = []
     for i in rows:
         for j in columns:
@@ -373,7 +377,7 @@ def recombine(amplitude_of: Tensor, phase_of: Tensor, *, over_channels: bool = F
             f"recombine: expected two tensors of one shape, got {tuple(amplitude_of.shape)} "
             f"and {tuple(phase_of.shape)}; resize or broadcast them first"
         )
-    if over_channels and amplitude_of.dim() < 3:
+    if checks.flag("over_channels", over_channels) and amplitude_of.dim() < 3:
         raise InputError(
             f"recombine: over_channels needs a channel axis, (..., C, H, W), got "
             f"{tuple(amplitude_of.shape)}"
@@ -404,8 +408,9 @@ def radial_profile(spectrum: Tensor) -> Tensor:
     >>> radial_profile(torch.ones(5, 5)).tolist()
     [1.0, 1.0, 1.0, 1.0]
     """
-    if spectrum.dim() < 2:
-        raise InputError(f"radial_profile: expected (..., H, W), got shape {tuple(spectrum.shape)}")
+    if not isinstance(spectrum, Tensor) or spectrum.dim() < 2 or spectrum.is_complex():
+        what = tuple(spectrum.shape) if isinstance(spectrum, Tensor) else checks.shown(spectrum)
+        raise InputError(f"radial_profile: expected a real tensor (..., H, W), got {what}")
     height, width = spectrum.shape[-2:]
     ring = torch.floor(distance(height, width) + 0.5).long().flatten()
     size = int(ring.max()) + 1

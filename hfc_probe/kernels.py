@@ -57,9 +57,12 @@ def first_layer(
     >>> first_layer(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()))[0]
     '0'
     """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model: expected a torch.nn.Module, got {checks.shown(model)}")
     model = unwrap(model)
     modules = dict(model.named_modules())
     if layer is not None:
+        checks.text("layer", layer, "the dotted name of a layer")
         return layer, _named(modules, layer)
     layers = [(name, module) for name, module in modules.items() if _is_layer(module)]
     spatial = [(name, module) for name, module in layers if _kernel_size(module) > 1]
@@ -202,6 +205,7 @@ def spectrum(weight: Tensor, size: int = 32, *, dilation: tuple[int, int] = (1, 
     True
     """
     weight = _check_weight(weight)
+    size = checks.whole("size", size, 1, 4096)
     height, width = (1 + (k - 1) * d for k, d in zip(weight.shape[-2:], dilation, strict=True))
     if not size >= max(height, width):
         raise InputError(
@@ -238,6 +242,10 @@ def smooth(weight: Tensor, rho: float, *, normalize: bool = False) -> Tensor:
     >>> smooth(torch.ones(1, 1, 3, 3), 0.5)[0, 0, 0].tolist()
     [5.0, 5.0, 5.0]
     """
+    if not isinstance(weight, Tensor) or weight.dim() < 2 or not weight.is_floating_point():
+        what = tuple(weight.shape) if isinstance(weight, Tensor) else checks.shown(weight)
+        raise InputError(f"smooth: expected real weights (..., kh, kw), got {what}")
+    checks.flag("normalize", normalize)
     rho = checks.number("smooth: rho", rho, 0, math.inf, open_high=True)
     planes = weight.reshape(-1, 1, *weight.shape[-2:])
     stencil = torch.full((1, 1, 3, 3), float(rho), dtype=weight.dtype, device=weight.device)
@@ -467,10 +475,11 @@ def _raw_weight(module: nn.Module) -> Any:
 
 
 def _check_weight(weight: Tensor) -> Tensor:
-    if weight.dim() != 4 or 0 in weight.shape:
-        raise InputError(
-            f"kernels: expected weights of shape (out, in, kh, kw), got {tuple(weight.shape)}"
-        )
+    if not isinstance(weight, Tensor) or weight.dim() != 4 or 0 in weight.shape:
+        what = tuple(weight.shape) if isinstance(weight, Tensor) else checks.shown(weight)
+        raise InputError(f"kernels: expected weights of shape (out, in, kh, kw), got {what}")
+    if not weight.is_floating_point():
+        raise InputError(f"kernels: expected real weights, got {weight.dtype}")
     return weight.to(torch.promote_types(weight.dtype, torch.float32))
 
 

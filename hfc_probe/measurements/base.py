@@ -393,6 +393,7 @@ def subject_of(
         pixels.check(samples.image_shape[0])
     if batch_size is not None:
         batch_size = checks.whole("batch_size", batch_size)
+    progress = checks.flag("progress", progress)
     if predict is not None:
         checks.function("predict", predict, "predict(model, images) -> logits")
     samples = samples or _NO_SAMPLES

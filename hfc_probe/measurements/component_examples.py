@@ -74,7 +74,9 @@ class ComponentExamples(Measurement):
         if self.radius is not None:
             checks.keep(self, radius=fourier.check_radius(self.radius))
         if self.class_names is not None:
-            checks.keep(self, class_names=tuple(str(n) for n in checks.listed(self.class_names)))
+            names = checks.listed(self.class_names)
+            names = [name if isinstance(name, str) else checks.shown(name) for name in names]
+            checks.keep(self, class_names=tuple(names))
 
     def radii_for(self, height: int, width: int) -> tuple[float, ...]:
         """The radii used for images of that size."""

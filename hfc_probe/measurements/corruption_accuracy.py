@@ -112,9 +112,10 @@ class CorruptionAccuracy(Measurement):
         names = tuple(checks.text("corruptions", n, "names") for n in checks.listed(names))
         unknown = [name for name in names if known is not None and name not in known]
         if unknown or not names:
+            got = checks.shown(unknown) if unknown else "none"
             raise InputError(
                 f"corruptions: expected some of {', '.join(GENERATED)} without a folder, got "
-                f"{', '.join(map(str, unknown)) or 'none'}; pass folder= with the published files"
+                f"{got}; pass folder= with the published files"
             )
         object.__setattr__(self, "corruptions", names)
         severities = checks.wholes("severities", self.severities, maximum=5)
@@ -241,14 +242,18 @@ def _size(samples: Samples) -> str:
 def _baseline_error(
     baseline: Mapping[str, Any], name: str, severities: tuple[int, ...]
 ) -> NDArray[np.float64]:
+    if not isinstance(baseline, Mapping):
+        raise InputError(
+            f"baseline: expected errors by corruption, a mapping, got {checks.shown(baseline)}"
+        )
     if name not in baseline:
         raise InputError(
             f"baseline: expected errors for every corruption, got none for {name}; leave it out "
             "of corruptions= or add it"
         )
-    value = np.asarray(baseline[name], dtype=np.float64)
-    sizes = {1, SEVERITIES} if value.ndim == 0 else {len(severities), SEVERITIES}
-    if value.ndim > 1 or value.size not in sizes or not ((value > 0) & (value <= 1)).all():
+    value = np.array(checks.numbers(f"baseline: {name}", baseline[name], increasing=False))
+    sizes = {1, SEVERITIES} if np.ndim(baseline[name]) == 0 else {len(severities), SEVERITIES}
+    if value.size not in sizes or not ((value > 0) & (value <= 1)).all():
         raise InputError(
             f"baseline: expected one error or {len(severities)} above 0 and up to 1 for {name}, "
             f"got {baseline[name]!r}"

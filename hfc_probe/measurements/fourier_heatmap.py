@@ -106,10 +106,13 @@ class FourierHeatmap(Measurement):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, high in (("norm", math.inf), ("precision", 0.5), ("seconds", math.inf)):
+        for name in ("norm", "seconds"):
             if (value := getattr(self, name)) is not None:
-                value = checks.number(name, value, 0, high, open_low=True, open_high=True)
+                value = checks.number(name, value, 0, math.inf, open_low=True, open_high=True)
                 checks.keep(self, **{name: value})
+        if self.precision is not None:
+            value = checks.number("precision", self.precision, 1e-4, 0.5, open_high=True)
+            checks.keep(self, precision=value)
         checks.keep(self, stride=checks.whole("stride", self.stride))
         if self.forwards is not None:
             checks.keep(self, forwards=checks.whole("forwards", self.forwards))

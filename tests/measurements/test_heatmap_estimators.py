@@ -229,7 +229,7 @@ def test_a_larger_effort_than_the_exhaustive_one_is_the_exhaustive_one():
     [
         ({"precision": 0.05, "forwards": 1000}, "precision and forwards"),
         ({"precision": 0.6}, "below 0.5"),
-        ({"precision": 0}, "above 0"),
+        ({"precision": 0}, "precision: expected a number of at least 0.0001 and below 0.5"),
         ({"forwards": 0}, "at least 1"),
         ({"seconds": -1}, "above 0"),
         ({"stride": 0}, "at least 1"),

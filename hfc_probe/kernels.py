@@ -64,12 +64,14 @@ def first_layer(
     if layer is not None:
         checks.text("layer", layer, "the dotted name of a layer")
         return layer, _named(modules, layer)
-    layers = [(name, module) for name, module in modules.items() if _is_layer(module)]
+    layers = [(name, module) for name, module in modules.items() if is_layer(module)]
     spatial = [(name, module) for name, module in layers if _kernel_size(module) > 1]
     wanted = (3, 4) if channels is None else (channels,)
     # One channel comes last, and only with several outputs: attention and position encodings
     # are convolutions from one channel to one.
     candidates = [pair for pair in spatial if _inputs(pair[1]) in wanted]
+    if channels is None and _feeds(layers, candidates):
+        candidates = layers[:1]
     candidates += [pair for pair in spatial[:1] if pair[1] is layers[0][1]]
     candidates += [pair for pair in spatial if _inputs(pair[1]) == 1 and pair[1].out_channels != 1]
     candidates += [pair for pair in layers[:1] if _patch_shape(*pair, "auto")]
@@ -118,7 +120,10 @@ def weight_of(name: str, module: nn.Module, *, layout: Layout = "auto") -> Tenso
             )
         if weight.is_quantized or (hasattr(weight, "dequantize") and weight.dtype in _INTEGERS):
             weight = weight.dequantize()
-        weight = weight.detach().to(device="cpu", dtype=torch.float32, copy=True)
+        weight = weight.detach()
+        if weight.is_complex():  # its two parts beside the channels
+            weight = torch.cat([weight.real, weight.imag], 1)
+        weight = weight.to(device="cpu", dtype=torch.float32, copy=True)
     if weight.dim() == 2:
         patch = _patch_shape(name, module, layout)
         if patch is None:
@@ -141,6 +146,48 @@ def weight_of(name: str, module: nn.Module, *, layout: Layout = "auto") -> Tenso
 
 
 _INTEGERS = (torch.int8, torch.uint8, torch.qint8, torch.quint8)
+_NEGLIGIBLE = 1e-5  # of the largest response: rounding, not a tap
+
+
+def response_of(module: nn.Module, channels: int, extent: int) -> Tensor:
+    """A convolution's kernels as its response to pixels, with gradients to its parameters.
+
+    Right for a layer that computes with something else than its weight: one that standardises
+    it, an adapter. :mod:`hfc_probe.stem` does the same for a layer inside a model.
+
+    Args:
+        module: called on one image of ``channels`` channels.
+        extent: of its kernel in pixels.
+
+    Returns:
+        ``(out, in, kh, kw)``.
+    """
+    like = next(p for p in module.parameters() if p.is_floating_point())
+    with torch.enable_grad():
+        image = like.new_zeros(1, channels, 3 * extent, 3 * extent).requires_grad_()
+        output = module(image)
+        row = output[0, :, output.shape[2] // 2, output.shape[3] // 2]
+        response = torch.stack(
+            [torch.autograd.grad(one, image, create_graph=True)[0][0] for one in row]
+        )
+    (top, bottom), (left, right) = (support(response.detach(), axis) for axis in (-2, -1))
+    return response[..., top:bottom, left:right]
+
+
+def used(response: Tensor, axis: int) -> Tensor:
+    """The indices along an axis at which a response is more than rounding."""
+    size = response.abs().movedim(axis, 0).flatten(1).amax(1)
+    return (size > _NEGLIGIBLE * size.max()).nonzero().flatten()
+
+
+def support(response: Tensor, axis: int) -> tuple[int, int]:
+    """First index along an axis at which a response is more than rounding, and one past the last.
+
+    >>> support(torch.tensor([[0.0, 2.0, 0.0, 1.0, 0.0]]), 1)
+    (1, 4)
+    """
+    indices = used(response, axis)
+    return (int(indices[0]), int(indices[-1]) + 1) if len(indices) else (0, response.shape[axis])
 
 
 def dilation_of(module: nn.Module) -> tuple[int, int]:
@@ -166,8 +213,8 @@ def smoothness(weight: Tensor) -> Tensor:
     Raises:
         InputError: not four-dimensional, or 1×1 kernels, which have no neighbours.
 
-    Source: the quantity that Wang et al., CVPR 2020, §5 compare by eye (their Figures 3
-    and 7), made a number.
+    Source: what Wang et al., CVPR 2020, §6.1 and 6.2, compare by eye (their Figure 7), made
+    a number.
 
     >>> board = torch.tensor([[[[1.0, -1.0], [-1.0, 1.0]]], [[[3.0, 3.0], [3.0, 3.0]]]])
     >>> smoothness(board).tolist()
@@ -259,7 +306,12 @@ def smooth(weight: Tensor, rho: float, *, normalize: bool = False) -> Tensor:
 
 @contextmanager
 def smoothed(
-    model: nn.Module, rho: float, *, normalize: bool = False, layer: str | None = None
+    model: nn.Module,
+    rho: float,
+    *,
+    normalize: bool = False,
+    layer: str | None = None,
+    channels: int | None = None,
 ) -> Iterator[nn.Module]:
     """A stand-in for ``model`` whose first layer's kernels are smoothed.
 
@@ -267,8 +319,8 @@ def smoothed(
     another weight tensor in the first layer's place, and gradients reach the inputs.
 
     Args:
-        model, layer: as :func:`first_layer`; the layer must be a convolution whose
-            weight is a plain parameter.
+        model, layer, channels: as :func:`first_layer`; the layer must be a convolution that
+            computes with a plain parameter.
         rho, normalize: as :func:`smooth`.
 
     Yields:
@@ -280,7 +332,7 @@ def smoothed(
     Source: Wang et al., CVPR 2020, §6.
     """
     with _replaced(
-        model, lambda weight: smooth(weight, rho, normalize=normalize), "smoothed", layer
+        model, lambda weight: smooth(weight, rho, normalize=normalize), "smoothed", layer, channels
     ) as stand_in:
         yield stand_in
 
@@ -309,7 +361,9 @@ def low_pass(weight: Tensor, radius: float) -> Tensor:
 
 
 @contextmanager
-def low_passed(model: nn.Module, radius: float, *, layer: str | None = None) -> Iterator[nn.Module]:
+def low_passed(
+    model: nn.Module, radius: float, *, layer: str | None = None, channels: int | None = None
+) -> Iterator[nn.Module]:
     """A stand-in for ``model`` whose first layer's kernels are low-passed.
 
     As :func:`smoothed`, with :func:`low_pass` instead of smoothing: parameters are never
@@ -318,20 +372,24 @@ def low_passed(model: nn.Module, radius: float, *, layer: str | None = None) -> 
     Raises:
         InputError: as :func:`smoothed` and :func:`low_pass`.
     """
-    with _replaced(model, lambda weight: low_pass(weight, radius), "low_passed", layer) as stand_in:
+    with _replaced(
+        model, lambda weight: low_pass(weight, radius), "low_passed", layer, channels
+    ) as stand_in:
         yield stand_in
 
 
-def smoothness_penalty(model: nn.Module, *, layer: str | None = None) -> Tensor:
+def smoothness_penalty(
+    model: nn.Module, *, layer: str | None = None, channels: int | None = None
+) -> Tensor:
     """One minus the mean smoothness of the first layer's kernels, to be added to a loss.
 
     ``Σ |a − b| / Σ (|a| + |b|)`` over adjacent weights (see :func:`smoothness`), averaged
     over kernels: in [0, 1], 0 for constant kernels, and unchanged by the weights' scale, so
     that weight decay does not compete with it. Gradients reach the layer's parameters, also
-    through parametrisations.
+    through parametrisations, pruning, standardised weights and adapters.
 
     Args:
-        model, layer: as :func:`first_layer`; the layer must be a convolution.
+        model, layer, channels: as :func:`first_layer`; the layer must be a convolution.
 
     Returns:
         A scalar; kernels of zeros count as smooth.
@@ -344,8 +402,15 @@ def smoothness_penalty(model: nn.Module, *, layer: str | None = None) -> Tensor:
     >>> float(smoothness_penalty(layer).detach())
     0.0
     """
-    name, module = first_layer(unwrap(model), layer=layer)
-    weight = _raw_weight(module)
+    target = unwrap(model)
+    name, module = first_layer(target, layer=layer, channels=channels)
+    if name.endswith("base_layer"):  # the frozen half of an adapter (peft)
+        size, channels = _kernel_size(module), _inputs(module)
+        weight = response_of(target.get_submodule(name.rpartition(".")[0]), channels, size)
+    elif isinstance(module, nn.Conv2d) and not _computes_with_its_weight(module):
+        weight = response_of(module, _inputs(module), max(_extent(module)))
+    else:
+        weight = _raw_weight(module)
     if not isinstance(weight, Tensor) or weight.dim() != 4 or not weight.is_floating_point():
         raise InputError(
             f"smoothness_penalty: expected a 2-D convolution with floating-point weights at "
@@ -365,16 +430,21 @@ def smoothness_penalty(model: nn.Module, *, layer: str | None = None) -> Tensor:
 
 @contextmanager
 def _replaced(
-    model: nn.Module, change: Callable[[Tensor], Tensor], who: str, layer: str | None
+    model: nn.Module,
+    change: Callable[[Tensor], Tensor],
+    who: str,
+    layer: str | None,
+    channels: int | None,
 ) -> Iterator[nn.Module]:
     """A stand-in for a model whose first layer's weight is replaced by a function of it."""
     target = unwrap(model)
-    name, module = first_layer(target, layer=layer)
+    name, module = first_layer(target, layer=layer, channels=channels)
     weight = getattr(module, "_parameters", {}).get("weight")
-    if weight is None or weight.dim() not in (4, 5):
+    plain = _computes_with_its_weight(module) and not name.endswith("base_layer")
+    if weight is None or weight.dim() not in (4, 5) or not plain:
         raise InputError(
-            f"{who}: expected a convolution with a plain weight at {name!r}, got "
-            f"{_describe(module)}; fold its parametrisation or quantisation first"
+            f"{who}: expected a convolution that computes with a plain weight at {name!r}, got "
+            f"{_describe(module)}; fold its parametrisation, quantisation or adapter first"
         )
     with torch.no_grad():
         replacement = change(weight)
@@ -405,14 +475,14 @@ class _StandIn(nn.Module):
 
 def _named(modules: dict[str, nn.Module], layer: str) -> nn.Module:
     if layer not in modules:
-        names = [name for name, module in modules.items() if _is_layer(module)]
+        names = [name for name, module in modules.items() if is_layer(module)]
         close = difflib.get_close_matches(layer, names, n=3, cutoff=0.4) or names[:3]
         raise InputError(
             f"layer: expected the dotted name of a layer with weights, got {layer!r}; "
             f"closest: {', '.join(close) or 'none, the model has no such layer'}"
         )
     module = modules[layer]
-    if not _is_layer(module) or (
+    if not is_layer(module) or (
         _kernel_size(module) <= 1 and _patch_shape(layer, module, "auto") is None
     ):
         raise InputError(
@@ -422,7 +492,7 @@ def _named(modules: dict[str, nn.Module], layer: str) -> nn.Module:
     return module
 
 
-def _is_layer(module: nn.Module) -> bool:
+def is_layer(module: nn.Module) -> bool:
     """A 2-D or 3-D convolution or a linear layer, by what it has: quantised ones count too."""
     # Not hasattr(module, "weight"): that would compute a parametrised weight, and spectral
     # norm updates its buffers when that happens in training mode.
@@ -441,6 +511,13 @@ def _kernel_size(module: nn.Module) -> int:
     """Largest spatial extent of a convolution's kernel; 0 for a linear layer."""
     kernel = getattr(module, "kernel_size", None)
     return max(kernel[-2:]) if isinstance(kernel, tuple) else 0
+
+
+def _feeds(layers: list[tuple[str, nn.Module]], candidates: list[tuple[str, nn.Module]]) -> bool:
+    """Whether the very first layer makes what the first candidate reads: 3 or 4 feature maps."""
+    if not candidates or _kernel_size(layers[0][1]) <= 1 or layers[0] == candidates[0]:
+        return False
+    return getattr(layers[0][1], "out_channels", None) == _inputs(candidates[0][1])
 
 
 def _inputs(module: nn.Module) -> int:
@@ -470,6 +547,8 @@ def _raw_weight(module: nn.Module) -> Any:
             if hasattr(hook, "n_power_iterations"):  # spectral norm
                 return compute(module, do_power_iteration=False)
             return compute(module)
+        if hasattr(hook, "apply_mask") and getattr(hook, "_tensor_name", None) == "weight":
+            return hook.apply_mask(module)  # pruning: the attribute is one step old
     weight = module.weight
     return weight() if callable(weight) and not isinstance(weight, Tensor) else weight
 
@@ -481,6 +560,23 @@ def _check_weight(weight: Tensor) -> Tensor:
     if not weight.is_floating_point():
         raise InputError(f"kernels: expected real weights, got {weight.dtype}")
     return weight.to(torch.promote_types(weight.dtype, torch.float32))
+
+
+def _extent(module: nn.Module) -> tuple[int, int]:
+    """Height and width in pixels of a convolution's window."""
+    size, dilation = getattr(module, "kernel_size", (1, 1)), dilation_of(module)
+    return (1 + (size[-2] - 1) * dilation[0], 1 + (size[-1] - 1) * dilation[1])
+
+
+def _computes_with_its_weight(module: nn.Module) -> bool:
+    """Whether a convolution's forward is PyTorch's own, not one that changes the weight first."""
+    kind: Any = type(module)
+    return "forward" not in vars(module) and any(
+        isinstance(module, conv)
+        and kind.forward is conv.forward
+        and kind._conv_forward is conv._conv_forward
+        for conv in (nn.Conv2d, nn.Conv3d)
+    )
 
 
 def _describe(module: nn.Module) -> str:

@@ -292,9 +292,12 @@ def _profile_axes(axes: Axes, result: KernelSpectraResult) -> None:
     axes.set_ylim(0, 1.05)
     axes.set_xlabel("frequency (cycles/pixel)")
     axes.set_ylabel("power, relative to each kernel's peak")
-    mean = result.scalars()[f"{result.section}/smoothness_mean"]
-    axes.set_title(f"Radial profile; mean smoothness {mean:.2f}")
-    axes.legend(frameon=False, fontsize=9)
+    mean = result.scalars().get(f"{result.section}/smoothness_mean")
+    axes.set_title(
+        "All kernels are zero" if mean is None else f"Radial profile; mean smoothness {mean:.2f}"
+    )
+    if len(alive):
+        axes.legend(frameon=False, fontsize=9)
 
 
 def kernel_tiles(kernels: NDArray[Any]) -> NDArray[np.uint8]:

@@ -84,7 +84,8 @@ class AdversarialAccuracy(Measurement):
     def validate(self, model: nn.Module, image_shape: tuple[int, int, int] | None) -> None:
         _captum_attacks()
         if any(self.rhos):
-            with kernels.smoothed(model, max(self.rhos)):
+            channels = image_shape[0] if image_shape else None
+            with kernels.smoothed(model, max(self.rhos), channels=channels):
                 pass
 
     def cost(self, samples: int, image_shape: tuple[int, int, int]) -> int:
@@ -293,7 +294,8 @@ def _smoothed(subject: Subject, rho: float, *, normalize: bool) -> Iterator[Subj
     if rho == 0:
         yield subject
         return
-    with kernels.smoothed(subject.model, rho, normalize=normalize) as stand_in:
+    channels = subject.samples.image_shape[0]
+    with kernels.smoothed(subject.model, rho, normalize=normalize, channels=channels) as stand_in:
         yield replace(subject, model=stand_in)
 
 

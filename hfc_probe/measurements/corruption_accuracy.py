@@ -258,7 +258,7 @@ def _baseline_error(
             f"baseline: expected one error or {len(severities)} above 0 and up to 1 for {name}, "
             f"got {baseline[name]!r}"
         )
-    if value.ndim == 0:
+    if np.ndim(baseline[name]) == 0:
         if len(severities) < SEVERITIES:
             raise InputError(
                 f"baseline: expected an error of each severity for {name}, since severities= are "

@@ -1,4 +1,4 @@
-"""Spectra and smoothness of the first layer's kernels (Wang et al., CVPR 2020, §5)."""
+"""Spectra and smoothness of the first layer's kernels (Wang et al., CVPR 2020, §6.1)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from .. import checks, fourier, kernels
+from .. import checks, fourier, kernels, stem
 from ..errors import InputError
+from ..isolation import isolated
 from .base import Measurement, Result, Subject, settings_of
 
 if TYPE_CHECKING:
@@ -28,17 +29,23 @@ _LOGGED = 64
 class KernelSpectra(Measurement):
     """Smoothness and power spectra of the kernels that see pixels. Needs no data.
 
+    The kernels are those that act on the model's input: the response of the first layer's
+    output at one place, measured by running the model up to there on one image (see
+    :func:`hfc_probe.stem.measure`), or the weights of a plain convolution that reads the input
+    itself, which are the same. What the model does to pixels before that layer is included,
+    as long as it is linear: normalisation, patches, space to depth. Normalisation in the
+    loader is not.
+
     Args:
-        layer: dotted name of the layer; None: the first that sees pixels
-            (:func:`hfc_probe.kernels.first_layer`).
+        layer: dotted name of the layer; None: the first that sees pixels.
         size: points of the zero-padded transform along each axis; larger kernels raise it.
         layout: how a linear patch embedding's inputs were flattened
-            (:func:`hfc_probe.kernels.weight_of`).
+            (:func:`hfc_probe.kernels.weight_of`), where the model cannot be run.
 
     Raises:
         InputError: a size below 2, an unknown layout.
 
-    Source: Wang et al., CVPR 2020, §5 and Figures 3 and 7, which compare kernels by eye.
+    Source: Wang et al., CVPR 2020, §6.1 and 6.2 and Figure 7, which compare kernels by eye.
     """
 
     needs_data: ClassVar[bool] = False
@@ -59,21 +66,34 @@ class KernelSpectra(Measurement):
         return self.layer or ""
 
     def validate(self, model: nn.Module, image_shape: tuple[int, int, int] | None) -> None:
-        kernels.first_layer(model, layer=self.layer)
+        try:
+            channels = image_shape[0] if image_shape else None
+            kernels.first_layer(model, layer=self.layer, channels=channels)
+        except InputError:
+            if self.layer is not None or image_shape is None:
+                raise
+            with isolated(model) as inner:  # its modules' names do not tell: run it
+                stem.measure(inner, None, image_shape)
 
     def cost(self, samples: int, image_shape: tuple[int, int, int]) -> int:
         return 0
 
     def compute(self, subject: Subject) -> KernelSpectraResult:
-        name, module = kernels.first_layer(subject.model, layer=self.layer)
-        weight = kernels.weight_of(name, module, layout=self.layout)
+        model, predict, shape = subject.model, subject.predict, subject.samples.image_shape
+        found = stem.measure(
+            model,
+            None if predict is None else lambda images: predict(model, images),
+            shape if min(shape[1:]) > 1 else None,  # without data, samples of one pixel stand in
+            layer=self.layer,
+            layout=self.layout,
+        )
+        weight, dilation = found.kernels, found.dilation
         bad = int((~weight.isfinite()).flatten(1).any(1).sum())
         if bad:
             raise InputError(
-                f"weights: expected finite weights in layer {name!r}, got NaN or infinity in "
-                f"{bad} of {len(weight)} kernels; the training has diverged"
+                f"weights: expected finite weights in layer {found.name!r}, got NaN or infinity "
+                f"in {bad} of {len(weight)} kernels; the training has diverged"
             )
-        dilation = kernels.dilation_of(module)
         extent = max(1 + (k - 1) * d for k, d in zip(weight.shape[-2:], dilation, strict=True))
         size = max(self.size, extent)
         spectra = kernels.spectrum(weight, size, dilation=dilation)
@@ -84,8 +104,10 @@ class KernelSpectra(Measurement):
         return KernelSpectraResult(
             settings=settings_of(self) | {"size": size},
             samples=0,
-            layer=name,
-            layer_type=type(module).__name__,
+            provenance={"caveats": list(found.caveats)},
+            layer=found.name,
+            layer_type=found.layer_type,
+            obtained=found.obtained,
             kernels=weight.numpy(),
             spectra=spectra.numpy(),
             smoothness=kernels.smoothness(weight).numpy(),
@@ -99,9 +121,12 @@ class KernelSpectra(Measurement):
 class KernelSpectraResult(Result):
     """One row per kernel, N kernels of C channels.
 
+    ``layer`` and ``layer_type`` say which layer it was, ``obtained`` whether its weights were
+    read or its response measured, and to what.
+
     ``arrays()``:
 
-    - ``kernels`` (N, C, kh, kw), the weights;
+    - ``kernels`` (N, C, kh, kw), weights as they act on pixels;
     - ``spectra`` (N, S, S), power, DC at ``[S // 2, S // 2]``, S points per axis;
     - ``smoothness`` (N,) in [0, 1], see :func:`hfc_probe.kernels.smoothness`;
     - ``high_frequency_ratio`` (N,): share of the power beyond 0.25 cycles per pixel (half
@@ -111,7 +136,8 @@ class KernelSpectraResult(Result):
     - ``radial_profile`` (N, S // 2 + 1): mean share of power in rings 1 / S cycles per pixel
       wide, ``radial_frequency`` (S // 2 + 1,) in cycles per pixel.
 
-    A kernel of zeros has NaN throughout and is left out of the means.
+    A kernel of zeros has NaN throughout and is left out of the means; where all are zeros, there
+    are no scalars.
     """
 
     layer: str
@@ -122,6 +148,7 @@ class KernelSpectraResult(Result):
     high_frequency_ratio: NDArray[np.float32]
     spectral_centroid: NDArray[np.float32]
     radial_profile: NDArray[np.float32]
+    obtained: str = "weights"
 
     @property
     def dead(self) -> int:
@@ -150,11 +177,17 @@ class KernelSpectraResult(Result):
         return f"hfc_{self.layer or 'model'}"
 
     def scalars(self) -> dict[str, float]:
+        if self.dead == len(self.smoothness):
+            return {}
         return {
             f"{self.section}/smoothness_mean": _mean(self.smoothness),
             f"{self.section}/high_frequency_ratio": _mean(self.high_frequency_ratio),
             f"{self.section}/spectral_centroid": _mean(self.spectral_centroid),
         }
+
+    def to_dict(self) -> dict[str, Any]:
+        which = {"layer": self.layer, "layer_type": self.layer_type, "obtained": self.obtained}
+        return super().to_dict() | which
 
     def histograms(self) -> dict[str, NDArray[Any]]:
         alive = self.smoothness[~np.isnan(self.smoothness)]
@@ -188,7 +221,7 @@ class KernelSpectraResult(Result):
             "unit": "cycles/pixel",
             "values": self.arrays()["radial_frequency"].tolist(),
         }
-        what = {"layer": self.layer}
+        what = {"layer": self.layer, "layer_type": self.layer_type, "obtained": self.obtained}
         return {
             "kernels": {"unit": "weight", "axes": [kernel, {"name": "channel"}, *taps], **what},
             "spectra": {"unit": "power", "axes": [kernel, *cells], **what},
@@ -207,8 +240,11 @@ class KernelSpectraResult(Result):
             ("spectral centroid (cycles/pixel)", self.spectral_centroid),
         ):
             alive = values[~np.isnan(values)]
-            low, high = np.percentile(alive, (5, 95)) if len(alive) else (np.nan, np.nan)
-            rows.append([label, *(_figure(v) for v in (_mean(values), low, high))])
+            if len(alive):
+                low, high = np.percentile(alive, (5, 95))
+                rows.append([label, *(f"{v:.3f}" for v in (_mean(values), low, high))])
+            else:
+                rows.append([label, "–", "–", "–"])
         return heads, rows
 
     def _title(self) -> str:
@@ -216,7 +252,7 @@ class KernelSpectraResult(Result):
         dead = f", {self.dead} of them zero" if self.dead else ""
         return (
             f"Kernels of {self.layer or 'the model'} ({self.layer_type}): {count} of "
-            f"{height}×{width} over {channels} channels{dead}"
+            f"{height}×{width} over {channels} channels{dead}, by their {self.obtained}"
         )
 
     def verdict(self) -> str:
@@ -224,7 +260,10 @@ class KernelSpectraResult(Result):
 
         layer = self.layer or "the model"
         if self.dead == len(self.smoothness):
-            return f"All kernels of {layer} are zero: they have no spectrum."
+            return (
+                f"All {self.dead} kernels of {layer} are zero: it passes "
+                "nothing of the image on."
+            )
         return (
             f"The kernels of {layer} have a mean smoothness of "
             f"{_mean(self.smoothness):.2f} (1 constant, 0.29 Gaussian noise) and "

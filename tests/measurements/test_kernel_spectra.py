@@ -84,6 +84,14 @@ def test_diverged_weights_and_unknown_layers_are_told():
         KernelSpectra(layout="nhwc")
 
 
+def test_kernels_that_are_all_zero_are_said_to_be_and_not_nan():
+    result = KernelSpectra().measure(conv(torch.zeros(4, 3, 3, 3)))
+    assert "nan" not in str(result)
+    assert result.sentence() == "All 4 kernels of 0 are zero: it passes nothing of the image on."
+    assert result.scalars() == {}
+    result.figure()
+
+
 def test_event_files_keep_the_pictures_of_64_kernels_and_the_numbers_of_all():
     result = KernelSpectra().measure(conv(torch.randn(100, 3, 5, 5)))
     tensors = result.tensors()

@@ -148,7 +148,10 @@ export class CurvesView {
   }
 
   background(runs = this.runs) {
-    const found = runs.map((run) => this.curve(run, "hfc")?.content.hfc_background);
+    const found = runs.map((run) => {
+      const content = this.curve(run, "hfc")?.content;
+      return content?.settings?.hfc_background ?? content?.hfc_background;
+    });
     return [...new Set(found.filter(Boolean))].join(" or ");
   }
 
@@ -228,7 +231,7 @@ export class CurvesView {
     const legend = [
       ...this.radii.map((radius, k) => ({ name: `r = ${radius}`, color: colors[k] })),
       this.parts().includes("lfc") && { name: this.signs()[0] },
-      this.parts().includes("hfc") && { name: `${this.signs()[1]} (${this.background()} background)`, dash: DASH },
+      this.parts().includes("hfc") && { name: this.signs()[1] + (this.background() && ` (${this.background()} background)`), dash: DASH },
       { name: "original", color: app.theme().muted, dash: [1, 3] },
     ].filter(Boolean);
     return lines(
@@ -274,7 +277,7 @@ export class CurvesView {
         legend: [
           ...legend,
           this.parts().includes("lfc") && { name: this.signs()[0] },
-          this.parts().includes("hfc") && { name: `${this.signs()[1]} (${this.background()} background)`, dash: DASH },
+          this.parts().includes("hfc") && { name: this.signs()[1] + (this.background() && ` (${this.background()} background)`), dash: DASH },
         ].filter(Boolean),
         bands,
         columns: 1,

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from .attributes import Attributes
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -49,34 +53,34 @@ def protected_rng() -> Iterator[None]:
 
 
 @contextmanager
-def isolated(model: nn.Module, *, grad: bool = False) -> Iterator[nn.Module]:
+def isolated(
+    model: nn.Module, *, grad: bool = False, without: Collection[int] = ()
+) -> Iterator[nn.Module]:
     """The model in evaluation mode, put back as it was whatever happens inside.
 
     Restored, also after an exception or ``KeyboardInterrupt``: every module's ``training``
-    flag (module by module, so that frozen BatchNorm stays frozen), every buffer (in place,
-    and only where it changed), ``.grad`` of every parameter, random states, grad mode and
-    autocast. Modes are set as flags, without calling the model's own ``eval()``, which some
-    models override with work of their own. Autocast is off inside, compiled code runs
-    eagerly.
+    flag (module by module, so that frozen BatchNorm stays frozen), buffers and plain Python
+    attributes (in place, and only what changed; see :class:`hfc_probe.attributes.Attributes`),
+    ``.grad`` of every parameter and which data it has (not what is in them), random states, grad
+    mode and autocast. Modes are set as flags, without calling the model's own ``eval()``, which
+    some models override with work of their own. Autocast is off inside, compiled code runs
+    eagerly, and Lightning's ``self.log`` does nothing.
 
     Args:
         model: the model, wrapped or not.
         grad: whether gradients are recorded inside. Without them ``torch.no_grad`` is used
             rather than inference mode: a model that keeps tensors from one forward pass to
             the next could not train with inference tensors.
+        without: identities of forward hooks and forward pre-hooks that do not run inside.
 
     Yields:
         The unwrapped model, to be called in place of the wrapper.
     """
     inner = unwrap(model)
-    modes = [(module, module.training) for module in model.modules()]
-    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
-    buffers = [
-        (module._buffers, name, buffer, buffer._version, buffer.detach().clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None and not buffer.is_meta and not buffer.is_inference()
-    ]
+    modules = list(model.modules())
+    modes = [(module, module.training) for module in modules]
+    parameters = [(one, one.data, one.grad) for one in model.parameters() if not is_lazy(one)]
+    attributes = Attributes(modules)
     with ExitStack() as stack:
         stack.enter_context(protected_rng())
         stack.enter_context(torch.set_grad_enabled(grad))
@@ -84,37 +88,44 @@ def isolated(model: nn.Module, *, grad: bool = False) -> Iterator[nn.Module]:
         if torch.amp.is_autocast_available(device_type):  # not on the meta device
             stack.enter_context(torch.autocast(device_type, enabled=False))
         stack.enter_context(_eager())
-        stack.callback(_restore, modes, gradients, buffers)
+        stack.callback(_restore, modes, parameters, attributes)
         for module, _ in modes:
             module.training = False
+            _silence(module)
+            for _, hooks in forward_hooks(module):
+                for key in [key for key in hooks if key in without]:
+                    del hooks[key]
         yield inner
 
 
 def _restore(
     modes: list[tuple[nn.Module, bool]],
-    gradients: list[tuple[nn.Parameter, Tensor | None]],
-    buffers: list[tuple[dict[str, Tensor | None], str, Tensor, int, Tensor]],
+    parameters: list[tuple[nn.Parameter, Tensor, Tensor | None]],
+    attributes: Attributes,
 ) -> None:
     for module, training in modes:
         module.training = training
-    for parameter, gradient in gradients:
+    for parameter, data, gradient in parameters:
+        # Some models bound their weights in forward, by other data. Written to, they stay so.
+        if type(parameter) is nn.Parameter and parameter.data_ptr() != data.data_ptr():
+            parameter.data = data
         if parameter.grad is not gradient:
             parameter.grad = gradient
-    for owner, name, buffer, version, before in buffers:
-        # Not owner.get(name): TorchScript's buffers have no such method.
-        if name not in owner or owner[name] is not buffer:
-            owner[name] = buffer
-        if _changed(buffer, version, before):
-            # .data: an unchanged version keeps what autograd has saved of this buffer usable.
-            buffer.data.copy_(before)
+    attributes.put_back()
 
 
-def _changed(buffer: Tensor, version: int, before: Tensor) -> bool:
-    """Whether a buffer was written to; batch_norm writes its statistics without a new version."""
-    if buffer._version != version:
-        return True
-    comparable = buffer.layout is torch.strided and not buffer.is_quantized
-    return comparable and not torch.equal(buffer, before)
+def forward_hooks(module: nn.Module) -> list[tuple[str, dict[int, Any]]]:
+    """The forward hooks and the forward pre-hooks that are registered on a module."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks")
+    # In its __dict__: TorchScript's modules have theirs elsewhere, and compiled.
+    return [(kind, module.__dict__[kind]) for kind in kinds if kind in module.__dict__]
+
+
+def _silence(module: nn.Module) -> None:
+    """Let a LightningModule's ``self.log`` in forward do nothing: it feeds the user's metrics."""
+    if any(kind.__name__ == "LightningModule" for kind in type(module).__mro__):
+        # In the instance, where the attributes' restoration removes them again.
+        module.__dict__["log"] = module.__dict__["log_dict"] = lambda *_, **__: None
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -23,7 +23,7 @@ from . import checks, tensorboard
 from .errors import InputError
 from .isolation import unwrap
 from .measurements import FourierHeatmap, FrequencyAccuracy, KernelSpectra, Measurement, Result
-from .measurements.base import Predict, help_lead, settings_of, subject_of
+from .measurements.base import Predict, help_lead, settings_of, subject_of, try_model
 from .probe_state import ProbeState
 from .processes import rank_and_world
 from .provenance import weights_hash
@@ -32,7 +32,9 @@ from .schedule import FIRST_RUN, Budget, Every
 from .sharded import check as check_sharded
 from .sharded import gathered, is_sharded, release
 from .sharing import At, Crew, alone, crew_of, fingerprint, shared
+from .steps import count_steps, not_of
 from .summary import caution, origin
+from .trial import check_lazy, check_settings
 
 logger = logging.getLogger("hfc_probe")
 
@@ -113,11 +115,10 @@ def attach(
     share = Budget(budget)
     if log_dir is not None:
         log_dir = checks.path("log_dir", log_dir)
-    if type(model).__name__ == "TopLevelTracedModule":
-        logger.warning(
-            "hfc_probe: a traced model stays in the mode that it was traced in, and is measured in "
-            "that; attach to the model itself, or to a torch.jit.script of it"
-        )
+    check_lazy(model)
+    stranger = None if optimizer is None else not_of(optimizer, model)
+    if stranger is not None:
+        logger.warning("hfc_probe: %s", stranger)
     chosen = _scheduled(measurements) if measurements is not None else None
     rank, _ = rank_and_world()
     samples = None
@@ -139,6 +140,8 @@ def attach(
             chosen = list(default_measurements(whole, shape).items())
         for measurement, _ in chosen:
             measurement.validate(whole, shape)
+        if samples is not None:
+            _try_out(whole, samples, [m for m, _ in chosen], pixels, predict)
     return Probe(
         model=model,
         samples=samples,
@@ -153,6 +156,53 @@ def attach(
         owns_writers=log_dir is not None,
         final=final,
     )
+
+
+def _try_out(
+    model: nn.Module,
+    samples: Samples,
+    measurements: list[Measurement],
+    pixels: PixelSpace | None,
+    predict: Predict | None,
+) -> None:
+    """One trial pass over a few samples, for what no measurement could work with.
+
+    Raises:
+        InputError: a model that does not take the images or does not return logits, labels or
+            settings that do not fit it.
+    """
+    asking = [m for m in measurements if _asks(m, samples)]
+    if not asking:
+        return
+    found = try_model(model, samples, pixels=pixels, predict=predict, again=True)
+    if found.error is not None:
+        if isinstance(found.error, InputError):
+            raise found.error
+        said = " ".join(str(found.error).split())[:300]
+        raise InputError(
+            f"model: expected one that takes {tuple(samples.image_shape)} images, as the data has "
+            f"them, in evaluation mode, got {type(found.error).__name__}: {said}; pass the "
+            "data that it is trained on, or predict="
+        ) from found.error
+    if found.classes is not None:
+        largest = int(samples.targets.max())
+        if largest >= found.classes:
+            raise InputError(
+                f"labels: expected class indices from 0 to {found.classes - 1}, the model's "
+                f"{found.classes} logits, got {largest}"
+            )
+        for measurement in asking:
+            check_settings(measurement, samples.image_shape, found.classes)
+
+
+def _asks(measurement: Measurement, samples: Samples) -> bool:
+    """Whether a measurement asks for logits; one of the user's own may do otherwise."""
+    ours = any(
+        kind is not Measurement and kind.__module__.startswith(f"{__package__}.")
+        for kind in type(measurement).__mro__
+    )
+    asks = ours and measurement.needs_data
+    return asks and measurement.cost(len(samples), samples.image_shape) > 0
 
 
 def _crew(
@@ -313,14 +363,15 @@ class Probe:
         self._warn_of_another()
         self._started = time.perf_counter()
         self._elapsed_before = 0.0
-        self._hook = _count_steps(optimizer, self._end_step) if optimizer is not None else None
+        self._counting = False  # whether the optimizer's steps have come here by themselves
+        self._hook = count_steps(optimizer, self._count_step) if optimizer is not None else None
         # A script that never calls close() still learns how often each measurement ran.
         self._at_exit = functools.partial(_close, weakref.ref(self))
         atexit.register(self._at_exit)
 
     def step(self) -> None:
         """One optimizer step has ended. Not needed where the probe was given the optimizer."""
-        if self._hook is not None:
+        if self._counting:
             self._warn_once(
                 "step", "probe.step() is ignored: this probe counts its optimizer's steps itself"
             )
@@ -332,6 +383,12 @@ class Probe:
         if self._is_closed("end_epoch"):
             return
         self.epochs += 1
+        if self._hook is not None and not self.steps:
+            self._warn_once(
+                "steps",
+                "an epoch ended and no step of the optimizer was counted; if it takes its steps in "
+                "another way than by step(), call probe.step() after each",
+            )
         self._run_due(epoch=self.epochs)
 
     def measure(self) -> dict[str, Result]:
@@ -479,6 +536,11 @@ class Probe:
         self._loads, self._calls = self._loads + 1, 0
         for writer in self._writers if self._owns_writers else []:
             tensorboard.log_restart(writer, (steps or epochs) + 1)
+
+    def _count_step(self) -> None:
+        """The optimizer has taken a step, by itself."""
+        self._counting = True
+        self._end_step()
 
     def _end_step(self) -> None:
         if self._is_closed("step"):
@@ -851,18 +913,6 @@ def _entries(chosen: list[tuple[Measurement, Every]]) -> list[_Entry]:
             )
         entries[key] = _Entry(key, measurement, every)
     return list(entries.values())
-
-
-def _count_steps(optimizer: Any, callback: Any) -> Any:
-    """Call back after each step of an optimizer (of the one inside, where it is wrapped)."""
-    inner = getattr(optimizer, "optimizer", None)
-    optimizer = inner if isinstance(inner, torch.optim.Optimizer) else optimizer
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise InputError(
-            f"optimizer: expected a torch.optim.Optimizer, got {type(optimizer).__name__}; leave "
-            "it out and call probe.step() after each step"
-        )
-    return optimizer.register_step_post_hook(lambda *_: callback())
 
 
 def _open_writers(log_dir: str | os.PathLike[str] | None) -> list[Any]:

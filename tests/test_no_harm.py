@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tracemalloc
 import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -40,14 +41,16 @@ class Small(nn.Module):
 
     def __init__(self, most):
         super().__init__()
-        self.net, self.most, self.tried, self.held = network(), most, [], []
+        self.net, self.most = network(), most
+        # In an object: lists of the module's own would be put back as they were.
+        self.seen = SimpleNamespace(tried=[], held=[], now=0)
 
     def forward(self, x):
-        self.tried.append(len(x))
-        self.held_now = sum(ref() is not None for ref in self.held)
+        self.seen.tried.append(len(x))
+        self.seen.now = sum(ref() is not None for ref in self.seen.held)
         if len(x) > self.most:
             activations = x * 2  # in this frame when it raises
-            self.held.append(weakref.ref(activations))
+            self.seen.held.append(weakref.ref(activations))
             raise torch.OutOfMemoryError("CUDA out of memory (planted)")
         return self.net(x)
 
@@ -57,9 +60,9 @@ def test_out_of_memory_halves_the_batch_until_it_fits():
     expected = FrequencyAccuracy(radii=(3,)).measure(model.net, SAMPLES).arrays()
     found = FrequencyAccuracy(radii=(3,)).measure(model, SAMPLES).arrays()
     assert all(np.array_equal(expected[k], found[k]) for k in expected)
-    assert sorted({n for n in model.tried if n >= 4}, reverse=True) == [64, 32, 16, 8, 4]
-    assert len(model.held) == len([n for n in model.tried if n > 5]) > 3
-    assert model.held_now == 0  # what the failed attempts held was free before the last one
+    assert sorted({n for n in model.seen.tried if n >= 4}, reverse=True) == [64, 32, 16, 8, 4]
+    assert len(model.seen.held) == len([n for n in model.seen.tried if n > 5]) > 3
+    assert model.seen.now == 0  # what the failed attempts held was free before the last one
 
 
 def test_out_of_memory_with_one_image_is_a_failure_like_any_other(caplog):
@@ -68,8 +71,8 @@ def test_out_of_memory_with_one_image_is_a_failure_like_any_other(caplog):
         FrequencyAccuracy(radii=(3,)).measure(model, SAMPLES)
     with hfc_probe.attach(model, SAMPLES, measurements=[FrequencyAccuracy(radii=(3,))]) as probe:
         probe.end_epoch()
-        assert len(model.held) > 6
-        assert not any(ref() is not None for ref in model.held)
+        assert len(model.seen.held) > 6
+        assert not any(ref() is not None for ref in model.seen.held)
     assert "planted" in caplog.text
 
 
@@ -86,6 +89,8 @@ class Broken(nn.Module):
         if self.how == "raises":
             raise RuntimeError("not in evaluation mode (planted)")
         logits = self.net(x)
+        if self.how == "not yet":
+            return logits
         bad = slice(None) if self.how == "nan" else slice(0, 5)
         return logits.index_fill(0, torch.arange(len(x))[bad], float("nan"))
 
@@ -99,10 +104,11 @@ class Broken(nn.Module):
     ],
 )
 def test_a_model_that_fails_in_evaluation_mode_trains_on(how, words, caplog):
-    model = Broken(how).train()
+    model = Broken("not yet").train()
     with hfc_probe.attach(
         model, SAMPLES, measurements=[FrequencyAccuracy(radii=(3,))], budget=1.0
     ) as probe:
+        model.how = how
         for _ in range(5):
             model(torch.rand(2, 3, 12, 12)).sum().backward()
             probe.end_epoch()
@@ -114,6 +120,11 @@ def test_a_model_that_fails_in_evaluation_mode_trains_on(how, words, caplog):
     assert "switched off after 3 failures" in caplog.text
     assert model.training
     assert not probe.results
+
+
+def test_a_model_that_cannot_be_evaluated_is_told_before_training():
+    with pytest.raises(InputError, match=r"images, .* got RuntimeError: not in evaluation mode"):
+        hfc_probe.attach(Broken("raises"), SAMPLES, measurements=[FrequencyAccuracy(radii=(3,))])
 
 
 # TensorBoard's own writing thread dies of it, and says so.

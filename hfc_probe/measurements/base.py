@@ -30,6 +30,7 @@ from ..provenance import Tally, stamp
 from ..samples import PixelSpace, Samples, check_pixels, find_normalization
 from ..sharing import At, Crew, Sharing, alone
 from ..summary import caution, not_above_chance, origin
+from ..trial import Verdict, verdict_of
 from ..version import __version__
 
 if TYPE_CHECKING:
@@ -79,13 +80,26 @@ class Subject:
         Raises:
             InputError: an output that is no ``(N, K)`` tensor, or NaN among the logits.
         """
+        logits = self.outputs(images)
+        bad = int(logits.isnan().any(1).sum())
+        if bad:
+            raise InputError(
+                f"model: expected finite logits, got NaN for {bad} of {len(images)} {what} "
+                "images; look for diverged training or a wrong normalisation"
+            )
+        self.tally.passes += len(logits)
+        self.tally.classes = logits.shape[1]
+        return logits
+
+    def outputs(self, images: Tensor) -> Tensor:
+        """As :meth:`logits`, NaN and all."""
         dtype = getattr(first_tensor(self.model), "dtype", images.dtype)
         inputs = self.pixels.normalize(images)
         inputs = inputs.to(dtype) if dtype.is_floating_point else inputs
         if self.predict is not None:
             output: Any = self.predict(self.model, inputs)
         else:
-            output = _first_output(self.model(inputs))
+            output = _first_output(self.model(inputs), len(images), self.samples.targets)
         if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != len(images):
             shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             call = "…"
@@ -101,16 +115,7 @@ class Subject:
                 "model: expected at least two logits, got one; for a single logit pass "
                 "predict=lambda model, x: torch.cat([-(z := model(x)), z], 1)"
             )
-        logits: Tensor = output.to(torch.float32)
-        bad = int(logits.isnan().any(1).sum())
-        if bad:
-            raise InputError(
-                f"model: expected finite logits, got NaN for {bad} of {len(images)} {what} "
-                "images; look for diverged training or a wrong normalisation"
-            )
-        self.tally.passes += len(logits)
-        self.tally.classes = logits.shape[1]
-        return logits
+        return output.to(torch.float32)
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Images in pixel space and targets, batch by batch, on the model's device."""
@@ -197,7 +202,8 @@ def rank(logits: Tensor, targets: Tensor) -> Tensor:
     return ((logits > own) | ((logits == own) & ahead)).sum(1)
 
 
-def _first_output(output: Any) -> Any:
+def _first_output(output: Any, count: int, targets: Tensor) -> Any:
+    """What a model returns, or the logits among it; a tuple's first unless others fit as well."""
     if isinstance(output, Tensor):
         return output
     if hasattr(output, "logits"):
@@ -205,8 +211,37 @@ def _first_output(output: Any) -> Any:
     if isinstance(output, Mapping) and "logits" in output:
         return output["logits"]
     if isinstance(output, (tuple, list)) and output:
+        _check_first(output, count, int(targets.max()) + 1)
         return output[0]
     return output
+
+
+def _check_first(outputs: Sequence[Any], count: int, needed: int) -> None:
+    """Refuse a tuple in which not the first tensor may be the logits: (features, logits), say.
+
+    Features have more columns than there are classes, or as few as happen to be enough for the
+    labels seen. So the first passes if no other of another width is possible, or if it is the
+    narrowest possible and the labels use more than half of its columns.
+    """
+    widths = {
+        place: one.shape[1]
+        for place, one in enumerate(outputs)
+        if isinstance(one, Tensor) and one.dim() == 2 and len(one) == count
+        if one.is_floating_point() and one.shape[1] >= max(2, needed)
+    }
+    if not widths or set(widths.values()) == {widths.get(0)}:
+        return
+    likely = min(widths, key=lambda place: widths[place])
+    if likely == 0 and needed > widths[0] / 2:
+        return
+    shapes = ", ".join(
+        str(tuple(one.shape)) if isinstance(one, Tensor) else type(one).__name__ for one in outputs
+    )
+    raise InputError(
+        f"model: expected one tensor of logits, got {len(outputs)} outputs ({shapes}), and labels "
+        f"up to {needed - 1} do not tell which are the logits; pass "
+        f"predict=lambda model, images: model(images)[{likely}], if it is number {likely}"
+    )
 
 
 @dataclass(frozen=True)
@@ -304,6 +339,7 @@ class Measurement(ABC):
                     batch_size=batch_size,
                     progress=progress,
                     sharing=sharing,
+                    trial=self.needs_data,
                 ) as subject,
             ):
                 batch_size = subject.batch_size
@@ -381,8 +417,13 @@ def subject_of(
     batch_size: int | None = None,
     progress: bool = False,
     sharing: Sharing | None = None,
+    trial: bool = True,
 ) -> Iterator[Subject]:
-    """A model in isolation with its samples; arguments and errors as for ``run``."""
+    """A model in isolation with its samples; arguments and errors as for ``run``.
+
+    Args:
+        trial: whether the model is to answer, so that it is tried first.
+    """
     if not isinstance(model, nn.Module):
         raise InputError(
             f"model: expected a torch.nn.Module, got {type(model).__name__}; wrap a function "
@@ -396,8 +437,11 @@ def subject_of(
     progress = checks.flag("progress", progress)
     if predict is not None:
         checks.function("predict", predict, "predict(model, images) -> logits")
+    found = Verdict()
+    if samples is not None and trial:
+        found = try_model(model, samples, pixels=pixels, predict=predict)
     samples = samples or _NO_SAMPLES
-    with isolated(model) as inner:
+    with isolated(model, without=found.without) as inner:
         where = device_of(inner)
         batch_size = batch_size or default_batch_size(samples.image_shape, where.type)
         sharing = sharing or Sharing()
@@ -411,7 +455,27 @@ def subject_of(
             predict=predict,
             show_progress=progress,
             sharing=sharing,
+            caveats=list(found.caveats),
         )
+
+
+def try_model(
+    model: nn.Module,
+    samples: Samples,
+    *,
+    pixels: PixelSpace | None = None,
+    predict: Predict | None = None,
+    again: bool = False,
+) -> Verdict:
+    """The verdict of :mod:`hfc_probe.trial` on a model, as it answers these samples."""
+
+    def run(inner: nn.Module, count: int) -> Tensor:
+        subject = Subject(
+            inner, samples, pixels or PixelSpace(), device_of(inner), count, predict=predict
+        )
+        return subject.outputs(subject.batch(0)[0])
+
+    return verdict_of(model, run, again=again)
 
 
 def help_lead(
@@ -443,6 +507,7 @@ def help_lead(
                 predict=predict,
                 batch_size=invitation.batch_size,
                 sharing=sharing,
+                trial=measurements[invitation.key].needs_data,
             ) as subject:
                 measurements[invitation.key].compute(subject)
 

@@ -261,8 +261,7 @@ class KernelSpectraResult(Result):
         layer = self.layer or "the model"
         if self.dead == len(self.smoothness):
             return (
-                f"All {self.dead} kernels of {layer} are zero: it passes "
-                "nothing of the image on."
+                f"All {self.dead} kernels of {layer} are zero: it passes nothing of the image on."
             )
         return (
             f"The kernels of {layer} have a mean smoothness of "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 from hfc_probe import InputError, PixelSpace, Probe, attach
@@ -30,12 +31,14 @@ class FrequencyCallback(Callback):
     Steps are the trainer's ``global_step`` (optimizer steps, whatever gradients accumulate over)
     and epochs its own. Results go into every logger whose ``experiment`` has ``add_scalar``, as
     TensorBoardLogger's has. Its state goes into the trainer's checkpoints. In a ``fast_dev_run``
-    a few samples are measured and nothing is logged. The weights looked at are those in training,
-    not the averages that a ``WeightAveraging`` callback keeps beside them.
+    a few samples are measured and nothing is logged. A trainer takes several of them, if they
+    measure different things or have a ``log_dir`` each. The weights looked at are those in
+    training, not the averages that a ``WeightAveraging`` callback keeps beside them.
 
     Args:
         data: validation data as for :func:`hfc_probe.attach`; None: the trainer's own
             validation loader (the first of several), within ``limit_val_batches``.
+        log_dir: TensorBoard directory, instead of the trainer's loggers.
         measurements, pixels, limit, budget, strict, predict: as for
             :func:`hfc_probe.attach`; the module is called with a batch of images and returns
             logits unless ``predict`` says otherwise.
@@ -52,6 +55,7 @@ class FrequencyCallback(Callback):
         self,
         data: Any = None,
         *,
+        log_dir: str | os.PathLike[str] | None = None,
         measurements: Measurements | None = None,
         pixels: PixelSpace | None = None,
         limit: int | None = 1000,
@@ -62,6 +66,7 @@ class FrequencyCallback(Callback):
         super().__init__()
         self.probe: Probe | None = None
         self._data = data
+        self._log_dir = log_dir
         self._limit = limit
         self._options: dict[str, Any] = {
             "measurements": measurements,
@@ -79,13 +84,16 @@ class FrequencyCallback(Callback):
                 "FrequencyCallback: expected a validation loader in the trainer, found none; pass "
                 "data="
             )
+        own = self._log_dir is not None and not trainer.fast_dev_run
         self.probe = attach(
             pl_module,
             data,
-            writer=[] if trainer.fast_dev_run else _writers(trainer),
+            log_dir=self._log_dir if own else None,
+            writer=None if own else [] if trainer.fast_dev_run else _writers(trainer),
             limit=_limit(self._limit, trainer, data),
             **self._options,
         )
+        self._check_alone(trainer)
         if self._restored is not None:
             self.probe.load_state_dict(self._restored)
         self.probe.steps, self.probe.epochs = trainer.global_step, trainer.current_epoch
@@ -109,15 +117,46 @@ class FrequencyCallback(Callback):
     ) -> None:
         self._close()
 
-    def state_dict(self) -> dict[str, Any]:
-        return {} if self.probe is None else {"probe": self.probe.state_dict()}
+    # Not state_dict(), which Lightning refuses of two callbacks of one class.
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if self.probe is not None:
+            states = checkpoint.setdefault("hfc_probe", {})
+            states[_others(trainer).index(self)] = self.probe.state_dict()
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._restored = state_dict.get("probe")
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        states = checkpoint.get("hfc_probe", {})
+        self._restored = states.get(_others(trainer).index(self))
+
+    def _check_alone(self, trainer: Trainer) -> None:
+        """Refuse to write the tags that an earlier callback writes into the same loggers."""
+        assert self.probe is not None
+        own = set(self.probe.state_dict()["measurements"])
+        for other in _others(trainer):
+            if other is self:
+                return
+            if other.probe is None or other._log_dir != self._log_dir:
+                continue
+            both = own & set(other.probe.state_dict()["measurements"])
+            if both:
+                self.probe.close()
+                raise InputError(
+                    "FrequencyCallback: expected callbacks that measure different things, got two "
+                    f"with {', '.join(sorted(both))}, which write the same tags; give the second "
+                    "a log_dir="
+                )
 
     def _close(self) -> None:
         if self.probe is not None:
             self.probe.close()
+
+
+def _others(trainer: Trainer) -> list[FrequencyCallback]:
+    """All of the trainer's callbacks of this class, this one among them, in order."""
+    return [one for one in trainer.callbacks if isinstance(one, FrequencyCallback)]
 
 
 def _validation_loader(trainer: Trainer) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
+from datetime import datetime
 from typing import Any
 
 from hfc_probe import InputError, PixelSpace, Probe, Samples, attach
@@ -26,14 +28,16 @@ class FrequencyCallback(TrainerCallback):
     """Measures an image classification model on schedule while a ``Trainer`` trains it.
 
     Steps and epochs are the trainer's own. Results are written beside the trainer's TensorBoard
-    logs, as run ``hfc_probe`` in the same directory (``output_dir/runs`` unless
-    ``TENSORBOARD_LOGGING_DIR`` or ``log_dir`` says otherwise).
+    logs, in the same directory (``output_dir/runs`` unless ``TENSORBOARD_LOGGING_DIR`` or
+    ``log_dir`` says otherwise), as a run ``hfc_probe_<date>_<host>`` for each call of ``train()``;
+    like the trainer's own logs, those of a training that is resumed are a run of their own.
 
     Args:
         data: validation data set (as for ``eval_dataset``), a loader, or
             :class:`hfc_probe.Samples`; None: the trainer's evaluation loader, from its first
             evaluation on.
-        log_dir: TensorBoard directory.
+        log_dir: TensorBoard directory of one training; what it holds of later steps becomes void
+            when a training starts or is resumed in it.
         pixels: how the images are normalised; None: mean and std of the trainer's image
             processor (``processing_class``) where it has one and the images are normalised,
             else as found in transforms.
@@ -114,15 +118,20 @@ class FrequencyCallback(TrainerCallback):
             pixels=self._pixels or _processor_pixels(given.get("processing_class"), data),
             **self._options,
         )
-        # Also what an earlier training left in this directory after this step is void.
+        # In a log_dir of the user's, what an earlier training left after this step is void.
         self.probe.resume(state.global_step, int(state.epoch or 0))
 
 
 def _beside(args: Any) -> str:
-    """A run of its own in the directory that holds the trainer's TensorBoard runs."""
+    """A directory for this training alone, where the trainer's TensorBoard runs are.
+
+    As the trainer's own: a second training into the same ``output_dir`` is another run.
+    """
     logs = os.getenv("TENSORBOARD_LOGGING_DIR") or getattr(args, "logging_dir", None)
     root = os.path.dirname(logs) if logs else os.path.join(args.output_dir, "runs")
-    return os.path.join(root, "hfc_probe")
+    name = f"hfc_probe_{datetime.now():%b%d_%H-%M-%S}_{socket.gethostname()}"
+    free = (f"{name}{end}" for end in ("", *(f"_{k}" for k in range(2, 1000))))
+    return next(p for p in (os.path.join(root, one) for one in free) if not os.path.exists(p))
 
 
 def _processor_pixels(processor: Any, data: Any) -> PixelSpace | None:

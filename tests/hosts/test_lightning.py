@@ -12,7 +12,14 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from hfc_probe import Every, InputError, KernelSpectra, PixelSpace, Samples
+from hfc_probe import (
+    Every,
+    FrequencyAccuracy,
+    InputError,
+    KernelSpectra,
+    PixelSpace,
+    Samples,
+)
 
 from ..conftest import ROOT
 from .conftest import MEASUREMENTS, dataset, network, same, scalars
@@ -102,12 +109,7 @@ def test_accumulated_gradients_count_optimizer_steps(tmp_path):
 def test_a_checkpoint_goes_on(tmp_path):
     fit(tmp_path, [callback()], logger=TensorBoardLogger(tmp_path / "a"), epochs=1)
     checkpoint = next((tmp_path / "a").rglob("*.ckpt"))
-    assert (
-        torch.load(checkpoint, weights_only=False)["callbacks"]["FrequencyCallback"]["probe"][
-            "steps"
-        ]
-        == 6
-    )
+    assert torch.load(checkpoint, weights_only=False)["hfc_probe"][0]["steps"] == 6
     probe = callback()
     fit(tmp_path, [probe], logger=TensorBoardLogger(tmp_path / "b"), epochs=2, ckpt_path=checkpoint)
     assert (probe.probe.steps, probe.probe.epochs) == (12, 2)
@@ -278,3 +280,58 @@ def test_a_measurement_that_fails_does_not_stop_the_trainer(tmp_path, caplog):
     _, trainer = fit(tmp_path, [probe], logger=False)
     assert trainer.global_step == 12
     assert "planted failure" in caplog.text
+
+
+class Logging(Classifier):
+    """Logs within forward, and keeps a metric there, as some published modules do."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, x):
+        out = self.network(x)
+        self.log("score", x.mean(), on_step=False, on_epoch=True)
+        self.log_dict({"images": float(len(x))}, on_step=False, on_epoch=True, reduce_fx="sum")
+        self.seen.append(len(x))
+        return out
+
+
+def test_what_a_module_logs_in_its_forward_is_of_the_users_images_alone(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "Classifier", Logging)
+    every = {FrequencyAccuracy(radii=(2, 4)): Every(steps=1)}
+    probe = FrequencyCallback(measurements=every, budget=1.0, strict=True)
+    (one, plain), (two, probed) = (fit(tmp_path, c, logger=False) for c in ([], [probe]))
+    assert probe.probe.results
+    assert plain.callback_metrics["images"] == 24
+    assert plain.callback_metrics.keys() == probed.callback_metrics.keys()
+    for name, value in plain.callback_metrics.items():
+        assert torch.equal(value, probed.callback_metrics[name]), name
+    assert one.seen == two.seen
+    assert "log" not in vars(two)
+
+
+def test_two_callbacks_in_one_trainer_each_keep_their_state(tmp_path):
+    def pair():
+        first = FrequencyCallback(measurements={KernelSpectra(): Every(steps=2)}, budget=1.0)
+        second = FrequencyCallback(
+            measurements={FrequencyAccuracy(radii=(2,)): Every(epochs=1)}, budget=1.0
+        )
+        return [first, second]
+
+    fit(tmp_path, pair(), logger=TensorBoardLogger(tmp_path / "a"), epochs=1)
+    (checkpoint,) = (tmp_path / "a").rglob("*.ckpt")
+    both = pair()
+    logger = TensorBoardLogger(tmp_path / "b")
+    fit(tmp_path, [*both], logger=logger, epochs=2, ckpt_path=checkpoint)
+    runs = [c.probe.state_dict()["measurements"] for c in both]
+    assert runs[0]["kernel_spectra"]["runs"] == 6
+    assert runs[1]["frequency_accuracy"]["runs"] == 2
+
+
+def test_two_callbacks_of_the_same_measurements_need_a_directory_each(tmp_path):
+    with pytest.raises(InputError, match="kernel_spectra, which write the same tags; give the"):
+        fit(tmp_path, [callback(), callback()], logger=TensorBoardLogger(tmp_path), epochs=1)
+    other = callback(log_dir=tmp_path / "other")
+    fit(tmp_path, [callback(), other], logger=TensorBoardLogger(tmp_path), epochs=1)
+    assert scalars(tmp_path / "other")["hfc_lfc/r02"] == [6]

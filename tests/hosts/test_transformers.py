@@ -79,6 +79,12 @@ def train(tmp_path, callbacks, data=None, collator=None, resume=None, **options)
     return trainer
 
 
+def written(output_dir, number=0):
+    """What the callback wrote in the first training into a directory, or in a later one."""
+    runs = sorted((output_dir / "runs").glob("hfc_probe_*"), key=lambda one: one.stat().st_ctime_ns)
+    return scalars(runs[number])
+
+
 def callback(**options):
     return FrequencyCallback(measurements=MEASUREMENTS, budget=1.0, strict=True, **options)
 
@@ -88,12 +94,12 @@ def test_logs_beside_trainers_own_and_leaves_training_alone(tmp_path):
     probe = callback(data=Images(12, 1))
     probed = train(tmp_path / "probed", [probe])
     assert same(plain.model.state_dict(), probed.model.state_dict())
-    found = scalars(tmp_path / "probed" / "runs" / "hfc_probe")
+    found = written(tmp_path / "probed")
     assert found["hfc_lfc/r02"] == [4, 8]
     layer = next(tag for tag in found if tag.endswith("smoothness_mean"))
     assert "patch_embeddings" in layer
     assert found[layer] == [2, 4, 6, 8]
-    others = [p for p in (tmp_path / "probed" / "runs").iterdir() if p.name != "hfc_probe"]
+    others = [p for p in (tmp_path / "probed" / "runs").iterdir() if "hfc_probe" not in p.name]
     assert others  # Trainer's own, beside
     # The processor's mean and std were undone: the 8-bit pixels are back.
     assert torch.equal(probe.probe.samples.images, Images(12, 1).pixels)
@@ -106,19 +112,26 @@ def test_accumulated_gradients_count_optimizer_steps(tmp_path):
     probed = train(tmp_path / "probed", [probe], **options)
     assert same(plain.model.state_dict(), probed.model.state_dict())
     assert plain.state.global_step == probe.probe.steps == 4
-    assert scalars(tmp_path / "probed" / "runs" / "hfc_probe")["hfc_lfc/r02"] == [2, 4]
+    assert written(tmp_path / "probed")["hfc_lfc/r02"] == [2, 4]
 
 
-def test_a_training_resumed_from_a_checkpoint_has_every_step_once(tmp_path):
-    train(tmp_path / "run", [callback(data=Images(12, 1))], save_strategy="epoch")
+def test_a_second_training_into_the_same_directory_is_a_run_of_its_own(tmp_path):
+    for _ in range(2):
+        train(tmp_path, [callback(data=Images(12, 1))], num_train_epochs=1)
+    assert [written(tmp_path, k)["hfc_lfc/r02"] for k in (0, 1)] == [[4], [4]]
+
+
+def test_a_training_resumed_into_the_same_log_dir_has_every_step_once(tmp_path):
+    log = tmp_path / "run" / "log"
+    train(tmp_path / "run", [callback(data=Images(12, 1), log_dir=log)], save_strategy="epoch")
     # As if it had been killed in its second epoch: back to the checkpoint of the first.
-    probe = callback(data=Images(12, 1))
+    probe = callback(data=Images(12, 1), log_dir=log)
     saved = str(tmp_path / "run" / "checkpoint-4")
     plain = train(tmp_path / "plain", [], resume=saved)
     resumed = train(tmp_path / "run", [probe], resume=saved)
     assert same(plain.model.state_dict(), resumed.model.state_dict())
     assert (probe.probe.steps, probe.probe.epochs) == (8, 2)
-    found = scalars(tmp_path / "run" / "runs" / "hfc_probe")
+    found = scalars(log)
     assert found["hfc_lfc/r02"] == [4, 8]
     layer = next(tag for tag in found if tag.endswith("smoothness_mean"))
     assert found[layer] == [2, 4, 6, 8]
@@ -128,7 +141,7 @@ def test_the_trainers_evaluation_loader_serves_from_its_first_evaluation_on(tmp_
     probe = callback(pixels=PixelSpace((0.5,), (0.5,)))
     train(tmp_path, [probe], eval_strategy="epoch")
     assert torch.equal(probe.probe.samples.images, Images(12, 1).pixels)
-    assert scalars(tmp_path / "runs" / "hfc_probe")["hfc_lfc/r02"][-1] == 8
+    assert written(tmp_path)["hfc_lfc/r02"][-1] == 8
 
 
 def test_items_that_only_the_trainers_collator_reads_are_taken(tmp_path):

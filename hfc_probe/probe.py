@@ -24,7 +24,7 @@ from .measurements import FourierHeatmap, FrequencyAccuracy, KernelSpectra, Meas
 from .measurements.base import Predict, help_lead, settings_of, subject_of
 from .probe_state import ProbeState
 from .processes import rank_and_world
-from .samples import PixelSpace, Samples, find_normalization
+from .samples import PixelSpace, Samples
 from .schedule import Budget, Every
 from .sharded import check as check_sharded
 from .sharded import gathered, is_sharded, release
@@ -112,8 +112,8 @@ def attach(
         if data is None:
             raise InputError("attach: expected data (a validation loader or Samples), got none")
         try:
-            pixels = find_normalization(data) if pixels is None else pixels
             samples = Samples.collect(data, pixels=pixels, limit=limit)
+            pixels = samples.normalization
             (pixels or PixelSpace()).check(samples.image_shape[0])
         except InputError as error:
             if rank == 0:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..isolation import device_of, first_tensor, isolated
-from ..samples import PixelSpace, Samples, find_normalization
+from ..samples import PixelSpace, Samples
 from ..sharing import At, Crew, Sharing, alone
 from ..version import __version__
 
@@ -235,9 +235,8 @@ class Measurement(ABC):
         """
         samples = None
         if data is not None:
-            if pixels is None:
-                pixels = find_normalization(data)
             samples = Samples.collect(data, pixels=pixels, limit=limit)
+            pixels = samples.normalization
         return self.run(
             model, samples, pixels=pixels, predict=predict, batch_size=batch_size, progress=progress
         )
@@ -349,7 +348,7 @@ def subject_of(
             f"model: expected a torch.nn.Module, got {type(model).__name__}; wrap a function "
             "in a Module whose forward calls it"
         )
-    pixels = pixels or PixelSpace()
+    pixels = pixels or (samples.normalization if samples is not None else None) or PixelSpace()
     if samples is not None:
         pixels.check(samples.image_shape[0])
     if batch_size is not None and (batch_size != int(batch_size) or batch_size < 1):

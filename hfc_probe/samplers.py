@@ -74,16 +74,14 @@ def indices_of(loader: DataLoader[Any], seed: int) -> tuple[list[Any] | None, tu
             f"data: expected a sampler that can be read again, got {type(sampler).__name__}, an "
             "iterator that the probe would use up; give the DataLoader a list of indices"
         )
-    # The same choice on every rank. Not torch.manual_seed, which would also seed CUDA later on.
-    torch.default_generator.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed)
-    return _of_all_ranks(sampler, batched)
+    return _of_all_ranks(sampler, batched, seed)
 
 
-def _of_all_ranks(sampler: Any, batched: bool) -> tuple[list[Any] | None, tuple[str, ...]]:
+def _of_all_ranks(
+    sampler: Any, batched: bool, seed: int
+) -> tuple[list[Any] | None, tuple[str, ...]]:
     try:
-        own = _iterated(copied(sampler), batched)
+        own = _iterated(copied(sampler), batched, seed)
     except Exception:  # no copy can be had of it: the loader itself is read
         own = None
     if own is None:
@@ -97,7 +95,7 @@ def _of_all_ranks(sampler: Any, batched: bool) -> tuple[list[Any] | None, tuple[
         for one in range(count):
             twin = copied(sampler)
             setattr(_sharing(twin)[0], rank, one)
-            share = _iterated(twin, batched)
+            share = _iterated(twin, batched, seed)
             if share is None:
                 raise ValueError("a share without an end")
             found += share
@@ -109,7 +107,7 @@ def _of_all_ranks(sampler: Any, batched: bool) -> tuple[list[Any] | None, tuple[
     return _in_order(list(dict.fromkeys(found))), ()
 
 
-def _iterated(sampler: Any, batched: bool) -> list[Any] | None:
+def _iterated(sampler: Any, batched: bool, seed: int) -> list[Any] | None:
     """What one pass yields; None where it does not say how long it is, or it is endless."""
     try:
         length = len(sampler)
@@ -117,6 +115,10 @@ def _iterated(sampler: Any, batched: bool) -> list[Any] | None:
         return None
     if length > _MOST:
         return None
+    # Every share of the same shuffle. Not torch.manual_seed, which would also seed CUDA later on.
+    torch.default_generator.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
     found = list(islice(iter(sampler), length))
     if batched:
         found = [index for batch in found for index in batch]

@@ -26,7 +26,7 @@ from hfc_probe.samples import find_normalization
 
 IMAGENET = PixelSpace.imagenet()
 HALF = PixelSpace((0.5,) * 3, (0.5,) * 3)
-MEASURE = FrequencyAccuracy(radii=(4, 8))
+MEASURE = FrequencyAccuracy(radii=(8,))
 
 
 class Photographs(Dataset):
@@ -58,7 +58,7 @@ class Eats(nn.Module):
 
 @pytest.fixture(scope="module")
 def photographs(cifar):
-    return cifar.subset(128, seed=1)
+    return cifar.subset(40, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def test_right_words_bring_no_caveat(photographs):
         assert samples.caveats == ()
         assert samples.normalization == IMAGENET
     assert samples.provenance == {
-        "data": "Photographs, 128 samples",
+        "data": "Photographs, 40 samples",
         "normalization": "given",
         "selection": "all",
     }
@@ -148,10 +148,10 @@ def test_two_normalisations_in_a_row(photographs, resnet20, truth):
 
 
 def test_float_images_on_no_grid_are_told_only_of_contradictions(photographs):
-    soft = photographs.pixels() * 0.9 + 0.03 * torch.rand(128, 3, 32, 32)
+    soft = photographs.pixels() * 0.9 + 0.03 * torch.rand(40, 3, 32, 32)
     data = TensorDataset(HALF.normalize(soft), photographs.targets)
     assert Samples.collect(DataLoader(data, 32), pixels=HALF).caveats == ()
-    data = Photographs(photographs, lambda x: x.float() / 255 * 0.9 + 0.01)
+    data = Photographs(photographs, lambda x: x / 255 * 0.9 + 0.03 * torch.rand(x.shape))
     data.transform = transforms.Normalize(HALF.mean, HALF.std)
     samples = Samples.collect(DataLoader(data, 32), pixels=IMAGENET)
     assert samples.normalization == HALF
@@ -159,12 +159,12 @@ def test_float_images_on_no_grid_are_told_only_of_contradictions(photographs):
 
 
 def test_statistics_that_do_not_fit_are_refused_in_words_that_help(photographs):
-    with pytest.raises(InputError, match="found in the data .* does not undo"):
-        data = Photographs(photographs, lambda x: torch.randn(x.shape) * 5)
-        data.transform = transforms.Normalize(HALF.mean, HALF.std)
+    data = Photographs(photographs, lambda x: torch.randn(x.shape) * 5)
+    data.transform = transforms.Normalize(HALF.mean, HALF.std)
+    with pytest.raises(InputError, match=r"found in the data .* does not undo"):
         Samples.collect(DataLoader(data, 32))
     with pytest.raises(InputError, match=r"PixelSpace\(\(0,\), \(1/255,\)\)"):
-        Samples.collect(DataLoader(Photographs(photographs, lambda x: x * 0.77), 32))
+        Samples.collect(DataLoader(Photographs(photographs, lambda x: x * torch.rand(x.shape)), 32))
     with pytest.raises(InputError, match="8-bit values by 255"):
         PixelSpace((0.485, 0.456, 0.406), (58.4, 57.1, 57.4))
 
@@ -216,7 +216,7 @@ def test_images_that_change_at_each_reading_are_pointed_out(kind, photographs):
         num_workers=kind == "workers",
     )
     before = torch.get_rng_state()
-    samples = Samples.collect(loader, pixels=PixelSpace(), limit=100)
+    samples = Samples.collect(loader, pixels=PixelSpace(), limit=30)
     assert torch.equal(torch.get_rng_state(), before)
     said = any("other images at each reading" in one for one in samples.caveats)
     assert said == (kind not in ("plain", "reordered"))
@@ -360,7 +360,7 @@ def test_a_loader_with_an_iter_of_its_own_is_read_as_it_is(photographs, resnet20
     loader = Normalizing(Photographs(photographs), 32)
     agrees(MEASURE.measure(resnet20, loader).scalars(), truth)
     assert loader.passes == 0
-    assert Samples.collect(loader, limit=64).drawn == "first"
+    assert Samples.collect(loader, limit=24).drawn == "first"
     assert Samples.collect(loader).drawn == "all"
 
     class Augmenting(DataLoader):

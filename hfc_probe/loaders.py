@@ -17,7 +17,7 @@ from .errors import InputError
 _WRAPPERS = {"PrefetchLoader": "loader", "_FabricDataLoader": "_dataloader"}
 PREFETCHERS = ("PrefetchLoader",)  # which normalise what comes out of the loader inside
 # Where datasets and transforms keep other datasets and transforms.
-_HOLDERS = ("dataset", "datasets", "transform", "transforms", "_transform", "normalize", "pixels")
+_HOLDERS = ("dataset", "transform", "transforms", "_transform", "normalize", "pixels")
 _DEPTH = 10
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
@@ -57,6 +57,16 @@ def _search(item: Any, depth: int, seen: set[int]) -> Statistics | None:
         return own
     if isinstance(item, (list, tuple, nn.Sequential)):
         return _in_a_row([_search(one, depth + 1, seen) for one in list(item)[-16:]])
+    side_by_side = getattr(item, "datasets", None)
+    if isinstance(side_by_side, (list, tuple)):
+        # Each may share a transform with the one before.
+        each = {_search(one, depth + 1, set(seen)) for one in side_by_side[:16]}
+        if len(each) > 1:
+            raise InputError(
+                "data: expected one normalisation, got data sets side by side "
+                f"({type(item).__name__}) that are normalised differently; pass one of them"
+            )
+        return each.pop() if each else None
     for child in _children(item):
         found = _search(child, depth + 1, seen)
         if found is not None:

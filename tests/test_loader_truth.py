@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import (
     BatchSampler,
+    ConcatDataset,
     DataLoader,
     Dataset,
     DistributedSampler,
@@ -145,6 +146,16 @@ def test_two_normalisations_in_a_row(photographs, resnet20, truth):
     both = find_normalization(loader)
     assert both.is_close(PixelSpace((0.55,) * 3, (0.35,) * 3))
     agrees(MEASURE.measure(Eats(resnet20, both.unnormalize), loader).scalars(), truth)
+
+
+def test_data_sets_side_by_side_are_normalised_alike_or_refused(photographs):
+    one, other = (
+        Photographs(photographs, transform=transforms.Normalize(space.mean, space.std))
+        for space in (IMAGENET, HALF)
+    )
+    assert find_normalization(DataLoader(ConcatDataset([one, one]))) == IMAGENET
+    with pytest.raises(InputError, match="normalised differently"):
+        Samples.collect(DataLoader(ConcatDataset([one, other]), 8))
 
 
 def test_float_images_on_no_grid_are_told_only_of_contradictions(photographs):

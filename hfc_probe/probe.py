@@ -27,7 +27,7 @@ from .measurements.base import Predict, help_lead, settings_of, subject_of, try_
 from .probe_state import ProbeState
 from .processes import rank_and_world
 from .provenance import weights_hash
-from .samples import PixelSpace, Samples, find_normalization
+from .samples import PixelSpace, Samples
 from .schedule import FIRST_RUN, Budget, Every
 from .sharded import check as check_sharded
 from .sharded import gathered, is_sharded, release
@@ -126,8 +126,8 @@ def attach(
         if data is None:
             raise InputError("attach: expected data (a validation loader or Samples), got none")
         try:
-            pixels = find_normalization(data) if pixels is None else pixels
             samples = Samples.collect(data, pixels=pixels, limit=limit)
+            pixels = samples.normalization
             (pixels or PixelSpace()).check(samples.image_shape[0])
         except InputError as error:
             if rank == 0:

@@ -249,6 +249,6 @@ def test_batches_as_ultralytics_makes_them():
 
 
 def test_what_to_pass_can_be_copied_from_the_message():
-    loader = [(NORMALIZE(eight_bit(16).float() / 255), torch.zeros(16).long())]
+    loader = [(NORMALIZE(torch.rand(16, 3, 8, 8)), torch.zeros(16).long())]
     with pytest.raises(InputError, match=r"pass pixels=hfc_probe\.PixelSpace\.imagenet\(\)"):
         Samples.collect(loader)

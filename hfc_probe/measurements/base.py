@@ -27,7 +27,7 @@ from .. import checks
 from ..errors import InputError
 from ..isolation import device_of, first_tensor, isolated
 from ..provenance import Tally, stamp
-from ..samples import PixelSpace, Samples, check_pixels, find_normalization
+from ..samples import PixelSpace, Samples, check_pixels
 from ..sharing import At, Crew, Sharing, alone
 from ..summary import caution, not_above_chance, origin
 from ..trial import Verdict, verdict_of
@@ -297,9 +297,8 @@ class Measurement(ABC):
         """
         samples = None
         if data is not None:
-            if pixels is None:
-                pixels = find_normalization(data)
             samples = Samples.collect(data, pixels=pixels, limit=limit)
+            pixels = samples.normalization
         return self.run(
             model, samples, pixels=pixels, predict=predict, batch_size=batch_size, progress=progress
         )
@@ -429,7 +428,8 @@ def subject_of(
             f"model: expected a torch.nn.Module, got {type(model).__name__}; wrap a function "
             "in a Module whose forward calls it"
         )
-    pixels = check_pixels(pixels) or PixelSpace()
+    pixels = check_pixels(pixels)
+    pixels = pixels or (samples.normalization if samples is not None else None) or PixelSpace()
     if samples is not None:
         pixels.check(samples.image_shape[0])
     if batch_size is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -104,6 +105,12 @@ class FrequencyCallback(TrainerCallback):
         data = given.get("eval_dataloader") if self._data is None else self._data
         if data is None:
             return
+        if isinstance(data, Mapping):  # a DatasetDict, or a dict as eval_dataset may be
+            names = ", ".join(map(str, data))
+            raise InputError(
+                f"data: expected one data set, got {len(data)} by name ({names}); pass one of "
+                'them, as in FrequencyCallback(data=data_sets["validation"])'
+            )
         if hasattr(data, "__getitem__") and hasattr(data, "__len__"):  # a data set
             from torch.utils.data import DataLoader
 
@@ -143,7 +150,9 @@ def _processor_pixels(processor: Any, data: Any) -> PixelSpace | None:
     if mean is None or std is None or not getattr(processor, "do_normalize", True):
         return None
     try:
-        Samples.collect(data, pixels=PixelSpace(), limit=_LOOK)
-    except InputError:  # beyond [0, 1]
-        return PixelSpace(tuple(mean), tuple(std))
-    return None
+        found = Samples.collect(data, limit=_LOOK).normalization
+    except InputError:  # beyond [0, 1], and nothing but the processor to explain it
+        found = None
+    if found is not None and found.is_identity:
+        return None
+    return PixelSpace(tuple(mean), tuple(std))

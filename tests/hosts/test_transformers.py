@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from hfc_probe import PixelSpace
+from hfc_probe import InputError, PixelSpace
 
 from .conftest import MEASUREMENTS, same, scalars
 
@@ -187,3 +187,26 @@ def test_a_processor_that_the_data_never_passed_through_is_not_believed(tmp_path
 def test_no_data_is_said(tmp_path, caplog):
     train(tmp_path, [callback()])
     assert "pass FrequencyCallback(data=eval_dataset)" in caplog.text
+
+
+def test_several_data_sets_by_name_are_refused_in_a_sentence(tmp_path):
+    with pytest.raises(InputError, match=r"one data set, got 2 by name \(validation, test\)"):
+        train(tmp_path, [callback(data={"validation": Images(4, 1), "test": Images(4, 2)})])
+
+
+def test_a_processor_of_other_statistics_than_the_data_gives_way(tmp_path):
+    """Items are normalised with 0.5, and the processor says ImageNet's."""
+    probe = callback(data=Images(12, 1))
+    probe.on_train_begin(
+        transformers.TrainingArguments(output_dir=str(tmp_path), use_cpu=True),
+        transformers.TrainerState(),
+        transformers.TrainerControl(),
+        model=model(),
+        processing_class=transformers.ViTImageProcessor(
+            image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225]
+        ),
+    )
+    assert torch.equal(probe.probe.samples.images, Images(12, 1).pixels)
+    assert probe.probe.samples.normalization.is_close(PixelSpace((0.5,), (0.5,)))
+    assert "pixels= says" in probe.probe.samples.caveats[0]
+    probe.probe.close()

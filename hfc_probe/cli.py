@@ -398,6 +398,7 @@ def _report(
     """Files, tables, what it means, and where to look next."""
     from .measurements.base import write_atomically
     from .plots import overview_figure, png
+    from .summary import caution
 
     results = list(results)
     for result in results:
@@ -411,6 +412,8 @@ def _report(
     write_atomically(out / "summary.txt", text.encode())
     files = sorted(p.name for p in out.iterdir() if p.suffix in (".png", ".json", ".txt"))
     click.echo(f"\nIn {out}: {', '.join(files)}")
+    for caveat in dict.fromkeys(caveat for result in results for caveat in result.caveats):
+        click.echo(f"\n{caution(caveat)}")
     accuracy = next((r for r in results if r.name == "frequency_accuracy"), None)
     if accuracy is not None:
         click.echo(f"\n{accuracy.sentence()}")

@@ -26,7 +26,7 @@ from .measurements import FourierHeatmap, FrequencyAccuracy, KernelSpectra, Meas
 from .measurements.base import Predict, help_lead, settings_of, subject_of, try_model
 from .probe_state import ProbeState
 from .processes import rank_and_world
-from .provenance import weights_hash
+from .provenance import images_hash, weights_hash
 from .samples import PixelSpace, Samples
 from .schedule import FIRST_RUN, Budget, Every
 from .sharded import check as check_sharded
@@ -360,6 +360,8 @@ class Probe:
         self._closed = False
         self._warned: set[str] = set()
         tensorboard.prepare(writers)
+        if samples is not None:
+            images_hash(samples)  # now, so that no measurement pays for it
         self._warn_of_another()
         self._started = time.perf_counter()
         self._elapsed_before = 0.0

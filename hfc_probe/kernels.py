@@ -293,7 +293,7 @@ def smooth(weight: Tensor, rho: float, *, normalize: bool = False) -> Tensor:
         what = tuple(weight.shape) if isinstance(weight, Tensor) else checks.shown(weight)
         raise InputError(f"smooth: expected real weights (..., kh, kw), got {what}")
     checks.flag("normalize", normalize)
-    rho = checks.number("smooth: rho", rho, 0, math.inf, open_high=True)
+    rho = checks.number("smooth: rho", rho, 0, 1000)
     planes = weight.reshape(-1, 1, *weight.shape[-2:])
     stencil = torch.full((1, 1, 3, 3), float(rho), dtype=weight.dtype, device=weight.device)
     stencil[..., 1, 1] = 1.0

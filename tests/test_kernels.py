@@ -323,7 +323,7 @@ def test_a_smoothed_model_computes_with_smoothed_kernels_and_writes_nothing():
     [
         (
             lambda: kernels.smooth(torch.ones(1, 1, 3, 3), -0.1),
-            "rho: expected a number of at least 0, got -0.1",
+            "rho: expected a number from 0 to 1000, got -0.1",
         ),
         (lambda: kernels.smoothness(torch.ones(3, 3)), r"\(out, in, kh, kw\)"),
         (lambda: kernels.smoothness(torch.ones(2, 2, 1, 1)), "larger than 1×1"),

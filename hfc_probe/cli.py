@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
 import os
 import sys
@@ -193,7 +194,7 @@ def audit(
     """
     from .loading import default_pixels, load_model, load_samples
     from .measurements import FourierHeatmap, FrequencyAccuracy, KernelSpectra, Measurement
-    from .processes import own_device, process_group, rank_and_world
+    from .ranks import own_device, process_group, rank_and_world
 
     # Accuracy first: it finds what is wrong with labels or model before anything is written.
     chosen: list[Measurement] = [
@@ -234,10 +235,12 @@ def audit(
         measurement.validate(model, samples.image_shape)
     results = []
     with process_group():
+        leads = rank_and_world()[0] == 0
         for result in _measured(chosen, model.to(where), samples, pixels, batch_size):
-            _save(result, out)
+            if leads:
+                _save(result, out)
             results.append(result)
-        if rank_and_world()[0] != 0:
+        if not leads:
             return
     _log(results, out)
     name, source = spec.rpartition("/")[2], Path(data.partition(":")[2]).name
@@ -274,29 +277,15 @@ def report(run_a: Path, run_b: Path, out: Path | None) -> None:
 def _measured(
     chosen: Sequence[Any], model: Any, samples: Any, pixels: Any, batch_size: int | None
 ) -> Iterator[Any]:
-    """Results one after the other, of rank 0; other ranks do a share of the images."""
-    from .measurements.base import help_lead
-    from .sharing import crew_of, fingerprint, shared
+    """Results one after the other; the ranks of a torchrun job share the images."""
+    from .ranks import form
 
-    crew = crew_of("audit")
-    if crew is not None:
-        crew.patience = crew.timeout
-        crew.arrive(fingerprint(samples.images, samples.targets))
-    for number, measurement in enumerate(chosen):
-        at = (number, 0, 0)
-        if crew is None or crew.leads:
-            yield measurement.run(
-                model,
-                samples,
-                pixels=pixels,
-                batch_size=batch_size,
-                progress=True,
-                shared=shared(crew, at, measurement.name),
-            )
-            if crew is not None:
-                crew.passed(at)
-        else:
-            help_lead(crew, at, {measurement.name: measurement}, model, samples, pixels=pixels)
+    given = hashlib.sha256(samples.images.numpy().tobytes() + samples.targets.numpy().tobytes())
+    ranks = form(given.hexdigest())
+    for measurement in chosen:
+        yield measurement.run(
+            model, samples, pixels=pixels, batch_size=batch_size, progress=True, ranks=ranks
+        )
 
 
 def _report(

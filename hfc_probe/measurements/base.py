@@ -11,7 +11,7 @@ import re
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..isolation import device_of, first_tensor, isolated
+from ..ranks import RankGroup, share_buffers
 from ..samples import PixelSpace, Samples, find_normalization
-from ..sharing import At, Crew, Sharing, alone
 from ..version import __version__
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Subject:
         pixels: how the model wants them normalised.
         device: where the model is.
         batch_size: images per forward pass.
-        sharing: how batches are worked off, see :meth:`share`.
+        ranks: those that measure together, see :meth:`share`; None for one alone.
     """
 
     model: nn.Module
@@ -61,7 +61,7 @@ class Subject:
     batch_size: int
     predict: Predict | None = None
     show_progress: bool = False
-    sharing: Sharing = field(default_factory=Sharing)
+    ranks: RankGroup | None = None
 
     def logits(self, images: Tensor, what: str = "original") -> Tensor:
         """Logits ``(N, K)`` in float32 for images in pixel space, not clipped.
@@ -122,8 +122,8 @@ class Subject:
     ) -> Iterator[Found]:
         """What ``work(start, images, targets)`` finds in each batch, in order.
 
-        Under ``torch.distributed`` other ranks do some of the batches, and the results come
-        from them. So ``work`` returns what it finds (tensors, arrays, numbers) and changes
+        If several ranks measure together, each does its share of the batches and gets the
+        results of all. So ``work`` returns what it finds (tensors, arrays, numbers) and changes
         nothing outside; on every rank the measurement goes the same way.
 
         Args:
@@ -138,7 +138,16 @@ class Subject:
 
     def share(self, jobs: Sequence[Job], work: Callable[[Job], Found]) -> Iterator[Found]:
         """What some work on each job finds, in order; otherwise as :meth:`map`."""
-        return self.sharing.map(jobs, work)
+        return map(work, jobs) if self.ranks is None else self.ranks.share(jobs, work)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files: it measures alone or is rank 0."""
+        return self.ranks is None or self.ranks.leads
+
+    def agree(self, value: Found) -> Found:
+        """Rank 0's value, on all ranks: for what they could see differently, such as a clock."""
+        return value if self.ranks is None else self.ranks.broadcast(value)
 
     def check_targets(self, classes: int) -> None:
         """Raise :class:`InputError` for targets that the model has no logit for."""
@@ -251,36 +260,37 @@ class Measurement(ABC):
         predict: Predict | None = None,
         batch_size: int | None = None,
         progress: bool = False,
-        shared: Callable[[], AbstractContextManager[Sharing]] = alone,
+        ranks: RankGroup | None = None,
     ) -> Result:
         """As :meth:`measure`, on samples that were collected.
 
         Args:
-            shared: other processes that help, see :mod:`hfc_probe.sharing`.
+            ranks: those that run this very measurement now, each with the same samples; each
+                does a share of the passes, and all return the result.
         """
         if samples is None and self.needs_data:
             raise InputError(
                 f"{type(self).__name__}: expected data (a loader or Samples), got none"
             )
         while True:
-            with (
-                shared() as sharing,
-                subject_of(
-                    model,
-                    samples,
-                    pixels=pixels,
-                    predict=predict,
-                    batch_size=batch_size,
-                    progress=progress,
-                    sharing=sharing,
-                ) as subject,
-            ):
-                batch_size = subject.batch_size
-                try:
+            try:
+                with (
+                    nullcontext() if ranks is None else ranks.in_step(),
+                    subject_of(
+                        model,
+                        samples,
+                        pixels=pixels,
+                        predict=predict,
+                        batch_size=batch_size,
+                        progress=progress,
+                        ranks=ranks,
+                    ) as subject,
+                ):
+                    batch_size = subject.batch_size
                     return self.compute(subject)
-                except (torch.OutOfMemoryError, MemoryError):
-                    if batch_size == 1:
-                        raise
+            except (torch.OutOfMemoryError, MemoryError):
+                if batch_size is None or batch_size == 1:
+                    raise
             # Outside the handler, so that its traceback no longer holds the tensors.
             batch_size //= 2
             logger.info("hfc_probe: out of memory, trying again with batches of %d", batch_size)
@@ -341,7 +351,7 @@ def subject_of(
     predict: Predict | None = None,
     batch_size: int | None = None,
     progress: bool = False,
-    sharing: Sharing | None = None,
+    ranks: RankGroup | None = None,
 ) -> Iterator[Subject]:
     """A model in isolation with its samples; arguments and errors as for ``run``."""
     if not isinstance(model, nn.Module):
@@ -358,8 +368,8 @@ def subject_of(
     with isolated(model) as inner:
         where = device_of(inner)
         batch_size = batch_size or default_batch_size(samples.image_shape, where.type)
-        sharing = sharing or Sharing()
-        sharing.begin(inner, batch_size)
+        if ranks is not None:
+            share_buffers(ranks, inner)
         yield Subject(
             model=inner,
             samples=samples,
@@ -367,42 +377,9 @@ def subject_of(
             device=where,
             batch_size=batch_size,
             predict=predict,
-            show_progress=progress,
-            sharing=sharing,
+            show_progress=progress and (ranks is None or ranks.leads),
+            ranks=ranks,
         )
-
-
-def help_lead(
-    crew: Crew,
-    at: At,
-    measurements: Mapping[str, Measurement],
-    model: nn.Module,
-    samples: Samples | None,
-    *,
-    pixels: PixelSpace | None = None,
-    predict: Predict | None = None,
-    gather: Callable[[], nn.Module] | None = None,
-) -> None:
-    """On another rank than 0: do a share of what rank 0 measures at a position.
-
-    Args:
-        gather: makes a whole copy of a sharded model, when rank 0 calls all ranks to it.
-    """
-    for invitation in crew.invitations(at):
-        with crew.help(invitation) as sharing:
-            if invitation.whole:
-                assert gather is not None
-                model = sharing.gather(gather)
-                continue
-            with subject_of(
-                model,
-                samples,
-                pixels=pixels,
-                predict=predict,
-                batch_size=invitation.batch_size,
-                sharing=sharing,
-            ) as subject:
-                measurements[invitation.key].compute(subject)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from torch import nn
 
 from .. import fourier, kernels
 from ..errors import InputError
+from ..ranks import whole_weights
 from .base import Measurement, Result, Subject, settings_of
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ class KernelSpectra(Measurement):
 
     def compute(self, subject: Subject) -> KernelSpectraResult:
         name, module = kernels.first_layer(subject.model, layer=self.layer)
-        weight = kernels.weight_of(name, module, layout=self.layout)
+        with whole_weights(subject.model):
+            weight = kernels.weight_of(name, module, layout=self.layout)
         bad = int((~weight.isfinite()).flatten(1).any(1).sum())
         if bad:
             raise InputError(

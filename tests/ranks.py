@@ -261,7 +261,6 @@ def less_memory():
 def detection_on_rank_0():
     """The usual place of an evaluation: a result within seconds, and no group is touched."""
     from hfc_probe.detection import DetectionAudit
-
     from tests.detection.known_answer import PlantedShapes
 
     ranks.AT_ATTACH = 2.0
@@ -334,8 +333,8 @@ def fsdp1(model):
 
 def tensor_parallel(model):
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
     from torch.distributed.tensor import Replicate
+    from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 
     whole = ColwiseParallel(output_layouts=Replicate())
     parallelize_module(model.net, init_device_mesh("cpu", (WORLD,)), {"4": whole})
@@ -348,7 +347,7 @@ def sharded(how):
     heatmap = hfc_probe.FourierHeatmap(norm=1.0, samples=300, crop=3)
     plan = {curves: Every(steps=2), KernelSpectra(): Every(steps=1), heatmap: Every(steps=4)}
     seed = 0 if how is tensor_parallel else RANK  # its layers need the same images everywhere
-    ends, found, plain = [], [], None
+    ends, found, whole = [], {}, {}
     for probed in (False, True):
         torch.manual_seed(0)
         plain = Counting(slow=0.002).train()
@@ -364,6 +363,7 @@ def sharded(how):
         if probed:
             found = arrays(probe)
             probe.close()
+        whole = {k: v.clone() for k, v in whole_state(model).items()}
         model(torch.ones(2, 3, 16, 16)).sum().backward()
         ends.append(
             (
@@ -375,7 +375,6 @@ def sharded(how):
                 [m.training for m in model.modules()],
             )
         )
-    whole = whole_state(model)
     alone = Counting()
     alone.load_state_dict({k.replace("_fsdp_wrapped_module.", ""): v for k, v in whole.items()})
     expected = {"frequency_accuracy": curves.measure(alone, samples(), limit=1000).arrays()}

@@ -39,9 +39,10 @@ class Attributes:
 
     Args:
         modules: the modules.
+        sharded: leave it to FSDP which parameters a module has at a time, whole ones or shards.
     """
 
-    def __init__(self, modules: Iterable[nn.Module]) -> None:
+    def __init__(self, modules: Iterable[nn.Module], *, sharded: bool = False) -> None:
         self._empty: list[Any] = []
         self._mappings: list[tuple[Any, dict[Any, Any]]] = []
         self._sequences: list[tuple[Any, list[Any]]] = []
@@ -51,6 +52,7 @@ class Attributes:
         self._generators: list[tuple[Callable[[Any], Any], Any]] = []
         self._bytes = 0
         self._seen: set[int] = set()
+        self._sharded = sharded
         modules = list(modules)
         for module in modules:
             for buffer in module._buffers.values():  # first: they are kept whatever their size
@@ -59,6 +61,7 @@ class Attributes:
         pending: list[Any] = [module.__dict__ for module in modules]
         seen, empty, mappings = self._seen, self._empty, self._mappings
         seen.update(map(id, modules))
+        seen.update(id(module._parameters) for module in modules if sharded)
         while pending:
             value = pending.pop()
             kind = type(value)
@@ -103,6 +106,8 @@ class Attributes:
         return ()
 
     def _take_tensor(self, tensor: Tensor, *, limit: bool) -> None:
+        if self._sharded and tensor._is_view():  # of FSDP's flat parameter
+            return
         # A result of autograd is replaced and not written to; its graph is none of ours.
         skipped = isinstance(tensor, nn.Parameter) or tensor.grad_fn is not None or is_lazy(tensor)
         if id(tensor) in self._seen or skipped or tensor.is_meta or tensor.is_inference():

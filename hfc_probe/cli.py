@@ -238,7 +238,7 @@ def audit(
     from .data_sources import data_kind, load_samples
     from .loading import default_pixels, default_size, load_model, signs_of_no_training
     from .measurements import FourierHeatmap, FrequencyAccuracy, KernelSpectra, Measurement
-    from .processes import own_device, process_group, rank_and_world
+    from .ranks import own_device, process_group, rank_and_world
 
     folder = data_kind(data)[0] == "folder"
     _refuse_idle("with --data folder:DIR", folder, "size", "class_names", "skip_broken")
@@ -320,10 +320,12 @@ def audit(
         for line in _first_said(samples):
             click.echo(line)
     with process_group():
+        leads = rank_and_world()[0] == 0
         for result in _measured(chosen, model, samples, pixels, batch_size):
-            _save(result, out)
+            if leads:
+                _save(result, out)
             results.append(result)
-        if rank_and_world()[0] != 0:
+        if not leads:
             return
     _log(results, out)
     name, place = spec.rpartition("/")[2], Path(data.partition(":")[2]).name
@@ -361,29 +363,15 @@ def report(run_a: Path, run_b: Path, out: Path | None) -> None:
 def _measured(
     chosen: Sequence[Any], model: Any, samples: Any, pixels: Any, batch_size: int | None
 ) -> Iterator[Any]:
-    """Results one after the other, of rank 0; other ranks do a share of the images."""
-    from .measurements.base import help_lead
-    from .sharing import crew_of, fingerprint, shared
+    """Results one after the other; the ranks of a torchrun job share the images."""
+    from .provenance import images_hash
+    from .ranks import form
 
-    crew = crew_of("audit")
-    if crew is not None:
-        crew.patience = crew.timeout
-        crew.arrive(fingerprint(samples.images, samples.targets))
-    for number, measurement in enumerate(chosen):
-        at = (number, 0, 0)
-        if crew is None or crew.leads:
-            yield measurement.run(
-                model,
-                samples,
-                pixels=pixels,
-                batch_size=batch_size,
-                progress=True,
-                shared=shared(crew, at, measurement.name),
-            )
-            if crew is not None:
-                crew.passed(at)
-        else:
-            help_lead(crew, at, {measurement.name: measurement}, model, samples, pixels=pixels)
+    ranks = form(images_hash(samples))
+    for measurement in chosen:
+        yield measurement.run(
+            model, samples, pixels=pixels, batch_size=batch_size, progress=True, ranks=ranks
+        )
 
 
 def _report(

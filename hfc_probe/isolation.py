@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from .attributes import Attributes
+from .ranks import is_sharded
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -80,7 +81,8 @@ def isolated(
     modules = list(model.modules())
     modes = [(module, module.training) for module in modules]
     parameters = [(one, one.data, one.grad) for one in model.parameters() if not is_lazy(one)]
-    attributes = Attributes(modules)
+    sharded = is_sharded(model)
+    attributes = Attributes(modules, sharded=sharded)
     with ExitStack() as stack:
         stack.enter_context(protected_rng())
         stack.enter_context(torch.set_grad_enabled(grad))
@@ -88,7 +90,7 @@ def isolated(
         if torch.amp.is_autocast_available(device_type):  # not on the meta device
             stack.enter_context(torch.autocast(device_type, enabled=False))
         stack.enter_context(_eager())
-        stack.callback(_restore, modes, parameters, attributes)
+        stack.callback(_restore, modes, parameters, attributes, sharded)
         for module, _ in modes:
             module.training = False
             _silence(module)
@@ -102,12 +104,14 @@ def _restore(
     modes: list[tuple[nn.Module, bool]],
     parameters: list[tuple[nn.Parameter, Tensor, Tensor | None]],
     attributes: Attributes,
+    sharded: bool,
 ) -> None:
     for module, training in modes:
         module.training = training
     for parameter, data, gradient in parameters:
         # Some models bound their weights in forward, by other data. Written to, they stay so.
-        if type(parameter) is nn.Parameter and parameter.data_ptr() != data.data_ptr():
+        own = type(parameter) is nn.Parameter and not sharded
+        if own and parameter.data_ptr() != data.data_ptr():
             parameter.data = data
         if parameter.grad is not gradient:
             parameter.grad = gradient

@@ -108,6 +108,8 @@ def weight_of(name: str, module: nn.Module, *, layout: Layout = "auto") -> Tenso
     """
     with torch.no_grad():
         weight = _raw_weight(module)
+        if hasattr(weight, "full_tensor"):  # spread over ranks, which all come here
+            weight = weight.full_tensor()
         if (
             not isinstance(weight, Tensor)
             or weight.is_meta

@@ -4,34 +4,31 @@ from __future__ import annotations
 
 import atexit
 import functools
+import hashlib
 import logging
 import os
 import sys
 import time
 import traceback
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from . import checks, tensorboard
 from .errors import InputError
 from .isolation import unwrap
 from .measurements import FourierHeatmap, FrequencyAccuracy, KernelSpectra, Measurement, Result
-from .measurements.base import Predict, help_lead, settings_of, subject_of, try_model
+from .measurements.base import Predict, settings_of, subject_of, try_model
 from .probe_state import ProbeState
-from .processes import rank_and_world
 from .provenance import images_hash, weights_hash
+from .ranks import RankGroup, can_divide, form, is_sharded, rank_and_world
 from .samples import PixelSpace, Samples
 from .schedule import FIRST_RUN, Budget, Every
-from .sharded import check as check_sharded
-from .sharded import gathered, is_sharded, release
-from .sharing import At, Crew, alone, crew_of, fingerprint, shared
 from .steps import count_steps, not_of
 from .summary import caution, origin
 from .trial import check_lazy, check_settings
@@ -61,9 +58,9 @@ def attach(
 ) -> Probe:
     """Attach a probe to a model in training. The training run stays the same, bit for bit.
 
-    Under ``torch.distributed`` call it on every rank, with the same arguments: all of them measure
-    a share of the images (no collective is involved), rank 0 has the results and logs them. On
-    rank 0 only it works as well; then that rank measures alone.
+    Under ``torch.distributed`` call it, and what you call of the probe, on every rank and with the
+    same arguments: each measures a share of the images, all have the results, rank 0 logs them. On
+    rank 0 only it works as well, unless the model is sharded; then that rank measures alone.
 
     Args:
         model: any vision classifier, wrapped (DDP, ``torch.compile``) or not.
@@ -120,33 +117,31 @@ def attach(
     if stranger is not None:
         logger.warning("hfc_probe: %s", stranger)
     chosen = _scheduled(measurements) if measurements is not None else None
-    rank, _ = rank_and_world()
     samples = None
     if chosen is None or any(m.needs_data for m, _ in chosen):
         if data is None:
             raise InputError("attach: expected data (a validation loader or Samples), got none")
-        try:
-            samples = Samples.collect(data, pixels=pixels, limit=limit)
-            pixels = samples.normalization
-            (pixels or PixelSpace()).check(samples.image_shape[0])
-        except InputError as error:
-            if rank == 0:
-                raise
-            logger.info("hfc_probe: rank %d does not help to measure: %s", rank, error)
+        samples = Samples.collect(data, pixels=pixels, limit=limit)
+        pixels = samples.normalization
+        (pixels or PixelSpace()).check(samples.image_shape[0])
     shape = samples.image_shape if samples is not None else None
-    crew = _crew(model, chosen, samples, pixels)
-    with _whole(model, crew) as whole:
-        if chosen is None:
-            chosen = list(default_measurements(whole, shape).items())
-        for measurement, _ in chosen:
-            measurement.validate(whole, shape)
-        if samples is not None:
-            _try_out(whole, samples, [m for m, _ in chosen], pixels, predict)
+    if chosen is None:
+        chosen = list(default_measurements(model, shape).items())
+    group = form(_given(chosen, samples, pixels), divides=can_divide(model))
+    if group is None and rank_and_world()[1] > 1 and is_sharded(model):
+        raise InputError(
+            "attach: expected all ranks to attach a probe to a model that is sharded over them, "
+            "got fewer; call attach on every rank, not on rank 0 alone"
+        )
+    for measurement, _ in chosen:
+        measurement.validate(model, shape)
+    if samples is not None:
+        _try_out(model, samples, [m for m, _ in chosen], pixels, predict)
     return Probe(
         model=model,
         samples=samples,
         entries=_entries(chosen),
-        crew=crew,
+        group=group,
         pixels=pixels,
         predict=predict,
         budget=share,
@@ -205,62 +200,20 @@ def _asks(measurement: Measurement, samples: Samples) -> bool:
     return asks and measurement.cost(len(samples), samples.image_shape) > 0
 
 
-def _crew(
-    model: nn.Module,
-    chosen: list[tuple[Measurement, Every]] | None,
-    samples: Samples | None,
-    pixels: PixelSpace | None,
-) -> Crew | None:
-    """The ranks that attach a probe with these measurements to this model."""
-    measured = ["default"] if chosen is None else [measurement.name for measurement, _ in chosen]
-    crew = crew_of(" ".join([*measured, *(name for name, _ in model.named_parameters())]))
-    if crew is not None:
-        crew.arrive(_given(chosen, samples, pixels))
-    return crew
-
-
 def _given(
-    chosen: list[tuple[Measurement, Every]] | None,
-    samples: Samples | None,
-    pixels: PixelSpace | None,
+    chosen: list[tuple[Measurement, Every]], samples: Samples | None, pixels: PixelSpace | None
 ) -> str:
     """A hash of what has to be the same on all ranks, for their results to fit together."""
+    digest = hashlib.sha256()
     values: list[Any] = [samples, pixels]
-    for measurement, _ in chosen or []:
-        values += [measurement.name, *settings_of(measurement).values()]
-    parts: list[Tensor | str] = []
+    for measurement, every in chosen:
+        values += [measurement.name, every, *settings_of(measurement).values()]
     for value in values:
         if isinstance(value, Samples):
-            parts += [value.images, value.targets]
+            digest.update(images_hash(value).encode())
         elif not callable(value):  # a function has no text that other processes know it by
-            parts.append(repr(value))
-    return fingerprint(*parts)
-
-
-@contextmanager
-def _whole(model: nn.Module, crew: Crew | None) -> Iterator[nn.Module]:
-    """The model; for one that FSDP2 has sharded a whole copy, which every rank makes here."""
-    if not is_sharded(model):
-        yield model
-        return
-    check_sharded(model)
-    if crew is None and rank_and_world()[1] > 1:
-        raise InputError(
-            "attach: expected, for a model that is sharded over ranks, a process group with a "
-            "TCP store (init_method env:// or tcp://), got none; the ranks meet there"
-        )
-    if crew is not None:
-        crew.patience = crew.timeout / 2  # every rank has to come, or none can go on
-        if not crew.wait_for_all():
-            raise InputError(
-                f"attach: expected all {crew.world} ranks to attach a probe to a model that is "
-                "sharded over them, got fewer; call attach on every rank, not on rank 0 alone"
-            )
-    copy = gathered(model)
-    try:
-        yield copy
-    finally:
-        release(copy)
+            digest.update(repr(value).encode())
+    return digest.hexdigest()
 
 
 def default_measurements(
@@ -326,7 +279,7 @@ class Probe:
         model: nn.Module,
         samples: Samples | None,
         entries: list[_Entry],
-        crew: Crew | None,
+        group: RankGroup | None,
         pixels: PixelSpace | None,
         predict: Predict | None,
         budget: Budget,
@@ -342,10 +295,11 @@ class Probe:
         self.samples = samples
         self._model = model
         self._entries = entries
-        self._crew = crew
+        self._group = group
+        self._alone_leads = rank_and_world()[0] == 0
         self._loads = self._calls = 0
-        self._sharded = is_sharded(model)
-        self._copy: nn.Module | None = None
+        self._retry: int | None = None
+        self._ranks: RankGroup | None = None
         self._pixels = pixels
         self._predict = predict
         self._budget = budget
@@ -397,15 +351,9 @@ class Probe:
         """Measure everything now, whatever the schedule and the budget; the results by name."""
         if not self._is_closed("measure"):
             self._calls += 1
-            if not self._leads:
-                self._help()
-                return self.results
-            try:
-                for entry in self._entries:
-                    entry.due += 1
-                    self._run(entry)
-            finally:
-                self._pass()
+            for entry in self._entries if self._gathers() else []:
+                entry.due += 1
+                self._run(entry)
         return self.results
 
     def close(self) -> None:
@@ -427,14 +375,17 @@ class Probe:
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
-        if self._crew is not None:
-            self._crew.depart()
         try:
             self._report_schedule()
             if final and self._leads:
                 self._measure_final()
         finally:
+            self._close_group()
             self._close_writers()
+
+    def _close_group(self) -> None:
+        if self._group is not None:
+            self._group.close()
 
     def _close_writers(self) -> None:
         for writer in self._writers if self._owns_writers else []:
@@ -447,8 +398,9 @@ class Probe:
 
     def _measure_final(self) -> None:
         """Measure what is not measured with these weights yet, as far as that is within reason."""
-        if not (self.steps or self.epochs) or self._sharded:  # whose ranks may be gone
+        if not (self.steps or self.epochs) or is_sharded(self._model):  # whose ranks may be gone
             return
+        self._ranks = None  # some may be gone: rank 0 measures alone
         weights = weights_hash(unwrap(self._model))
         most = min(_LONGEST, max(FIRST_RUN, self._budget.share * self._elapsed()))
         for entry in self._entries:
@@ -466,7 +418,7 @@ class Probe:
                 continue
             position = entry.last_position
             logged = position is not None and (position[0] or position[1]) == self._step()
-            self._run(entry, helped=False, logged=not logged)
+            self._run(entry, logged=not logged)
             if self.results.get(entry.key) is not result:
                 logger.info("hfc_probe: %s measured the trained model when closing", entry.key)
 
@@ -552,21 +504,50 @@ class Probe:
 
     def _run_due(self, *, step: int | None = None, epoch: int | None = None) -> None:
         self._calls = 0
-        crew = self._crew
-        if crew is not None and not self._looks(step, epoch, crew):
+        if self._together is not None and not self._looks(step, epoch):
             return
-        if not self._leads:
-            self._help()
-            return
-        try:
+        if self._gathers():
             self._run_entries(step, epoch)
-        finally:
-            self._pass()
 
-    def _looks(self, step: int | None, epoch: int | None, crew: Crew) -> bool:
-        """Whether all ranks look at this step: they must agree on it without asking."""
-        due = epoch is not None or step == crew.retry
+    def _looks(self, step: int | None, epoch: int | None) -> bool:
+        """Whether the ranks meet at this step: they must agree on it without asking."""
+        due = epoch is not None or step == self._retry
         return due or any(entry.every.due(step=step) for entry in self._entries)
+
+    @property
+    def _together(self) -> RankGroup | None:
+        """The ranks that measure together, as long as they keep coming."""
+        return None if self._group is None or self._group.is_dissolved else self._group
+
+    def _gathers(self) -> bool:
+        """Whether this rank measures now: with the others, or alone if they stay away."""
+        self._ranks = None
+        group = self._together
+        if group is None:
+            return self._leads and (self._group is None or not is_sharded(self._model))
+        if not group.meet((self._loads, self.epochs, self.steps, self._calls)):
+            sharded = is_sharded(self._model)
+            self._warn_once(
+                "missed",
+                "not all ranks came to measure together, so "
+                + (
+                    "nothing of this sharded model is measured"
+                    if sharded
+                    else "rank 0 measures alone"
+                )
+                + "; make the same calls of the probe on every rank",
+            )
+            return self._leads and not sharded
+        if group.same(self._model):
+            self._ranks = group
+            return True
+        if self._leads:
+            self._warn_once(
+                "weights",
+                "the ranks hold different weights, so rank 0 measures its own alone; is the model "
+                "trained without DistributedDataParallel?",
+            )
+        return self._leads
 
     def _run_entries(self, step: int | None, epoch: int | None) -> None:
         position = (self.steps, self.epochs)
@@ -580,70 +561,30 @@ class Probe:
             # What did not fit the budget is tried again after every epoch, and after every
             # step too where it is scheduled by steps.
             again = epoch is not None or entry.every.steps is not None
-            if entry.waiting and again and not entry.off and self._fits(entry):
-                self._run(entry)
+            if entry.waiting and again and not entry.off:
+                fits = self._fits(entry)
+                if fits if self._ranks is None else self._ranks.broadcast(fits):
+                    self._run(entry)
+        if self._ranks is not None:
+            self._retry = self._ranks.broadcast(self._next_look())
 
-    def _pass(self) -> None:
-        """Let the ranks that help go on, and tell them at which step to look again."""
-        self._drop_copy()
-        if self._crew is None:
-            return
+    def _next_look(self) -> int | None:
+        """The step at which the ranks meet again for what did not fit the budget."""
         waiting = [e for e in self._entries if e.waiting and not e.off and e.every.steps]
-        retry = None
-        if waiting:
-            elapsed = self._elapsed()
-            seconds = min(self._budget.wait(e.key, e.estimate, elapsed) for e in waiting)
-            # Half of what is missing, so that a training that speeds up is not late.
-            retry = self.steps + max(1, min(1000, int(0.5 * seconds * self.steps / elapsed)))
-        self._crew.passed(self._at(), retry)
-
-    def _help(self) -> None:
-        """On another rank than 0: do a share of what rank 0 measures at this position."""
-        crew = self._crew
-        if crew is None:
-            return
-        help_lead(
-            crew,
-            self._at(),
-            {entry.key: entry.measurement for entry in self._entries},
-            self._model,
-            self.samples,
-            pixels=self._pixels,
-            predict=self._predict,
-            gather=self._gather,
-        )
-        self._drop_copy()
-
-    def _whole_model(self) -> nn.Module:
-        """The model; for a sharded one a whole copy, which all ranks make at this position."""
-        if not self._sharded:
-            return self._model
-        if self._copy is None and self._crew is not None and not self._crew.call_all(self._at()):
-            raise RuntimeError(
-                "not every rank came to gather the weights of the sharded model; let all of them "
-                "make the same calls of the probe"
-            )
-        return self._copy or self._gather()
-
-    def _gather(self) -> nn.Module:
-        self._copy = gathered(self._model)
-        return self._copy
-
-    def _drop_copy(self) -> None:
-        if self._copy is not None:
-            release(self._copy)
-            self._copy = None
+        if not waiting:
+            return None
+        elapsed = self._elapsed()
+        seconds = min(self._budget.wait(e.key, e.estimate, elapsed) for e in waiting)
+        # Half of what is missing, so that a training that speeds up is not late.
+        return self.steps + max(1, min(1000, int(0.5 * seconds * self.steps / elapsed)))
 
     @property
     def _leads(self) -> bool:
-        """Whether this process measures and logs: the only one, or rank 0.
+        """Whether this process logs, and measures if one alone does: the only one, or rank 0.
 
-        Once attached as one of several it stays what it was, also after the process group's end.
+        Once attached it stays what it was, also after the process group's end.
         """
-        return rank_and_world()[0] == 0 if self._crew is None else self._crew.leads
-
-    def _at(self) -> At:
-        return self._loads, self.epochs, self.steps, self._calls
+        return self._alone_leads
 
     def _fits(self, entry: _Entry) -> bool:
         entry.estimate = self._estimate(entry)
@@ -687,9 +628,8 @@ class Probe:
             start = time.perf_counter()
             count = 1
             try:
-                model = self._whole_model()
                 with subject_of(
-                    model, self.samples, pixels=self._pixels, predict=self._predict
+                    self._model, self.samples, pixels=self._pixels, predict=self._predict
                 ) as subject:
                     images, _ = next(subject.batches())
                     subject.logits(images)  # the first pass warms up
@@ -701,13 +641,8 @@ class Probe:
             self._trial_seconds = time.perf_counter() - start
         return self._seconds_per_forward
 
-    def _run(self, entry: _Entry, *, helped: bool = True, logged: bool = True) -> None:
-        """Run a measurement.
-
-        Args:
-            helped: by other ranks, which have to come to this position as well.
-            logged: written to the event file.
-        """
+    def _run(self, entry: _Entry, *, logged: bool = True) -> None:
+        """Run a measurement, and write it to the event file unless told otherwise."""
         entry.waiting = False
         entry.last_position = (self.steps, self.epochs)
         if entry.off:
@@ -715,11 +650,11 @@ class Probe:
         start = time.perf_counter()
         try:
             result = entry.measurement.run(
-                self._whole_model(),
+                self._model,
                 self.samples,
                 pixels=self._pixels,
                 predict=self._predict,
-                shared=shared(self._crew, self._at(), entry.key) if helped else alone,
+                ranks=self._ranks,
                 step=self.steps,
                 epoch=self.epochs,
             )
@@ -743,7 +678,7 @@ class Probe:
     def _log(self, entry: _Entry, result: Result, start: float) -> None:
         """Write a result; what that takes belongs to the measurement's cost."""
         step = self._step()
-        if self._writers and self._writer_failures < _FAILURES:
+        if self._leads and self._writers and self._writer_failures < _FAILURES:
             try:
                 if not self._layout_logged and self._owns_writers:
                     tensorboard.log_layout(self._writers[0], result.scalars())

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 import sys
 import time
 import weakref
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
+from .hashing import state_hash, whole_hash
 from .samples import Samples
-from .sharing import fingerprint
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -27,7 +24,6 @@ if TYPE_CHECKING:
 # What changes from one step of a training to the next.
 MOMENTARY = ("date", "step", "epoch", "wall_time", "weights", "seconds", "passes")
 _DIGITS = 16
-_SPREAD = 64
 _COMMAND = 500
 
 
@@ -97,7 +93,7 @@ def chance(targets: Tensor, classes: int | None, topk: int = 1) -> float:
 def images_hash(samples: Samples) -> str:
     """16 hexadecimal digits of the SHA-256 of pixels and targets; equal for the same images."""
     if samples not in _hashes:
-        _hashes[samples] = fingerprint(samples.images, samples.targets)[:_DIGITS]
+        _hashes[samples] = whole_hash(samples.images, samples.targets)[:_DIGITS]
     return _hashes[samples]
 
 
@@ -107,35 +103,9 @@ _hashes: weakref.WeakKeyDictionary[Samples, str] = weakref.WeakKeyDictionary()
 def weights_hash(model: nn.Module) -> str:
     """16 hexadecimal digits that tell the state of one model from another's.
 
-    Hashed are name, type and shape of every parameter and buffer, the sum of the bits of all its
-    values, and 64 values spread over it: every value counts, yet nothing but a few numbers for
-    each tensor leaves its device, so that it costs no more than reading the weights once. It is
-    the same on every device.
+    Of a sharded model it is this rank's share. See :func:`hfc_probe.hashing.state_hash`.
     """
-    digest = hashlib.sha256()
-    numbers = []
-    with torch.no_grad():
-        for name, tensor in chain(model.named_parameters(), model.named_buffers()):
-            digest.update(f"{name} {tensor.dtype}\0".encode())
-            with suppress(Exception):  # of another kind: not initialised, quantised, sparse, …
-                digest.update(f"{tuple(tensor.shape)}\0".encode())
-                bits = _bits(tensor.detach())
-                numbers.append(bits[:: max(1, bits.numel() // _SPREAD)].to(torch.int64))
-                if bits.numel() > _SPREAD:
-                    numbers.append(bits.sum(dtype=torch.int64)[None])
-        if numbers:
-            device = numbers[0].device
-            together = torch.cat([part.to(device) for part in numbers]).cpu()
-            digest.update(together.numpy().tobytes())
-    return digest.hexdigest()[:_DIGITS]
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    if tensor.is_meta or tensor.is_quantized or tensor.layout is not torch.strided:
-        raise TypeError("no values to look at")
-    whole = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-    kinds = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}
-    return whole.reshape(-1).view(kinds[whole.element_size()])
+    return state_hash(chain(model.named_parameters(), model.named_buffers()))[:_DIGITS]
 
 
 def _of_data(result: Result, subject: Subject, samples: Samples | None) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from torch.nn.modules import module as torch_module
 from . import kernels
 from .errors import InputError
 from .isolation import first_tensor
+from .ranks import is_sharded, whole_weights
 
 Run = Callable[[Tensor], Any]
 
@@ -122,6 +123,11 @@ def measure(
     """
     if layer is not None:
         kernels.first_layer(model, layer=layer)
+    if is_sharded(model):  # whose passes cannot be given up half-way
+        with whole_weights(model):
+            channels = shape[0] if shape else None
+            name, module = kernels.first_layer(model, layer=layer, channels=channels)
+            return _read(name, module, layout, obtained="weights, gathered from all ranks")
     tensors = [*model.parameters(), *model.buffers()]
     meta = any(one.is_meta or isinstance(one, nn.UninitializedParameter) for one in tensors)
     reason = "its weights are not there yet"

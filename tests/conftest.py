@@ -22,8 +22,8 @@ if "HFC_PROBE_FUZZ" not in os.environ:
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the processes share the cores
 
-# A script that test_sharded.py runs: as a module it would look for its process group.
-collect_ignore = ["ranks.py", "sharded_worker.py"]
+# A script that test_ranks.py runs: as a module it would look for its process group.
+collect_ignore = ["ranks.py"]
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"

@@ -1,4 +1,4 @@
-"""What each rank does in tests/test_sharing.py: ``python tests/ranks.py OUT SECONDS SCENE …``.
+"""What each rank does in tests/test_ranks.py: ``python tests/ranks.py OUT SECONDS SCENE …``.
 
 SECONDS is the process group's timeout. Every scene leaves OUT/scene-rank.pickle.
 """
@@ -6,11 +6,9 @@ SECONDS is the process group's timeout. Every scene leaves OUT/scene-rank.pickle
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import logging
 import os
 import pickle
-import signal
 import sys
 import time
 from datetime import timedelta
@@ -21,7 +19,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import hfc_probe
-from hfc_probe import Every, FrequencyAccuracy, KernelSpectra, Samples
+from hfc_probe import Every, FrequencyAccuracy, InputError, KernelSpectra, Samples, ranks
 from hfc_probe.measurements import registry
 
 OUT, SECONDS, SCENES = Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]
@@ -107,7 +105,6 @@ def everything():
 def training():
     """BatchNorm's buffers differ from rank to rank; what counts are those of rank 0."""
     inner = Counting(slow=0.002).train()
-    inner.register_buffer("table", torch.ones(2_500_000))  # more than a store takes at once
     model = DistributedDataParallel(inner)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     curves = FrequencyAccuracy(radii=(1, 2, 3))
@@ -151,6 +148,7 @@ def uneven():
     """Rank 1 has fewer batches: torch's own Join lets rank 0 train on alone."""
     from torch.distributed.algorithms.join import Join
 
+    ranks.AT_MEASUREMENT = 1.0
     inner = Counting().train()
     model = DistributedDataParallel(inner)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -167,76 +165,122 @@ def uneven():
 
 
 def only_rank_0():
-    probe = None
+    """The usual place of an evaluation; the training's next group must still come about."""
+    ranks.AT_ATTACH = 2.0
+    found, began = {}, time.perf_counter()
     if RANK == 0:
-        probe = hfc_probe.attach(
-            Counting(), samples(), measurements=[FrequencyAccuracy(radii=(1, 2))]
-        )
+        curves = FrequencyAccuracy(radii=(1, 2))
+        probe = hfc_probe.attach(Counting(), samples(), measurements=[curves])
+        found = {"frequency_accuracy": probe.measure()["frequency_accuracy"].arrays()}
+        probe.close()
+    took = time.perf_counter() - began
+    distributed.barrier(group=distributed.new_group())
+    # Together again: where ranks met in vain nobody waits a second time.
+    ranks.AT_ATTACH = 20.0
+    with hfc_probe.attach(Counting(), samples(), measurements=[curves_of(2)]) as probe:
         probe.measure()
-    distributed.barrier()
-    save("only_rank_0", arrays(probe) if probe else {})
+        together = probe._together is not None
+    save("only_rank_0", (found, took, together))
 
 
-def others(how):
-    """Rank 1 cannot or may not help; rank 0 does its part."""
-    model = Counting(slow=0.02)
-    calls = itertools.count()
+def curves_of(radius):
+    return FrequencyAccuracy(radii=(radius,))
+
+
+def alone_at_a_measurement():
+    ranks.AT_MEASUREMENT = 1.0
+    model = Counting()
+    with hfc_probe.attach(model, samples(), measurements=[curves_of(2)]) as probe:
+        probe.measure()
+        seen, began = model.seen, time.perf_counter()
+        for _ in range(3):
+            if RANK == 0:
+                probe.measure()
+        took = time.perf_counter() - began
+        distributed.barrier(group=distributed.new_group())
+        save("alone_at_a_measurement", (arrays(probe), model.seen - seen, took))
+
+
+def fails():
+    """Rank 1 fails in mid-measurement: all of them say so, and the next time they go on."""
+    model = Counting()
 
     def on_batch():
-        if RANK == 0 or next(calls) < 3:
-            return
-        if how == "dies":
-            os.kill(os.getpid(), signal.SIGKILL)
-        raise RuntimeError("rank 1 has no more memory (planted)")
+        if RANK == 1 and model.seen > 500:
+            raise RuntimeError("planted")
 
-    if how in ("dies", "fails"):
-        model.on_batch = on_batch
-    if how == "other weights":
-        with torch.no_grad():
-            model.net[0].weight[0, 0, 0, 0] += RANK
-    data = samples(seed=RANK if how == "other images" else 0)
-    radii = (1, 2, 4) if how == "other settings" and RANK else (1, 2, 3)
-    with hfc_probe.attach(model, data, measurements=[FrequencyAccuracy(radii=radii)]) as probe:
+    model.on_batch = on_batch
+    with hfc_probe.attach(model, samples(), measurements=[curves_of(2)], strict=True) as probe:
+        try:
+            probe.measure()
+            said = ""
+        except RuntimeError as error:
+            said = str(error)
+        model.on_batch = lambda: None
         probe.measure()
-        if how == "dies" and RANK == 0:
-            save(how, (arrays(probe), model.seen))
-            os._exit(0)  # the process group is broken, nobody waits for its end
-    save(how, (arrays(probe), model.seen))
+        save("fails", (said, arrays(probe)))
+
+
+def other_weights():
+    model = Counting()
+    with torch.no_grad():
+        model.net[0].weight[0, 0, 0, 0] += RANK
+    with hfc_probe.attach(model, samples(), measurements=[curves_of(2)]) as probe:
+        probe.measure()
+        seen = model.seen
+        alone = curves_of(2).measure(model, samples(), limit=1000).arrays()
+        save("other_weights", (arrays(probe), alone, seen))
+
+
+def other_images():
+    try:
+        hfc_probe.attach(Counting(), samples(seed=RANK), measurements=[curves_of(2)])
+        said = ""
+    except InputError as error:
+        said = str(error)
+    save("other_images", said)
 
 
 def less_memory():
-    """Batches that rank 0 has memory for are too large for rank 1, which halves them."""
-    model = Counting(slow=0.05)
+    """Batches that rank 0 has memory for are too large for rank 1: all of them halve theirs."""
+    model = Counting()
 
     def forward(x):
         if not model.training and RANK and len(x) > 100:
             raise MemoryError("planted")
         return Counting.forward(model, x)
 
-    heatmap = hfc_probe.FourierHeatmap(norm=1.0, samples=1200, crop=3)
     model.forward = forward
-    with hfc_probe.attach(model, samples(), measurements=[heatmap], limit=None) as probe:
+    with hfc_probe.attach(model, samples(), measurements=[curves_of(2)], limit=None) as probe:
         probe.measure()
-        found = arrays(probe)
-    alone = heatmap.measure(model, samples()).arrays() if RANK == 0 else None
-    save("less_memory", (found, alone, model.seen))
+    del model.forward
+    alone = curves_of(2).measure(model, samples()).arrays()
+    save("less_memory", (arrays(probe), alone))
 
 
-def leader_raises():
-    """The user catches what a strict probe raises on rank 0, twice, and goes on."""
-    model = Counting(slow=0.02)
-    curves = FrequencyAccuracy(radii=(1, 2, 3))
-    with hfc_probe.attach(model, samples(), measurements=[curves], strict=True) as probe:
-        begin = time.perf_counter()
-        for k in range(3):
-            if RANK == 0 and k < 2:
-                model.forward = lambda x: 1 / 0
-            try:
-                probe.measure()
-            except ZeroDivisionError:
-                del model.forward
-        took = time.perf_counter() - begin
-    save("leader_raises", (arrays(probe), model.seen, took))
+def detection_on_rank_0():
+    """The usual place of an evaluation: a result within seconds, and no group is touched."""
+    from hfc_probe.detection import DetectionAudit
+    from tests.detection.known_answer import PlantedShapes
+
+    ranks.AT_ATTACH = 2.0
+    began, scalars = time.perf_counter(), {}
+    if RANK == 0:
+        data = PlantedShapes(4, seed=0)
+
+        def detector(images):
+            """What is in the picture that looks most like the image."""
+            found = []
+            for image in images:
+                near = min(data.pictures, key=lambda i: float((data.pictures[i] - image).norm()))
+                boxes, labels = data.targets[near]["boxes"], data.targets[near]["labels"]
+                found.append((boxes, torch.ones(len(boxes)), labels))
+            return found
+
+        scalars = DetectionAudit(radii=(16,)).measure(detector, data).scalars()
+    took = time.perf_counter() - began
+    distributed.barrier(group=distributed.new_group())
+    save("detection_on_rank_0", (scalars, took))
 
 
 def ended():
@@ -248,27 +292,12 @@ def ended():
         distributed.destroy_process_group()
         seen = model.seen
         probe.measure()
-    save("ended", (arrays(probe), model.seen - seen))
-
-
-def leader_dies():
-    model = Counting(slow=0.05)
-
-    def on_batch():
-        if RANK == 0 and model.seen > 2000:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    model.on_batch = on_batch
-    with hfc_probe.attach(
-        model, samples(), measurements=[FrequencyAccuracy(radii=(1, 2, 3))], limit=None
-    ) as probe:
-        probe.measure()
-    save("leader_dies", model.seen)
-    os._exit(0)
+    save("ended", model.seen - seen)
 
 
 def skewed():
     """The user restored rank 0's probe only: nobody waits for long, training goes on."""
+    ranks.AT_MEASUREMENT = 1.0
     inner = Counting().train()
     model = DistributedDataParallel(inner)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -287,50 +316,95 @@ def skewed():
         save("skewed", (probe._entries[0].runs, time.perf_counter() - begin))
 
 
-def sharded():
-    """FSDP2, with and without the probe, and what one process measures on the whole weights."""
+def fsdp2(model):
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    from hfc_probe.sharded import gathered
+    for part in (model.net[0], model.net[4], model):
+        fully_shard(part, mesh=init_device_mesh("cpu", (WORLD,)))
+    return model
 
+
+def fsdp1(model):
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    return FullyShardedDataParallel(model, device_id=torch.device("cpu"), use_orig_params=True)
+
+
+def fsdp1_flat(model):
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    return FullyShardedDataParallel(model, device_id=torch.device("cpu"))
+
+
+def tensor_parallel(model):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Replicate
+    from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
+
+    whole = ColwiseParallel(output_layouts=Replicate())
+    parallelize_module(model.net, init_device_mesh("cpu", (WORLD,)), {"4": whole})
+    return model
+
+
+def sharded(how):
+    """A sharded model with and without the probe, and what one process measures on plain ones."""
     curves = FrequencyAccuracy(radii=(1, 2, 3))
     heatmap = hfc_probe.FourierHeatmap(norm=1.0, samples=300, crop=3)
-    plan = {curves: Every(steps=2), KernelSpectra(): Every(steps=1), heatmap: Every(steps=3)}
-    ends = []
+    plan = {curves: Every(steps=2), KernelSpectra(): Every(steps=1), heatmap: Every(steps=4)}
+    seed = 0 if how is tensor_parallel else RANK  # its layers need the same images everywhere
+    ends, found, whole = [], {}, {}
     for probed in (False, True):
         torch.manual_seed(0)
-        model = Counting(slow=0.002).train()
-        for part in (model.net[0], model.net[4], model):
-            fully_shard(part, mesh=init_device_mesh("cpu", (WORLD,)))
-        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+        plain = Counting(slow=0.002).train()
+        model = how(plain)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         probe = None
         if probed:
-            log = OUT / "sharded"
             probe = hfc_probe.attach(
-                model, samples(), optimizer=optimizer, log_dir=log, measurements=plan, budget=1.0
+                model, samples(), optimizer=optimizer, measurements=plan, budget=1.0, strict=True
             )
-        for images, targets in batches(4, seed=RANK):
+        for images, targets in batches(4, seed=seed):
             step(model, optimizer, images, targets)
-        whole = gathered(model)
-        alone = curves.measure(whole, samples(), limit=1000).arrays() if RANK == 0 else None
-        distributed.barrier()
+        if probed:
+            found = arrays(probe)
+            probe.close()
+        whole = {k: v.clone() for k, v in whole_state(model).items()}
         model(torch.ones(2, 3, 16, 16)).sum().backward()
         ends.append(
             (
-                {k: getattr(v, "_local_tensor", v).clone() for k, v in model.state_dict().items()},
-                [p.grad._local_tensor.clone() for p in model.parameters()],
-                [v["exp_avg"]._local_tensor.clone() for v in optimizer.state.values()],
+                [local(p) for p in model.parameters()],
+                [local(p.grad) for p in model.parameters() if p.grad is not None],
+                [local(b) for b in model.buffers()],
+                [local(v["momentum_buffer"]) for v in optimizer.state.values()],
                 torch.get_rng_state(),
                 [m.training for m in model.modules()],
             )
         )
-    save("sharded", (*ends, arrays(probe), alone))
-    probe.load_state_dict(probe.state_dict() | {"steps": 1})
-    runs = [entry.runs for entry in probe._entries]
-    probe.measure()
-    save("rolled back", [e.runs - before for e, before in zip(probe._entries, runs, strict=True)])
-    probe.close()
+    alone = Counting()
+    alone.load_state_dict({k.replace("_fsdp_wrapped_module.", ""): v for k, v in whole.items()})
+    expected = {"frequency_accuracy": curves.measure(alone, samples(), limit=1000).arrays()}
+    expected["kernel_spectra"] = KernelSpectra().measure(alone).arrays()
+    save(how.__name__, (*ends, found, expected))
+
+
+def local(tensor):
+    return getattr(tensor, "_local_tensor", tensor).detach().clone()
+
+
+def whole_state(model):
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    options = StateDictOptions(full_state_dict=True, cpu_offload=False)
+    if any(hasattr(p, "full_tensor") for p in model.parameters()):
+        return {
+            k: v.full_tensor() if hasattr(v, "full_tensor") else v
+            for k, v in model.state_dict().items()
+        }
+    state = get_model_state_dict(model, options=options)
+    everyone = [state]
+    distributed.broadcast_object_list(everyone, src=0)
+    return everyone[0]
 
 
 def main():
@@ -340,9 +414,10 @@ def main():
         distributed.init_process_group("gloo", timeout=timedelta(seconds=SECONDS))
     for name in SCENES:
         torch.manual_seed(0)
-        scene = globals().get(name)
-        if scene is None:
-            others(name)
+        ranks.AT_ATTACH, ranks.AT_MEASUREMENT = 15.0, 30.0
+        scene = globals()[name]
+        if scene in (fsdp1, fsdp1_flat, fsdp2, tensor_parallel):
+            sharded(scene)
         else:
             scene()
         if distributed.is_initialized():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import logging
 import os
 import random
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from .. import checks, fourier
 from ..errors import InputError, named
 from ..isolation import device_of, first_tensor, isolated, protected_rng, unwrap
+from ..ranks import together
 from ..samples import check_limit
 from . import evaluation
 from .coco import (
@@ -29,7 +31,6 @@ from .coco import (
     ImageId,
     detections_from,
 )
-from .distributed import Together
 from .result import DetectionAuditResult
 from .store import Finished, PredictionStore, detector_fingerprint
 from .variants import (
@@ -173,57 +174,38 @@ class DetectionAudit:
         )
         truth = dataset.truth
         image_ids = self._choose(truth, limit)
-        together = Together()
-        try:
-            identity = used.fingerprint(
-                detector_fingerprint(detector, module), truth, {"batch_size": batch_size}
-            )
-            store = PredictionStore(resume, identity, together.rank)
-            together.gather(None)  # nobody writes before everybody has read
+        identity = used.fingerprint(
+            detector_fingerprint(detector, module), truth, {"batch_size": batch_size}
+        )
+        with together(json.dumps(identity, sort_keys=True, default=str)) as ranks:
+            store = PredictionStore(resume, identity, ranks.rank)
+            ranks.gather(None)  # nobody writes before everybody has read
             broken: dict[ImageId, str] = {}
-            failure: InputError | None = None
-            try:
-                with contextlib.closing(store), _undisturbed(detector, module) as run:
-                    where = torch.device(device or (device_of(module) if module else "cpu"))
-                    plan = _Plan(image_ids, batch_size, together.rank, together.world)
-                    shown = progress and together.leads
-                    for found in _pass(
-                        run, dataset, plan.left(store.finished), where, used, background, shown
-                    ):
-                        for image_id, content in found.items():
-                            if isinstance(content, BrokenImageError):
-                                if not skip_broken:
-                                    raise content
-                                broken[image_id] = str(content)
-                            else:
-                                used._check_categories(content, truth)
-                                store.add(image_id, content)
-            except InputError as error:
-                failure = error
-            # A process that failed tells the others, which would wait for it otherwise.
-            for other in together.gather(failure):
-                if other is not None:
-                    raise other
-            parts = together.gather_to_leader((store.finished, broken))
-            outcome: Any = None
-            if together.leads:
-                finished: Finished = {}
-                for part, unreadable in parts:
-                    finished |= part
-                    broken |= unreadable
-                try:
-                    outcome = used.evaluate(
-                        truth, _by_variant(finished, image_ids, used.variants), skipped=broken,
-                        image_ids=image_ids,
-                    )  # fmt: skip
-                except InputError as error:
-                    outcome = error
-            outcome = together.broadcast(outcome)
-        finally:
-            together.close()
-        if isinstance(outcome, InputError):
-            raise outcome
-        result: DetectionAuditResult = outcome
+            with contextlib.closing(store), _undisturbed(detector, module) as run:
+                where = torch.device(device or (device_of(module) if module else "cpu"))
+                plan = _Plan(image_ids, batch_size, ranks.rank, ranks.world)
+                shown = progress and ranks.leads
+                for found in _pass(
+                    run, dataset, plan.left(store.finished), where, used, background, shown
+                ):
+                    for image_id, content in found.items():
+                        if isinstance(content, BrokenImageError):
+                            if not skip_broken:
+                                raise content
+                            broken[image_id] = str(content)
+                        else:
+                            used._check_categories(content, truth)
+                            store.add(image_id, content)
+            finished: Finished = {}
+            for part, unreadable in ranks.gather((store.finished, broken)):
+                finished |= part
+                broken |= unreadable
+            result: DetectionAuditResult = ranks.broadcast(
+                used.evaluate(
+                    truth, _by_variant(finished, image_ids, used.variants), skipped=broken,
+                    image_ids=image_ids,
+                ) if ranks.leads else None
+            )  # fmt: skip
         return result.reading(dataset)
 
     def evaluate(

@@ -162,7 +162,7 @@ def _detect(
     among the processes.
     """
     from .. import cli
-    from ..processes import own_device, process_group, rank_and_world
+    from ..ranks import own_device, process_group, rank_and_world
     from . import CocoImages, DetectionAudit
 
     if (spec is None) == (detectron2_config is None):

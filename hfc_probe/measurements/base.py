@@ -13,7 +13,7 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -27,8 +27,8 @@ from .. import checks
 from ..errors import InputError
 from ..isolation import device_of, first_tensor, isolated
 from ..provenance import Tally, stamp
+from ..ranks import RankGroup, share_buffers
 from ..samples import PixelSpace, Samples, check_pixels
-from ..sharing import At, Crew, Sharing, alone
 from ..summary import caution, not_above_chance, origin
 from ..trial import Verdict, verdict_of
 from ..version import __version__
@@ -57,7 +57,7 @@ class Subject:
         pixels: how the model wants them normalised.
         device: where the model is.
         batch_size: images per forward pass.
-        sharing: how batches are worked off, see :meth:`share`.
+        ranks: those that measure together, see :meth:`share`; None for one alone.
         caveats: sentences on what cannot be trusted about what is found; whoever works on the
             subject may add one, and the result says them first.
         tally: what was done with the model.
@@ -70,7 +70,7 @@ class Subject:
     batch_size: int
     predict: Predict | None = None
     show_progress: bool = False
-    sharing: Sharing = field(default_factory=Sharing)
+    ranks: RankGroup | None = None
     caveats: list[str] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
 
@@ -139,8 +139,8 @@ class Subject:
     ) -> Iterator[Found]:
         """What ``work(start, images, targets)`` finds in each batch, in order.
 
-        Under ``torch.distributed`` other ranks do some of the batches, and the results come
-        from them. So ``work`` returns what it finds (tensors, arrays, numbers) and changes
+        If several ranks measure together, each does its share of the batches and gets the
+        results of all. So ``work`` returns what it finds (tensors, arrays, numbers) and changes
         nothing outside; on every rank the measurement goes the same way.
 
         Args:
@@ -163,11 +163,21 @@ class Subject:
             return found, Tally(passes, self.tally.classes), self.caveats[said:]
 
         # Counted as the results come in, whichever process did the work.
-        for found, tally, caveats in self.sharing.map(jobs, counted):
+        all_found = map(counted, jobs) if self.ranks is None else self.ranks.share(jobs, counted)
+        for found, tally, caveats in all_found:
             self.tally.passes += tally.passes
             self.tally.classes = tally.classes or self.tally.classes
             self.caveats.extend(one for one in caveats if one not in self.caveats)
             yield found
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files: it measures alone or is rank 0."""
+        return self.ranks is None or self.ranks.leads
+
+    def agree(self, value: Found) -> Found:
+        """Rank 0's value, on all ranks: for what they could see differently, such as a clock."""
+        return value if self.ranks is None else self.ranks.broadcast(value)
 
     def check_targets(self, classes: int) -> None:
         """Raise :class:`InputError` for targets that the model has no logit for."""
@@ -312,14 +322,15 @@ class Measurement(ABC):
         predict: Predict | None = None,
         batch_size: int | None = None,
         progress: bool = False,
-        shared: Callable[[], AbstractContextManager[Sharing]] = alone,
+        ranks: RankGroup | None = None,
         step: int | None = None,
         epoch: int | None = None,
     ) -> Result:
         """As :meth:`measure`, on samples that were collected.
 
         Args:
-            shared: other processes that help, see :mod:`hfc_probe.sharing`.
+            ranks: those that run this very measurement now, each with the same samples; each
+                does a share of the passes, and all return the result.
             step, epoch: of the training, for the result's provenance.
         """
         began = time.perf_counter()
@@ -328,33 +339,32 @@ class Measurement(ABC):
                 f"{type(self).__name__}: expected data (a loader or Samples), got none"
             )
         while True:
-            with (
-                shared() as sharing,
-                subject_of(
-                    model,
-                    samples,
-                    pixels=pixels,
-                    predict=predict,
-                    batch_size=batch_size,
-                    progress=progress,
-                    sharing=sharing,
-                    trial=self.needs_data,
-                ) as subject,
-            ):
-                batch_size = subject.batch_size
-                try:
-                    result = self.compute(subject)
+            try:
+                with (
+                    nullcontext() if ranks is None else ranks.in_step(),
+                    subject_of(
+                        model,
+                        samples,
+                        pixels=pixels,
+                        predict=predict,
+                        batch_size=batch_size,
+                        progress=progress,
+                        ranks=ranks,
+                        trial=self.needs_data,
+                    ) as subject,
+                ):
+                    batch_size = subject.batch_size
                     return stamp(
-                        result,
+                        self.compute(subject),
                         subject,
                         samples if self.needs_data else None,
                         seconds=time.perf_counter() - began,
                         step=step,
                         epoch=epoch,
                     )
-                except (torch.OutOfMemoryError, MemoryError):
-                    if batch_size == 1:
-                        raise
+            except (torch.OutOfMemoryError, MemoryError):
+                if batch_size is None or batch_size == 1:
+                    raise
             # Outside the handler, so that its traceback no longer holds the tensors.
             batch_size //= 2
             logger.info("hfc_probe: out of memory, trying again with batches of %d", batch_size)
@@ -415,7 +425,7 @@ def subject_of(
     predict: Predict | None = None,
     batch_size: int | None = None,
     progress: bool = False,
-    sharing: Sharing | None = None,
+    ranks: RankGroup | None = None,
     trial: bool = True,
 ) -> Iterator[Subject]:
     """A model in isolation with its samples; arguments and errors as for ``run``.
@@ -444,8 +454,8 @@ def subject_of(
     with isolated(model, without=found.without) as inner:
         where = device_of(inner)
         batch_size = batch_size or default_batch_size(samples.image_shape, where.type)
-        sharing = sharing or Sharing()
-        sharing.begin(inner, batch_size)
+        if ranks is not None:
+            share_buffers(ranks, inner)
         yield Subject(
             model=inner,
             samples=samples,
@@ -453,8 +463,8 @@ def subject_of(
             device=where,
             batch_size=batch_size,
             predict=predict,
-            show_progress=progress,
-            sharing=sharing,
+            show_progress=progress and (ranks is None or ranks.leads),
+            ranks=ranks,
             caveats=list(found.caveats),
         )
 
@@ -476,40 +486,6 @@ def try_model(
         return subject.outputs(subject.batch(0)[0])
 
     return verdict_of(model, run, again=again)
-
-
-def help_lead(
-    crew: Crew,
-    at: At,
-    measurements: Mapping[str, Measurement],
-    model: nn.Module,
-    samples: Samples | None,
-    *,
-    pixels: PixelSpace | None = None,
-    predict: Predict | None = None,
-    gather: Callable[[], nn.Module] | None = None,
-) -> None:
-    """On another rank than 0: do a share of what rank 0 measures at a position.
-
-    Args:
-        gather: makes a whole copy of a sharded model, when rank 0 calls all ranks to it.
-    """
-    for invitation in crew.invitations(at):
-        with crew.help(invitation) as sharing:
-            if invitation.whole:
-                assert gather is not None
-                model = sharing.gather(gather)
-                continue
-            with subject_of(
-                model,
-                samples,
-                pixels=pixels,
-                predict=predict,
-                batch_size=invitation.batch_size,
-                sharing=sharing,
-                trial=measurements[invitation.key].needs_data,
-            ) as subject:
-                measurements[invitation.key].compute(subject)
 
 
 @dataclass(frozen=True, eq=False)

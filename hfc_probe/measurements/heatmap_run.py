@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -44,7 +43,7 @@ class Run:
         self.count = len(engine.samples)
         self.cells = len(grid.directions)
         self.clean: Outcome | None = None
-        leads = self.subject.sharing.leads
+        leads = self.subject.leads
         path = settings.checkpoint if leads else None
         self.watch = settings.watch if leads else None
         key = fingerprint(engine, settings.estimator) if path is not None else ""
@@ -69,7 +68,7 @@ class Run:
         wrong = torch.zeros(self.cells, columns, dtype=torch.long, device=device)
         # One tuple, replaced at once: an interruption finds counts and place in step.
         at = (0, wrong, torch.zeros(self.cells, 2, dtype=torch.float64, device="cpu"))
-        state = self.subject.sharing.agree(self.checkpoint.load)
+        state = self.subject.agree(self.checkpoint.load())
         if state is not None:
             kept = torch.from_numpy(state["wrong"]).to(device)
             at = (int(state["done"]), kept, torch.from_numpy(state["loss"]))
@@ -321,7 +320,7 @@ class Run:
             now = time.perf_counter()
             per_image, left = (now - began) / step, 0.75 * (deadline - now)
             fits = min(max(even // 2, 1), int(left / per_image))
-            step = self.subject.sharing.agree(partial(int, fits))
+            step = self.subject.agree(int(fits))
             if step < 1 or even >= self.count:
                 return even
 
@@ -493,7 +492,7 @@ class Table:
         self.target = np.zeros(run.cells, np.int64)
         self.known = np.full((run.cells, run.count), -1, np.int8)
         self._kept = self.known
-        state = run.subject.sharing.agree(run.checkpoint.load)
+        state = run.subject.agree(run.checkpoint.load())
         if state is not None:
             self._kept = state["known"]
         self._shown = time.monotonic()

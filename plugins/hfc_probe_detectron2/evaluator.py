@@ -16,10 +16,10 @@ from hfc_probe.detection import (
     Detections,
     detections_from,
 )
-from hfc_probe.detection.distributed import Together
 from hfc_probe.detection.store import PredictionStore
 from hfc_probe.detection.variants import ORIGINAL
 from hfc_probe.errors import InputError
+from hfc_probe.ranks import together
 
 from .data import BROKEN, CatalogImages
 from .model import VARIANTS
@@ -85,14 +85,11 @@ class BandEvaluator(DatasetEvaluator):
                 self._store.add(image_id, {n: self._detections(o) for n, o in found.items()})
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]]:
-        together = Together()
-        try:
+        with together("detectron2 evaluation") as ranks:
             own = {i: f for i, f in self._store.finished.items() if i in self._seen}
-            parts = together.gather_to_leader((own, self._broken))
-            if not together.leads:
+            parts = ranks.gather((own, self._broken))
+            if not ranks.leads:
                 return OrderedDict()
-        finally:
-            together.close()
         finished: dict[Any, dict[str, Detections]] = {}
         broken: dict[Any, str] = {}
         for part, unreadable in parts:

@@ -13,11 +13,11 @@ from detectron2.evaluation import inference_on_dataset
 from torch import nn
 
 from hfc_probe.detection import DetectionAudit, DetectionAuditResult
-from hfc_probe.detection.distributed import Together
 from hfc_probe.detection.store import PredictionStore, detector_fingerprint
 from hfc_probe.detection.variants import pixel_mean_of
 from hfc_probe.errors import InputError
 from hfc_probe.isolation import isolated, unwrap
+from hfc_probe.ranks import together
 
 from .data import CatalogImages, loader_for, mapper_for
 from .evaluator import BandEvaluator
@@ -70,8 +70,7 @@ def audit(
     images, loader = _prepared(
         inner, data, used, cfg, mapper, dataset_name, limit, batch_size, workers, skip_broken
     )
-    together = Together()
-    try:
+    with together("detectron2 audit") as ranks:
         mean = used.pixel_mean or pixel_mean_of(inner)
         if used.hfc_background == "mean":
             used = dataclasses.replace(used, pixel_mean=mean)
@@ -79,8 +78,8 @@ def audit(
         reader = getattr(getattr(dataset, "_map_func", None), "_obj", None)
         reading = {"augmentations": str(getattr(reader, "augmentations", None))}
         fingerprint = used.fingerprint(detector_fingerprint(inner, inner), images.truth, reading)
-        store = PredictionStore(resume, fingerprint, together.rank)
-        together.gather(None)  # nobody writes before everybody has read
+        store = PredictionStore(resume, fingerprint, ranks.rank)
+        ranks.gather(None)  # nobody writes before everybody has read
         evaluator = BandEvaluator(images, used, store=store)
         with contextlib.closing(store), isolated(inner), _progress(quiet):
             wrapped = FrequencyModel(inner, used, store)
@@ -89,10 +88,8 @@ def audit(
         result: DetectionAuditResult | None = evaluator.result
         if result is not None:
             result = result.reading(None)
-        shared: DetectionAuditResult = together.broadcast(result)
+        shared: DetectionAuditResult = ranks.broadcast(result)
         return shared.reading(images)
-    finally:
-        together.close()
 
 
 def _prepared(

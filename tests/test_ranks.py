@@ -6,7 +6,6 @@ import importlib.util
 import json
 import os
 import pickle
-import signal
 import socket
 import subprocess
 import sys
@@ -25,19 +24,20 @@ pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
     reason="this torch has no gloo",
 )
+SHARDED = ["fsdp2", "fsdp1", "fsdp1_flat", "tensor_parallel"]
 TOGETHER = [
     "everything",
     "training",
     "budget",
     "uneven",
-    "fails",
-    "other weights",
-    "other images",
-    "other settings",
-    "less_memory",
-    "leader_raises",
-    "sharded",
     "only_rank_0",
+    "alone_at_a_measurement",
+    "fails",
+    "other_weights",
+    "other_images",
+    "less_memory",
+    *SHARDED,
+    "skewed",
     "ended",  # of the process group: the last
 ]
 
@@ -71,10 +71,6 @@ def run(arguments, world=2):
     return [(p.returncode, output) for p, output in zip(processes, outputs, strict=True)]
 
 
-def scenes(folder, *names, seconds=60.0, world=2):
-    return run(["tests/ranks.py", str(folder), str(seconds), *names], world)
-
-
 def left(folder, scene, rank=0):
     return pickle.loads((folder / f"{scene}-{rank}.pickle").read_bytes())
 
@@ -83,16 +79,8 @@ def left(folder, scene, rank=0):
 def two(tmp_path_factory):
     """What two processes leave behind."""
     folder = tmp_path_factory.mktemp("two")
-    for status, output in scenes(folder, *TOGETHER):
+    for status, output in run(["tests/ranks.py", str(folder), "60", *TOGETHER]):
         assert status == 0, output
-    return folder
-
-
-@pytest.fixture(scope="module")
-def one(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("one")
-    ((status, output),) = scenes(folder, "everything", "fails", world=1)
-    assert status == 0, output
     return folder
 
 
@@ -108,114 +96,115 @@ def same(found, expected):
             assert equal(found[name][key], arrays[key]), (name, key)
 
 
-def test_every_measurement_gives_the_numbers_of_one_process_to_the_last_bit(one, two):
-    expected, passes = left(one, "everything")
-    found, mine = left(two, "everything")
-    _, theirs = left(two, "everything", 1)
+def test_every_measurement_gives_the_numbers_of_one_process_to_the_last_bit(two, tmp_path):
+    ((status, output),) = run(["tests/ranks.py", str(tmp_path), "60", "everything"], world=1)
+    assert status == 0, output
+    expected, passes = left(tmp_path, "everything")
     missing = importlib.util.find_spec("torchmetrics") is None  # the extra "calibration"
     assert len(expected) == len(MEASUREMENTS) - missing + 3  # three more ways to make a heatmap
-    same(found, expected)
-    # Each does a good part of it, and nothing is done twice but the heatmaps' check, by each,
-    # that the model answers the same two times.
-    assert min(mine, theirs) > passes / 4
-    assert passes <= mine + theirs <= passes + 4 * 4
+    shares = []
+    for rank in range(2):
+        found, share = left(two, "everything", rank)
+        same(found, expected)
+        shares.append(share)
+    # Each does half of it; in the last round of a list a rank may repeat a batch.
+    assert max(shares) < 0.65 * passes
 
 
 def test_what_counts_are_rank_0s_buffers_and_training_leaves_the_ranks_alone(two):
     found, alone, _, state = left(two, "training")
     same({"frequency_accuracy": found["frequency_accuracy"]}, {"frequency_accuracy": alone})
-    _, _, theirs, other_state = left(two, "training", 1)
-    assert theirs > 0
+    _, _, _, other_state = left(two, "training", 1)
     assert torch.equal(state["net.0.weight"], other_state["net.0.weight"])
-    # BatchNorm's running mean is each rank's own: help did not leave rank 0's behind.
+    # BatchNorm's running mean is each rank's own: measuring did not leave rank 0's behind.
     assert not torch.equal(state["net.1.running_mean"], other_state["net.1.running_mean"])
     events = EventAccumulator(str(two / "log")).Reload()
     assert [e.step for e in events.Scalars("hfc_accuracy/original")] == [3, 6]
     assert [e.step for e in events.Scalars("hfc_net.0/smoothness_mean")] == [2, 4, 6]
 
 
-def test_a_model_sharded_by_fsdp2_is_measured_whole_and_trains_the_same(two):
+@pytest.mark.parametrize("how", SHARDED)
+def test_a_sharded_model_is_measured_and_trains_the_same(two, how):
     for rank in range(2):
-        without, probed, *_ = left(two, "sharded", rank)
+        without, probed, found, expected = left(two, how, rank)
         assert no_trace.same(without, probed)
-    _, _, found, alone = left(two, "sharded")
-    same({"frequency_accuracy": found["frequency_accuracy"]}, {"frequency_accuracy": alone})
-    log = EventAccumulator(str(two / "sharded"), purge_orphaned_data=False)
-    events = log.Reload()
-    # At last once more, from an earlier state: see "rolled back".
-    assert [e.step for e in events.Scalars("hfc_accuracy/original")] == [2, 4, 1]
-    assert [e.step for e in events.Scalars("hfc_net.0/smoothness_mean")] == [1, 2, 3, 4, 1]
+        assert set(found) == {"frequency_accuracy", "kernel_spectra", "fourier_heatmap"}
+        same({name: found[name] for name in expected}, expected)
 
 
-def test_a_sharded_model_is_measured_after_the_probe_went_back_to_an_earlier_state(two):
-    assert left(two, "rolled back") == [1, 1, 1]
-
-
-def test_a_rank_with_less_memory_halves_its_batches_and_helps(two):
-    found, alone, _ = left(two, "less_memory")
-    assert found["fourier_heatmap"].keys() == alone.keys()
-    for name in ("error", "count", "clean_error"):
-        assert equal(found["fourier_heatmap"][name], alone[name])
-    assert left(two, "less_memory", 1)[2] > 1200
-
-
-def test_ranks_go_on_when_rank_0_raises_and_help_again(one, two):
-    same(left(two, "leader_raises")[0], left(one, "fails")[0])
-    _, seen, seconds = left(two, "leader_raises", 1)
-    assert seen > 0
-    assert seconds < 15  # a quarter of the process group's timeout: what one wait in vain takes
-
-
-def test_after_the_process_group_rank_0_measures_alone(two):
-    assert left(two, "ended")[1] == 3000
-    assert left(two, "ended", 1) == ({}, 0)
-
-
-def test_the_budget_holds_and_what_was_put_off_is_shared_as_well(two):
-    spent, took, mine, runs = left(two, "budget")
-    theirs = left(two, "budget", 1)[2]
+def test_the_budget_is_rank_0s_and_holds(two):
+    spent, took, _, runs = left(two, "budget")
+    assert left(two, "budget", 1)[3] == runs
     assert 1 <= runs < 60
     assert spent <= 0.5 * took + spent / runs  # one run more than the budget
-    assert theirs >= 0.2 * mine
 
 
 def test_a_rank_with_fewer_batches_holds_nobody_up(two):
     steps, runs, found = left(two, "uneven")
     assert (steps, left(two, "uneven", 1)[0]) == (12, 6)
-    assert runs == 6
+    assert runs >= 6
     assert set(found) == {"frequency_accuracy"}
 
 
-def test_attached_on_rank_0_only_it_measures_alone(two):
-    assert set(left(two, "only_rank_0")) == {"frequency_accuracy"}
-    assert left(two, "only_rank_0", 1) == {}
+def test_attached_on_rank_0_only_it_measures_alone_and_no_group_is_harmed(two):
+    found, took, together = left(two, "only_rank_0")
+    assert set(found) == {"frequency_accuracy"}
+    assert took < 10
+    assert together  # the next time, when both came
+    assert left(two, "only_rank_0", 1)[2]
 
 
-@pytest.mark.parametrize("how", ["fails", "other weights", "other images", "other settings"])
-def test_a_rank_that_cannot_help_changes_nothing(one, two, how):
-    found, mine = left(two, how)
-    same(found, left(one, "fails")[0])
-    theirs = left(two, how, 1)[1]
-    assert (mine, theirs > 0) == (7000, how == "fails")
+def test_a_rank_that_comes_alone_to_a_measurement_measures_alone(two):
+    found, seen, took = left(two, "alone_at_a_measurement")
+    assert set(found) == {"frequency_accuracy"}
+    assert seen == 3 * 3000  # all of it by itself, three times
+    assert took < 10  # two waits in vain, then none
+    assert left(two, "alone_at_a_measurement", 1)[1] == 0
 
 
-def test_a_rank_that_dies_in_the_middle_is_done_without(one, tmp_path):
-    (status, output), (other, _) = scenes(tmp_path, "dies")
-    assert (status, other) == (0, -signal.SIGKILL), output
-    same(left(tmp_path, "dies")[0], left(one, "fails")[0])
+def test_what_fails_on_one_rank_fails_on_all_and_the_next_measurement_goes_well(two):
+    assert left(two, "fails")[0] == "rank 1: RuntimeError: planted"
+    assert left(two, "fails", 1)[0] == "planted"
+    for rank in range(2):
+        assert set(left(two, "fails", rank)[1]) == {"frequency_accuracy"}
 
 
-def test_without_rank_0_the_others_end(tmp_path):
-    (leader, _), (status, output) = scenes(tmp_path, "leader_dies", seconds=12)
-    assert (leader, status) == (-signal.SIGKILL, 0), output
+def test_ranks_with_different_weights_do_not_mix_their_results(two):
+    found, alone, seen = left(two, "other_weights")
+    same(found, {"frequency_accuracy": alone})
+    assert seen == 3000
+    assert left(two, "other_weights", 1)[0] == {}
 
 
-def test_ranks_that_are_not_at_the_same_step_go_on_training(tmp_path):
-    for status, output in scenes(tmp_path, "skewed", seconds=12):
-        assert status == 0, output
-    runs, seconds = left(tmp_path, "skewed")
+def test_ranks_with_different_images_are_refused_everywhere(two):
+    for rank in range(2):
+        assert "got others on rank 1 than on rank 0" in left(two, "other_images", rank)
+
+
+def test_a_rank_with_less_memory_makes_all_halve_their_batches(two):
+    for rank in range(2):
+        found, alone = left(two, "less_memory", rank)
+        same(found, {"frequency_accuracy": alone})
+
+
+def test_ranks_that_are_not_at_the_same_step_go_on_training(two):
+    runs, seconds = left(two, "skewed")
     assert runs == 8
-    assert seconds < 12  # twice a quarter of the process group's timeout, then nobody waits
+    assert seconds < 15  # two waits in vain, then none
+
+
+def test_after_the_process_group_rank_0_measures_alone(two):
+    assert left(two, "ended") == 3000
+    assert left(two, "ended", 1) == 0
+
+
+def test_a_detector_audited_on_rank_0_only_is_audited(tmp_path):
+    pytest.importorskip("pycocotools", reason="pip install 'hfc_probe[detection]'")
+    for status, output in run(["tests/ranks.py", str(tmp_path), "60", "detection_on_rank_0"]):
+        assert status == 0, output
+    scalars, took = left(tmp_path, "detection_on_rank_0")
+    assert scalars["hfc_detection/AP/original"] == 1.0
+    assert took < 15
 
 
 def test_the_audit_under_torchrun_writes_what_one_process_writes(cifar_path, tmp_path):

@@ -138,7 +138,7 @@ class Attributes:
             (_put_mapping, self._mappings),
             (_put_sequence, self._sequences),
             (_put_set, self._sets),
-            (_put_tensor, self._tensors),
+            (put_tensor, self._tensors),
             (_put_array, self._arrays),
         ]
         for put, kept in work:
@@ -185,7 +185,8 @@ def _put_set(value: set[Any], before: set[Any]) -> list[Any]:
     return [None]
 
 
-def _put_tensor(tensor: Tensor, version: int, before: Tensor) -> list[Any]:
+def put_tensor(tensor: Tensor, version: int, before: Tensor) -> list[Any]:
+    """Put a tensor's values back; returns something if they had changed."""
     if tensor.shape != before.shape:  # as observers of quantisation do at their first look
         with torch.no_grad():
             tensor.resize_(before.shape)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from .attributes import Attributes
+from .attributes import Attributes, put_tensor
 from .ranks import is_sharded
 
 
@@ -55,7 +55,11 @@ def protected_rng() -> Iterator[None]:
 
 @contextmanager
 def isolated(
-    model: nn.Module, *, grad: bool = False, without: Collection[int] = ()
+    model: nn.Module,
+    *,
+    grad: bool = False,
+    without: Collection[int] = (),
+    writes: bool = False,
 ) -> Iterator[nn.Module]:
     """The model in evaluation mode, put back as it was whatever happens inside.
 
@@ -73,6 +77,7 @@ def isolated(
             rather than inference mode: a model that keeps tensors from one forward pass to
             the next could not train with inference tensors.
         without: identities of forward hooks and forward pre-hooks that do not run inside.
+        writes: the model writes to its parameters in forward: their values are put back, too.
 
     Yields:
         The unwrapped model, to be called in place of the wrapper.
@@ -83,6 +88,7 @@ def isolated(
     parameters = [(one, one.data, one.grad) for one in model.parameters() if not is_lazy(one)]
     sharded = is_sharded(model)
     attributes = Attributes(modules, sharded=sharded)
+    values = values_of(model) if writes else []
     with ExitStack() as stack:
         stack.enter_context(protected_rng())
         stack.enter_context(torch.set_grad_enabled(grad))
@@ -90,6 +96,7 @@ def isolated(
         if torch.amp.is_autocast_available(device_type):  # not on the meta device
             stack.enter_context(torch.autocast(device_type, enabled=False))
         stack.enter_context(_eager())
+        stack.callback(lambda: [put_tensor(*value) for value in values])
         stack.callback(_restore, modes, parameters, attributes, sharded)
         for module, _ in modes:
             module.training = False
@@ -116,6 +123,20 @@ def _restore(
         if parameter.grad is not gradient:
             parameter.grad = gradient
     attributes.put_back()
+
+
+def values_of(model: nn.Module) -> list[tuple[Tensor, int, Tensor]]:
+    """Every parameter with its version and a copy of its values, for :func:`put_tensor`.
+
+    None of a sharded model, whose parameters come and go in a forward pass.
+    """
+    if is_sharded(model):
+        return []
+    return [
+        (one, one._version, one.detach().clone())
+        for one in model.parameters()
+        if not is_lazy(one) and not one.is_meta
+    ]
 
 
 def forward_hooks(module: nn.Module) -> list[tuple[str, dict[int, Any]]]:

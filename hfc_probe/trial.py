@@ -6,6 +6,7 @@ import logging
 import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from .attributes import Attributes
+from .attributes import Attributes, put_tensor
 from .errors import InputError
-from .isolation import device_of, first_tensor, forward_hooks, isolated
+from .isolation import device_of, first_tensor, forward_hooks, isolated, values_of
 
 logger = logging.getLogger("hfc_probe")
 Run = Callable[[nn.Module, int], Tensor]
@@ -36,6 +37,7 @@ class Verdict:
         caveats: why its answers cannot be trusted.
         without: the user's forward hooks that change nothing, so that it can run without them.
         hooks: all of the user's forward hooks at that time.
+        writes: whether it writes to its parameters in forward (Embedding(max_norm=), say).
         classes: number of logits; None if the trial did not get that far.
         error: what the trial raised.
     """
@@ -43,6 +45,7 @@ class Verdict:
     caveats: tuple[str, ...] = ()
     without: frozenset[int] = frozenset()
     hooks: frozenset[int] = frozenset()
+    writes: bool = False
     classes: int | None = None
     error: Exception | None = None
 
@@ -75,8 +78,11 @@ def _try(model: nn.Module, run: Run, hooks: frozenset[int]) -> Verdict:
     if device_of(model).type == "meta":
         return Verdict(tuple(caveats), hooks=hooks)
     try:
+        values = values_of(model)
         without: frozenset[int] = frozenset()
-        with isolated(model) as inner:
+        with ExitStack() as stack:
+            stack.callback(lambda: [put_tensor(*value) for value in values])
+            inner = stack.enter_context(isolated(model))
             first = None
             if hooks:  # without them first: nothing they have kept is of these images then
                 first, alone = _without(model, hooks, run)
@@ -85,7 +91,8 @@ def _try(model: nn.Module, run: Run, hooks: frozenset[int]) -> Verdict:
                 without, first = (hooks if same else frozenset()), again
             first = run(inner, SAMPLES) if first is None else first
             caveats += _unsteady(inner, run, first) if not caveats else []
-        return Verdict(tuple(caveats), without, hooks, first.shape[1])
+            writes = any([put_tensor(*value) for value in values])
+        return Verdict(tuple(caveats), without, hooks, writes, first.shape[1])
     except (torch.OutOfMemoryError, MemoryError):
         return Verdict(tuple(caveats), hooks=hooks)
     except Exception as error:

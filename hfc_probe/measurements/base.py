@@ -451,7 +451,7 @@ def subject_of(
     if samples is not None and trial:
         found = try_model(model, samples, pixels=pixels, predict=predict)
     samples = samples or _NO_SAMPLES
-    with isolated(model, without=found.without) as inner:
+    with isolated(model, without=found.without, writes=found.writes) as inner:
         where = device_of(inner)
         batch_size = batch_size or default_batch_size(samples.image_shape, where.type)
         if ranks is not None:

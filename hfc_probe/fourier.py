@@ -279,7 +279,7 @@ def check_rescale(rescale: Rescale | None) -> Rescale | None:
     Raises:
         InputError: neither None nor ``"max"``.
     """
-    if rescale is not None and rescale != "max":
+    if rescale is not None and not (isinstance(rescale, str) and rescale == "max"):
         raise InputError(f'rescale: expected None or "max", got {checks.shown(rescale)}')
     return rescale
 

@@ -378,7 +378,13 @@ def unpack(batch: Any) -> tuple[Tensor, Tensor]:
 
 
 def plain_tensor(value: Tensor) -> Tensor:
-    """A tensor on the CPU without a history and without what a subclass adds."""
+    """A tensor on the CPU without a history and without what a subclass adds.
+
+    Raises:
+        InputError: a tensor without values.
+    """
+    if value.is_meta:
+        raise InputError("data: expected tensors with values, got one on the meta device")
     return value.detach().as_subclass(Tensor).cpu()
 
 

@@ -649,10 +649,11 @@ def _read(
 
 def _plain(module: nn.Module) -> bool:
     """Whether a convolution surely computes with its weight as it is stored."""
+    if type(module) not in (nn.Conv2d, nn.Conv3d):
+        return False
     weight = module._parameters.get("weight")
     return (
-        type(module) in (nn.Conv2d, nn.Conv3d)
-        and type(weight) is nn.Parameter
+        type(weight) is nn.Parameter
         and weight.is_floating_point()
         and "forward" not in vars(module)
         and not module._forward_pre_hooks

@@ -127,7 +127,7 @@ MISTAKES = {
     "data kind": ({"data": "zip:x"}, r"npz:FILE, folder:DIR or cifar10:DIR, got 'zip:x'"),
     "folder missing": ({"data": "folder:no"}, "one folder per class, got no"),
     "folder empty": ({"data": "folder:nothing"}, "one folder of images per class, got nothing"),
-    "radius negative": ({"radii": "4,-1"}, "at least 0 .* got -1.0"),
+    "radius negative": ({"radii": "4,-1"}, "radii: expected numbers of at least 0, got"),
     "radius no number": ({"radii": "4,x"}, "numbers separated by commas, got '4,x'"),
     "unknown layer": ({"layer": "conv1"}, "dotted name of a layer with weights, got 'conv1'"),
     "model file missing": ({"model": "mod.py:small"}, "expected a file, got mod.py"),
@@ -148,7 +148,7 @@ MISTAKES = {
     "device": ({"device": "cuda:9"}, "a device of this machine"),
     "out is a file": ({"out": "file"}, r"file is not a directory"),
     "out below a file": ({"out": "file/deep/er"}, r"file is not a directory"),
-    "norm": ({"norm": "0"}, "norm: expected a finite number above 0"),
+    "norm": ({"norm": "0"}, "norm: expected a number above 0, got 0.0"),
     "crop": ({"crop": "13"}, "at most the image's 12×12"),
 }
 

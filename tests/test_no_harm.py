@@ -241,6 +241,7 @@ def test_a_handler_of_sigterm_finds_everything_as_it_was(tmp_path):
             SAMPLES,
             log_dir=tmp_path,
             budget=1.0,
+            final=False,
             measurements={
                 FrequencyAccuracy(radii=(3,)): Every(steps=1),
                 Terminated(): Every(steps=2),

@@ -226,7 +226,7 @@ def test_results_say_where_they_come_from_and_json_keeps_it(tmp_path):
     assert of == json.loads(json.dumps(dict(result.provenance)))
     assert (of["data"], of["normalization"], of["resampling"]) == (
         "planted",
-        "none",
+        "given",
         "to 12 pixels",
     )
     assert (of["mean"], of["std"], of["classes"], of["chance"]) == ([0.5], [0.25], 4, 0.25)
@@ -397,7 +397,7 @@ def test_zero_kernels_are_said_to_be():
     model = nn.Sequential(nn.Conv2d(3, 2, 3))
     nn.init.zeros_(model[0].weight)
     result = KernelSpectra().measure(model)
-    assert result.sentence() == "All kernels of 0 are zero: they have no spectrum."
+    assert result.sentence() == "All 2 kernels of 0 are zero: it passes nothing of the image on."
     assert "nan" not in str(result)
 
 

@@ -30,7 +30,7 @@ from ..provenance import Tally, stamp
 from ..ranks import RankGroup, share_buffers
 from ..samples import PixelSpace, Samples, check_pixels
 from ..summary import caution, not_above_chance, origin
-from ..trial import Verdict, verdict_of
+from ..trial import Verdict, known, verdict_of
 from ..version import __version__
 
 if TYPE_CHECKING:
@@ -447,7 +447,7 @@ def subject_of(
     progress = checks.flag("progress", progress)
     if predict is not None:
         checks.function("predict", predict, "predict(model, images) -> logits")
-    found = Verdict()
+    found = known(model)
     if samples is not None and trial:
         found = try_model(model, samples, pixels=pixels, predict=predict)
     samples = samples or _NO_SAMPLES

@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from hfc_probe import FourierHeatmap, InputError, Samples, fourier
 from hfc_probe.measurements.fourier_heatmap import direction_signs
 
+from ..toys import Tally
+
 
 def linear(size: int = 8, classes: int = 5, channels: int = 3) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(channels * size * size, classes))
@@ -27,26 +29,36 @@ class Counting(nn.Module):
 
     def __init__(self, inner: nn.Module, most: int | None = None, stop_at: int | None = None):
         super().__init__()
-        self.inner, self.most, self.stop_at = inner, most, stop_at
-        self.images, self.sizes = 0, []
+        self.inner, self.most = inner, most
+        self.tally = Tally(images=0, sizes=[], stop_at=stop_at)
 
     def forward(self, x):
         if self.most is not None and len(x) > self.most:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to …")
-        if self.stop_at is not None and self.images >= self.stop_at:
-            self.stop_at = None
+        stop_at = self.tally["stop_at"]
+        if stop_at is not None and self.images >= stop_at:
+            self.tally["stop_at"] = None
             raise KeyboardInterrupt
-        self.images += len(x)
+        self.tally["images"] += len(x)
         self.sizes.append(len(x))
         return self.inner(x)
+
+    @property
+    def images(self):
+        return self.tally["images"]
+
+    @property
+    def sizes(self):
+        return self.tally["sizes"]
 
 
 def test_top_k_and_mean_loss_come_from_the_same_passes():
     model, samples = Counting(linear()), some(20)
     result = FourierHeatmap(norm=1.0, topk=(1, 2, 5)).measure(model, samples)
     directions = fourier.half_plane(8, 8)
-    assert model.images == 20 * (1 + len(directions)) + 2 * 2  # and the pair of identical calls
-    assert result.passes == model.images
+    trial = 8 + 4  # that the first measurement of a model makes
+    assert result.passes == 20 * (1 + len(directions)) + 2 * 2  # and the pair of identical calls
+    assert model.images == result.passes + trial
     arrays = result.arrays()
     assert (arrays["error_top5"] == 0).all()
     for i, j in ((0, 0), (1, 2), (3, -2)):

@@ -807,7 +807,20 @@ class Probe:
 
 def _copied(state: dict[str, Any]) -> Probe:
     """A closed probe with the counts of another, for a model to be copied and unpickled with."""
-    probe = attach(nn.Identity(), None, measurements=[])
+    probe = Probe(
+        model=nn.Identity(),
+        samples=None,
+        entries=[],
+        group=None,
+        pixels=None,
+        predict=None,
+        budget=Budget(1.0),
+        strict=False,
+        optimizer=None,
+        writers=[],
+        owns_writers=False,
+        final=False,
+    )
     probe.load_state_dict(state)
     probe.close()
     return probe

@@ -21,7 +21,7 @@ CONTENT_VERSION = 1
 _SERIES = 5  # a custom-scalars chart with more is unreadable
 
 
-def log(result: Result, writer: Any, step: int) -> None:
+def log(result: Any, writer: Any, step: int) -> None:
     """Write a result's scalars, histograms, pictures and tensors.
 
     Args:
@@ -117,7 +117,7 @@ def _log_picture(writer: Any, tag: str, picture: Any, step: int) -> None:
         writer.add_image(tag, picture, step, dataformats=layout)
 
 
-def _log_tensors(result: Result, writer: Any, step: int) -> None:
+def _log_tensors(result: Any, writer: Any, step: int) -> None:
     """Arrays as tensor summaries of plugin ``hfc``, tag ``<group>/<array>``.
 
     The metadata's JSON holds ``settings`` and ``provenance`` beside axes and unit. Outcomes by

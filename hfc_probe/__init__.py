@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .lazy import attributes
+from .ground.lazy import attributes
 from .version import __version__
 
 if TYPE_CHECKING:
     from . import detection, fourier, kernels
-    from .errors import InputError
+    from .data.samples import PixelSpace, Samples
+    from .ground.errors import InputError
     from .measurements import (
         AdversarialAccuracy,
         AmplitudePhase,
@@ -32,9 +33,9 @@ if TYPE_CHECKING:
         Result,
         TruncatedSVD,
     )
-    from .probe import Probe, attach
-    from .samples import PixelSpace, Samples
-    from .schedule import Every
+    from .probe.attach import attach
+    from .probe.probe import Probe
+    from .probe.schedule import Every
 
 __all__ = [
     "AdversarialAccuracy",
@@ -69,12 +70,12 @@ if not TYPE_CHECKING:  # a type checker shall miss a name that is not there
         __name__,
         {
             **{name: "measurements" for name in __all__ if name[0].isupper()},
-            "Every": "schedule",
-            "InputError": "errors",
-            "PixelSpace": "samples",
-            "Probe": "probe",
-            "Samples": "samples",
-            "attach": "probe",
+            "Every": "probe.schedule",
+            "InputError": "ground.errors",
+            "PixelSpace": "data.pixels",
+            "Probe": "probe.probe",
+            "Samples": "data.samples",
+            "attach": "probe.attach",
         },
     )
 

@@ -1,5 +1,5 @@
 """``python -m hfc_probe``: the command line."""
 
-from .cli import main
+from .cli.main import main
 
 main(prog_name="python -m hfc_probe")

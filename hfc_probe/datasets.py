@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from . import checks, fourier
-from .errors import InputError
-from .samples import PixelSpace
+from . import fourier
+from .data.samples import PixelSpace
+from .ground import checks
+from .ground.errors import InputError
 
 Band = Literal["low", "high", "both"]
 

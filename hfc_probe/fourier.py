@@ -16,8 +16,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from . import checks
-from .errors import InputError
+from .ground import checks
+from .ground.errors import InputError
 
 # Distances that differ by less are the same: a radius given as sqrt(41) or 0.1 · 3 is meant.
 _ROUNDING = 1e-9

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import checks, fourier
-from .errors import InputError
-from .isolation import unwrap
+from . import fourier
+from .ground import checks
+from .ground.errors import InputError
+from .model.isolation import unwrap
 
 Layout = Literal["auto", "channels_first", "channels_last"]
 
@@ -410,7 +411,7 @@ def smoothness_penalty(
         size, channels = _kernel_size(module), _inputs(module)
         weight = response_of(target.get_submodule(name.rpartition(".")[0]), channels, size)
     elif isinstance(module, nn.Conv2d) and not _computes_with_its_weight(module):
-        weight = response_of(module, _inputs(module), max(_extent(module)))
+        weight = response_of(module, _inputs(module), max(map_extent(module)))
     else:
         weight = _raw_weight(module)
     if not isinstance(weight, Tensor) or weight.dim() != 4 or not weight.is_floating_point():
@@ -564,7 +565,7 @@ def _check_weight(weight: Tensor) -> Tensor:
     return weight.to(torch.promote_types(weight.dtype, torch.float32))
 
 
-def _extent(module: nn.Module) -> tuple[int, int]:
+def map_extent(module: nn.Module) -> tuple[int, int]:
     """Height and width in pixels of a convolution's window."""
     size, dilation = getattr(module, "kernel_size", (1, 1)), dilation_of(module)
     return (1 + (size[-2] - 1) * dilation[0], 1 + (size[-1] - 1) * dilation[1])

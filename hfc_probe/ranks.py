@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.utils._pytree import tree_map_only
 
-from .errors import InputError
-from .hashing import state_hash
+from .ground.errors import InputError
+from .ground.hashing import state_hash
 
 Job = TypeVar("Job")
 Found = TypeVar("Found")

@@ -22,8 +22,8 @@ from torch.nn import functional as F
 from torch.nn.modules import module as torch_module
 
 from . import kernels
-from .errors import InputError
-from .isolation import first_tensor
+from .ground.errors import InputError
+from .model.isolation import first_tensor
 from .ranks import is_sharded, whole_weights
 
 Run = Callable[[Tensor], Any]

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from torch.utils.data import get_worker_info
 from torchvision.transforms import v2
 
-from . import checks, fourier
-from .errors import InputError
-from .samples import PixelSpace, check_pixels
+from . import fourier
+from .data.samples import PixelSpace, check_pixels
+from .ground import checks
+from .ground.errors import InputError
 
 __all__ = [
     "AmplitudePhaseMix",

@@ -33,8 +33,11 @@ def main() -> None:
     with atheris.instrument_imports(include=READERS):
         from tensorboard_plugin_hfc import metadata
 
-        from hfc_probe import InputError, comparison, probe_state, report, stored
+        from hfc_probe import InputError
+        from hfc_probe.cli import comparison, stored
+        from hfc_probe.cli import page as report
         from hfc_probe.detection import coco, store
+        from hfc_probe.probe import state as probe_state
     from tests.test_fuzz_json import COCO, DETECTED, FINGERPRINT, FINISHED, RESULT, one_sentence
 
     which = sys.argv.pop(1)

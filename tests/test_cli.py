@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from hfc_probe.cli import main
+from hfc_probe.cli.main import main
 
 from .conftest import ROOT, cli_runner, needs_timm
 

@@ -13,10 +13,10 @@ from PIL import Image
 from torch import nn
 
 from hfc_probe import InputError, PixelSpace
-from hfc_probe.class_names import own_class_names, read_class_names
-from hfc_probe.cli import main
-from hfc_probe.data_sources import check_labels, load_samples, load_splits, read_npz
-from hfc_probe.folders import ClassFolders, FolderImages
+from hfc_probe.cli.class_names import own_class_names, read_class_names
+from hfc_probe.cli.data import check_labels, load_samples, load_splits, read_npz
+from hfc_probe.cli.folders import ClassFolders, FolderImages
+from hfc_probe.cli.main import main
 
 from .conftest import ROOT, needs_timm
 

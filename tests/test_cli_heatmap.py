@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from hfc_probe.cli import main
+from hfc_probe.cli.main import main
 
 MODEL = """
 import torch

@@ -16,7 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 import hfc_probe
 from hfc_probe import FrequencyAccuracy, KernelSpectra, Measurement, Result, Samples
-from hfc_probe.cli import main
+from hfc_probe.cli.main import main
 
 EVIL = "<script>alert(1)</script>\"' onload='x' &amp;& é☃ <img src=x onerror=alert(1)>"
 FILE = EVIL.replace("/", "|")  # as far as a file name can be

@@ -12,8 +12,8 @@ from torch import nn
 
 import hfc_probe as h
 from hfc_probe import fourier
-from hfc_probe.plots import overview_figure
-from hfc_probe.proportions import percent
+from hfc_probe.core.intervals import percent
+from hfc_probe.measurements.overview import overview_figure
 
 LOW_BLUE, HIGH_ORANGE = "#0072B2", "#D55E00"
 SIDE, COUNT, CLASSES = 8, 24, 4

@@ -21,9 +21,9 @@ from safetensors.torch import save as save_safetensors
 from torch import nn
 
 from hfc_probe import InputError, Samples
-from hfc_probe.cli import main
-from hfc_probe.data_sources import read_npz
-from hfc_probe.loading import load_weights, read_checkpoint
+from hfc_probe.cli.checkpoints import load_weights, read_checkpoint
+from hfc_probe.cli.data import read_npz
+from hfc_probe.cli.main import main
 
 COUNT = int(os.environ.get("HFC_PROBE_FUZZ", 150))
 often = settings(

@@ -21,10 +21,10 @@ from torch import nn
 
 import hfc_probe
 from hfc_probe import Every, FrequencyAccuracy, InputError, KernelSpectra, Samples
-from hfc_probe.cli import main
+from hfc_probe.cli.checkpoints import load_weights, read_checkpoint
+from hfc_probe.cli.main import main
 from hfc_probe.detection.coco import GroundTruth, from_results
 from hfc_probe.detection.store import PredictionStore
-from hfc_probe.loading import load_weights, read_checkpoint
 
 from .test_fuzz import damaged, often
 

@@ -23,7 +23,7 @@ from hfc_probe import fourier, kernels, transforms
 from hfc_probe.datasets import PlantedFrequencies, PlantedWaves
 from hfc_probe.detection import DetectionAudit
 from hfc_probe.measurements.registry import MEASUREMENTS
-from hfc_probe.schedule import Budget
+from hfc_probe.probe.schedule import Budget
 
 COUNT = int(os.environ.get("HFC_PROBE_FUZZ", 200))
 SEED = random.randrange(2**32) if "HFC_PROBE_FUZZ" in os.environ else 0

@@ -23,7 +23,7 @@ from torch.utils.data import (
 from torchvision import transforms, tv_tensors
 
 from hfc_probe import FrequencyAccuracy, InputError, PixelSpace, Samples
-from hfc_probe.samples import find_normalization
+from hfc_probe.data.samples import find_normalization
 
 IMAGENET = PixelSpace.imagenet()
 HALF = PixelSpace((0.5,) * 3, (0.5,) * 3)

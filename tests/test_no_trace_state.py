@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import hfc_probe
 from hfc_probe import Every, FourierSensitivity, FrequencyAccuracy, KernelSpectra, Samples
-from hfc_probe.attributes import Attributes
-from hfc_probe.isolation import isolated
+from hfc_probe.model.attributes import Attributes
+from hfc_probe.model.isolation import isolated
 
 from .test_no_trace import same
 from .test_no_trace_matrix import IMAGES, TARGETS, compare, plain

@@ -28,9 +28,9 @@ from hfc_probe import (
     PixelSpace,
     Samples,
 )
-from hfc_probe.provenance import weights_hash
-from hfc_probe.schedule import Budget
-from hfc_probe.tensorboard import as_markdown
+from hfc_probe.core.event_file import as_markdown
+from hfc_probe.core.provenance import weights_hash
+from hfc_probe.probe.schedule import Budget
 
 
 def network(channels=3, classes=4):

@@ -6,7 +6,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import xlogy
 from scipy.stats import binom, binomtest, multinomial
 
-from hfc_probe.proportions import difference, paired_difference, proportion_arrays, wilson
+from hfc_probe.core.intervals import difference, paired_difference, proportion_arrays, wilson
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 50, 512, 10_000])

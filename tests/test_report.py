@@ -22,15 +22,15 @@ from hfc_probe import (
     Samples,
     TruncatedSVD,
 )
-from hfc_probe.cli import main
-from hfc_probe.comparison import compare
+from hfc_probe.cli.comparison import compare
+from hfc_probe.cli.main import main
+from hfc_probe.cli.page import page
+from hfc_probe.cli.stored import Run, read_run
+from hfc_probe.core.intervals import paired_difference, wilson
 from hfc_probe.detection.variants import variant_names
 from hfc_probe.measurements.calibration import CalibrationResult
 from hfc_probe.measurements.component_examples import ComponentExamplesResult
 from hfc_probe.measurements.registry import MEASUREMENTS, build
-from hfc_probe.proportions import paired_difference, wilson
-from hfc_probe.report import page
-from hfc_probe.stored import Run, read_run
 
 from .conftest import needs_torchmetrics
 

@@ -12,7 +12,8 @@ from PIL import Image
 from torch import nn
 
 from hfc_probe import FourierHeatmap, FrequencyAccuracy, InputError, KernelSpectra, Samples
-from hfc_probe.plots import overview_figure, png
+from hfc_probe.core.drawing import png
+from hfc_probe.measurements.overview import overview_figure
 
 
 @pytest.fixture(scope="module")

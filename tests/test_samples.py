@@ -24,7 +24,7 @@ from torchvision import transforms
 from torchvision.transforms import v2
 
 from hfc_probe import InputError, PixelSpace, Samples
-from hfc_probe.samples import find_normalization
+from hfc_probe.data.samples import find_normalization
 
 IMAGENET = PixelSpace.imagenet()
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 
 from hfc_probe import InputError, KernelSpectra, Samples, kernels, stem
-from hfc_probe.isolation import isolated
+from hfc_probe.model.isolation import isolated
 
 from .conftest import needs_timm
 

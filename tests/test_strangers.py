@@ -13,8 +13,8 @@ from torchvision import transforms
 
 import hfc_probe
 from hfc_probe import FrequencyAccuracy, InputError, PixelSpace, Samples
+from hfc_probe.data.samples import find_normalization
 from hfc_probe.datasets import PlantedFrequencies
-from hfc_probe.samples import find_normalization
 
 IMAGENET = PixelSpace.imagenet()
 NORMALIZE = transforms.Normalize(IMAGENET.mean, IMAGENET.std)

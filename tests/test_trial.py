@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import hfc_probe
 from hfc_probe import FourierHeatmap, FrequencyAccuracy, InputError, InputSpectrum, Samples
-from hfc_probe.measurements.base import try_model
+from hfc_probe.model.subject import try_model
 
 from .test_no_trace_matrix import IMAGES, TARGETS, plain
 

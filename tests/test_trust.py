@@ -15,8 +15,9 @@ from click.testing import CliRunner
 from torch import nn
 
 from hfc_probe import InputError
-from hfc_probe.cli import main
-from hfc_probe.loading import load_model, refuse_code
+from hfc_probe.cli.checkpoints import refuse_code
+from hfc_probe.cli.main import main
+from hfc_probe.cli.models import load_model
 
 from .conftest import ROOT
 

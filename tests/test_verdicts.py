@@ -13,8 +13,9 @@ from torch import nn
 
 import hfc_probe
 from hfc_probe import Every, FourierHeatmap, FrequencyAccuracy, KernelSpectra, Samples
+from hfc_probe.core.event_file import MOMENTARY
+from hfc_probe.core.provenance import weights_hash
 from hfc_probe.measurements import FrequencyAccuracyResult, registry
-from hfc_probe.provenance import MOMENTARY, weights_hash
 
 from .measurements.planted import ReadsFrequencies, coded
 

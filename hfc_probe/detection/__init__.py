@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..lazy import attributes
+from ..ground.lazy import attributes
 
 if TYPE_CHECKING:
     from .audit import DetectionAudit

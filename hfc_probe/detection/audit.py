@@ -17,11 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import checks, fourier
-from ..errors import InputError, named
-from ..isolation import device_of, first_tensor, isolated, protected_rng, unwrap
+from .. import fourier
+from ..data.samples import check_limit
+from ..ground import checks
+from ..ground.errors import InputError, named
+from ..ground.random_state import protected_rng
+from ..model.isolation import device_of, first_tensor, isolated, unwrap
 from ..ranks import together
-from ..samples import check_limit
 from . import evaluation
 from .coco import (
     BrokenImageError,

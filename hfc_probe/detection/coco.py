@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import InputError, named
+from ..ground.errors import InputError, named
 
 ImageId = int | str
 # What entries of the wrong kind, size or depth raise.

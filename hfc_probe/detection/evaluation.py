@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from ..ground.errors import InputError
 from .coco import Detections, GroundTruth, ImageId, to_results
 
 METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import fourier
-from ..plots import CLEAN, HFC, LFC, _new_figure, _styled
+from ..core.drawing import CLEAN, HFC, LFC, new_figure, styled
 from .coco import DetectionDataset
 from .evaluation import METRICS
 from .variants import ORIGINAL
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from .result import DetectionAuditResult
 
 # Okabe and Ito's colours without the grey; matched boxes take them by category.
 _BOXES = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
@@ -30,14 +29,14 @@ _SIZES = {
 _LABELLED = 12  # boxes with a name in one picture; more cover each other
 
 
-def radius_figure(result: DetectionAuditResult) -> Figure:
+def radius_figure(result: Any) -> Figure:
     """AP of LFC and HFC against radius, overall and by size; bars for a single radius."""
-    with _styled():
+    with styled():
         if len(result.radii) == 1:
-            figure = _new_figure(7.4, 4.4)
+            figure = new_figure(7.4, 4.4)
             _bars(figure.subplots(), result)
         else:
-            figure = _new_figure(12.4, 4.0)
+            figure = new_figure(12.4, 4.0)
             panels: Any = figure.subplots(1, 4, sharey=True, width_ratios=(1.5, 1, 1, 1))
             for axes, metric in zip(panels, _SIZES, strict=True):
                 _curves(axes, result, metric)
@@ -53,14 +52,14 @@ def radius_figure(result: DetectionAuditResult) -> Figure:
     return figure
 
 
-def _top(result: DetectionAuditResult) -> float:
+def _top(result: Any) -> float:
     """Upper end of the AP axis, with room for a legend."""
     columns = [METRICS.index(m) for m in _SIZES]
     values = np.stack([v[columns] for v in result.metrics.values()])
     return max(5.0, 118 * float(np.nanmax(values, initial=0.0)))
 
 
-def _curves(axes: Axes, result: DetectionAuditResult, metric: str) -> None:
+def _curves(axes: Axes, result: Any, metric: str) -> None:
     arrays, radii, column = result.arrays(), np.asarray(result.radii), METRICS.index(metric)
     for part, colour, style, sign in (("lfc", LFC, "-", "≤"), ("hfc", HFC, "--", ">")):
         if not result.settings["closed"]:
@@ -84,7 +83,7 @@ def _curves(axes: Axes, result: DetectionAuditResult, metric: str) -> None:
     axes.set_xticks(radii[np.isfinite(radii)])
 
 
-def _bars(axes: Axes, result: DetectionAuditResult) -> None:
+def _bars(axes: Axes, result: Any) -> None:
     columns = [METRICS.index(m) for m in _SIZES]
     colours = dict(zip(result.variants, (CLEAN, LFC, HFC), strict=True))
     for k, (name, colour) in enumerate(colours.items()):
@@ -122,15 +121,15 @@ def _bars(axes: Axes, result: DetectionAuditResult) -> None:
     axes.tick_params(axis="x", length=0)
 
 
-def scatter_figure(result: DetectionAuditResult, variant: str) -> Figure:
+def scatter_figure(result: Any, variant: str) -> Figure:
     """AP of each image alone, original against a variant; gains and drops in colour."""
     base, other = 100 * result.images_ap[ORIGINAL], 100 * result.images_ap[variant]
     gains, drops = result.changes(variant, "gain"), result.changes(variant, "drop")
     margin, floor = 100 * result.settings["margin"], 100 * result.settings["floor"]
     kinds = np.zeros(len(base), dtype=int)
     kinds[gains.images], kinds[drops.images] = 1, 2
-    with _styled():
-        figure = _new_figure(5.6, 6.3)
+    with styled():
+        figure = new_figure(5.6, 6.3)
         axes = figure.subplots()
         axes.plot([0, 100], [0, 100], color=CLEAN, lw=1)
         for kind, colour, marker, label in (
@@ -170,7 +169,7 @@ def scatter_figure(result: DetectionAuditResult, variant: str) -> Figure:
 
 
 def examples_figure(
-    result: DetectionAuditResult,
+    result: Any,
     dataset: DetectionDataset,
     variant: str,
     positions: Sequence[int],
@@ -184,8 +183,8 @@ def examples_figure(
     """
     images = [dataset.load(result.image_ids[k]).float() for k in positions]
     heights = [min(1.6, max(0.5, image.shape[1] / image.shape[2])) for image in images]
-    with _styled():
-        figure = _new_figure(9.6, 4.6 * sum(heights) + 0.62 * len(heights) + 0.5)
+    with styled():
+        figure = new_figure(9.6, 4.6 * sum(heights) + 0.62 * len(heights) + 0.5)
         grid: Any = figure.subplots(len(images), 2, squeeze=False, height_ratios=heights)
         for row, position, image in zip(grid, positions, images, strict=True):
             radius = result.radii[(result.variants.index(variant) - 1) % len(result.radii)]
@@ -210,9 +209,7 @@ def examples_figure(
     return figure
 
 
-def _example(
-    axes: Axes, result: DetectionAuditResult, position: int, variant: str, pixels: Any
-) -> None:
+def _example(axes: Axes, result: Any, position: int, variant: str, pixels: Any) -> None:
     import matplotlib.patheffects as effects
     from matplotlib.patches import Rectangle
 

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import fourier
-from ..errors import InputError, named
-from ..measurements.base import Result, plain, write_atomically
-from ..proportions import percent, proportion_arrays, wilson
+from ..core.intervals import percent, proportion_arrays, wilson
+from ..core.result import Result
+from ..ground.errors import InputError, named
+from ..ground.files import plain, write_atomically
 from .coco import DetectionDataset, Detections, GroundTruth, ImageId, to_results
 from .evaluation import (
     METRICS,
@@ -362,7 +363,7 @@ class DetectionAuditResult(Result):
         Raises:
             InputError: a directory that cannot be written.
         """
-        from ..plots import png
+        from ..core.drawing import png
 
         out = Path(directory)
         files = [self.save(out / f"{self.name}.json")]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..errors import InputError
+from ..ground.errors import InputError
 from .coco import MALFORMED, Detections, ImageId, image_id_of
 
 Finished = dict[ImageId, dict[str, Detections]]  # by image, then by variant

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from .. import fourier
-from ..errors import InputError
-from ..measurements.frequency_accuracy import radius_tag
+from ..core.event_file import radius_tag
+from ..ground.errors import InputError
 
 Background = Literal["zero", "mean"]
 ORIGINAL = "original"

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.drawing import CLEAN, HFC, LFC, new_figure, spectrum_axes, styled
+from ..core.intervals import percent
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import checks, fourier, kernels
-from ..errors import InputError
-from ..proportions import percent, proportion_arrays
-from .base import Measurement, Subject, rank, settings_of
-from .common import CellResult, right, uniform_noise
+from .. import fourier, kernels
+from ..core.intervals import proportion_arrays
+from ..core.measurement import Measurement, settings_of
+from ..core.result import CellResult
+from ..data.noise import uniform_noise
+from ..ground import checks
+from ..ground.errors import InputError
+from ..model.subject import Subject, rank, right
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -369,7 +382,6 @@ class AdversarialAccuracyResult(CellResult):
         return {"hfc_attack/overview": self.figure()}
 
     def figure(self) -> Figure:
-        from ..plots_papers import adversarial_figure
 
         return adversarial_figure(self)
 
@@ -407,6 +419,129 @@ class AdversarialAccuracyResult(CellResult):
         )
 
     def verdict(self) -> str:
-        from ..summary import adversarial_sentence
 
         return adversarial_sentence(self)
+
+
+def adversarial_sentence(result: AdversarialAccuracyResult) -> str:
+    """What attacks leave of the accuracy, and what kernel smoothing changes about it."""
+    arrays = result.arrays()
+    clean, left = (percent(float(arrays[n].flat[0])) for n in ("clean", "pgd"))
+    epsilon = result.epsilons[0]
+    text = f"PGD with ε = {epsilon:g} leaves {left} of {clean} clean accuracy"
+    masked = float(arrays["without_gradient"].max())
+    if masked:
+        rho = result.rhos[int(arrays["without_gradient"].argmax())]
+        where = f" at ρ = {rho:g}" if len(result.rhos) > 1 else ""
+        text += f" (for {percent(masked)} of the images{where} the gradient is exactly 0: masked)"
+    if len(result.rhos) == 1:
+        return text + "."
+    first, last = result.rhos[0], result.rhos[-1]
+    changes = []
+    for name, label in (("clean", "clean accuracy"), ("pgd", f"PGD accuracy at ε = {epsilon:g}")):
+        before, after = (_first_of(arrays, name, row) for row in (0, -1))
+        changes.append(
+            f"{label} {_change(before, after)} ({percent(before[0])} to {percent(after[0])})"
+        )
+    return f"{text}; from ρ = {first:g} to {last:g}, {' and '.join(changes)}."
+
+
+def _first_of(arrays: dict[str, NDArray[Any]], name: str, row: int) -> tuple[float, float, float]:
+    """A proportion with its bounds; of a table the first column."""
+    value, low, high = (
+        float(np.ravel(arrays[name + part][row])[0]) for part in ("", "_lower", "_upper")
+    )
+    return value, low, high
+
+
+def _change(before: tuple[float, float, float], after: tuple[float, float, float]) -> str:
+    """How a proportion changed, said only where two 95 % intervals do not overlap.
+
+    >>> _change((0.9, 0.88, 0.92), (0.5, 0.45, 0.55)), _change((0.5, 0.4, 0.6), (0.55, 0.45, 0.6))
+    ('falls', 'does not change measurably')
+    """
+    if after[2] < before[1]:
+        return "falls"
+    return "rises" if after[1] > before[2] else "does not change measurably"
+
+
+# More of Okabe and Ito's colours, in the order in which series are drawn.
+SERIES = (LFC, HFC, "#009E73", "#CC79A7", "#56B4E9", "#E69F00", CLEAN)
+
+
+_MARKERS = "os^Dvp*"
+
+
+def adversarial_figure(result: AdversarialAccuracyResult) -> Figure:
+    """Accuracy against ε for every ρ under both attacks, and PGD's spectrum."""
+    arrays = result.arrays()
+    filtered = len(arrays["perturbation_radii"]) > 0
+    with styled():
+        figure = new_figure(14.2 if filtered else 13.2, 4.3)
+        panels: Any = figure.subplots(1, 4 if filtered else 3)
+        for axes, name in zip(panels, ("fgsm", "pgd"), strict=False):
+            _attack_axes(axes, result, arrays, name)
+        panels[0].set_ylabel("accuracy")
+        panels[0].legend(frameon=False, fontsize=9, title="kernel smoothing", title_fontsize=9)
+        epsilon = result.epsilons[-1]
+        spectrum_axes(
+            panels[2],
+            arrays["pgd_spectrum"][-1],
+            f"PGD perturbation, ε = {epsilon:g}",
+            "log10 of mean power",
+        )
+        if filtered:
+            _filtered_axes(panels[3], result, arrays)
+    return figure
+
+
+def _attack_axes(
+    axes: Axes, result: AdversarialAccuracyResult, arrays: dict[str, NDArray[Any]], name: str
+) -> None:
+    x = np.concatenate([[0.0], arrays["epsilons"]])
+    for row, rho in enumerate(result.rhos):
+        colour = SERIES[row % len(SERIES)]
+        line, low, high = (
+            np.concatenate([arrays[f"clean{part}"][[row]], arrays[f"{name}{part}"][row]])
+            for part in ("", "_lower", "_upper")
+        )
+        axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
+        axes.plot(x, line, marker=_MARKERS[row % len(_MARKERS)], color=colour, label=f"ρ = {rho:g}")
+    axes.set_xticks(x)
+    axes.set_xlabel("ε, L∞ in pixel values (0: clean)")
+    axes.set_ylim(0, 1.02)
+    steps = f", {result.settings['steps']} steps" if name == "pgd" else ""
+    axes.set_title(f"{name.upper()}{steps} ({result.samples} images)")
+
+
+def _filtered_axes(
+    axes: Axes, result: AdversarialAccuracyResult, arrays: dict[str, NDArray[Any]]
+) -> None:
+    radii = arrays["perturbation_radii"]
+    for part, colour, style, label in (
+        ("lfc", LFC, "-", "only d ≤ r of it"),
+        ("hfc", HFC, "--", "only d > r of it"),
+    ):
+        low, line, high = (arrays[f"pgd_{part}{v}"][-1] for v in ("_lower", "", "_upper"))
+        axes.fill_between(radii, low, high, color=colour, alpha=0.18, lw=0)
+        axes.plot(radii, line, style, marker="o", color=colour, label=label)
+    for value, label in (
+        (float(arrays["clean"][0]), "clean"),
+        (float(arrays["pgd"][0, -1]), "all of it"),
+    ):
+        axes.axhline(value, color=CLEAN, ls=":", lw=1.2)
+        axes.annotate(
+            label,
+            (1, value),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="bottom",
+            color=CLEAN,
+            fontsize=9,
+        )
+    axes.set_ylim(0, 1.02)
+    axes.set_xticks(radii)
+    axes.set_xlabel("radius r (cycles/image)")
+    axes.set_ylabel("accuracy")
+    axes.set_title(f"Perturbation filtered, ε = {result.epsilons[-1]:g}")
+    axes.legend(frameon=False, fontsize=9)

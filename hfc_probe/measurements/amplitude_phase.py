@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+from ..core.drawing import CLEAN, HFC, LFC, new_figure, show_pixels, styled
+from ..core.intervals import percent
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .. import checks, fourier
-from ..errors import InputError
-from ..proportions import percent, proportion_arrays
-from .base import Measurement, Result, Subject, rank, settings_of
+from .. import fourier
+from ..core.intervals import proportion_arrays
+from ..core.measurement import Measurement, settings_of
+from ..core.result import Result
+from ..ground import checks
+from ..ground.errors import InputError
+from ..model.subject import Subject, rank
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -225,7 +237,6 @@ class AmplitudePhaseResult(Result):
         return {"hfc_phase/overview": self.figure()}
 
     def figure(self) -> Figure:
-        from ..plots_papers import amplitude_phase_figure
 
         return amplitude_phase_figure(self)
 
@@ -255,6 +266,87 @@ class AmplitudePhaseResult(Result):
         )
 
     def verdict(self) -> str:
-        from ..summary import amplitude_phase_sentence
 
         return amplitude_phase_sentence(self)
+
+
+def amplitude_phase_sentence(result: AmplitudePhaseResult) -> str:
+    """Which of the two a model follows, told by the intervals of both recombinations."""
+    phase = [result.of(name) for name in ("phase_kept_own", "amplitude_kept_other")]
+    amplitude = [result.of(name) for name in ("phase_kept_other", "amplitude_kept_own")]
+    by_phase, by_amplitude = percent(phase[0][0]), percent(amplitude[0][0])
+    figures = (
+        f"recombined images are predicted as their phase's class in {by_phase} and as their "
+        f"amplitude's in {by_amplitude} of cases, against {percent(result.of('original')[0])} "
+        "right on the originals"
+    )
+    if result.settings["pairing"] == "same":
+        return (
+            f"With the amplitude of another image of the same class {by_phase} stay right, "
+            f"against {percent(result.of('original')[0])} of the originals."
+        )
+    if all(p[1] > a[2] for p, a in zip(phase, amplitude, strict=True)):
+        return f"The model follows phase: {figures}."
+    if all(a[1] > p[2] for p, a in zip(phase, amplitude, strict=True)):
+        return f"The model follows amplitude: {figures}."
+    return f"Phase and amplitude are not told apart in what the model follows: {figures}."
+
+
+def amplitude_phase_figure(result: AmplitudePhaseResult) -> Figure:
+    """Example pairs with their recombination, and accuracy by whose label is asked for."""
+    shown = len(result.example_images)
+    with styled():
+        figure = new_figure(1.75 * shown + 5.2, 5.6)
+        parts: Any = figure.subfigures(1, 2, width_ratios=(1.75 * shown, 5.2))
+        grid = parts[0].subplots(3, shown, squeeze=False)
+        for column in range(shown):
+            phase, amplitude, predicted = (int(n) for n in result.example_labels[column])
+            follows = {phase: "phase", amplitude: "amplitude"}.get(predicted, "neither")
+            if phase == amplitude == predicted:
+                follows = "both"
+            for row, label in enumerate(("phase of", "amplitude of", "recombined")):
+                axes = grid[row][column]
+                show_pixels(axes, result.example_images[column, row])
+                axes.set_title(label, fontsize=9, pad=3, color=(LFC, HFC, CLEAN)[row])
+                under = f"class {(phase, amplitude, predicted)[row]}"
+                if row == 2:
+                    under = f"predicted {predicted}\nfollows {follows}"
+                axes.set_xlabel(under, fontsize=9)
+        _phase_axes(parts[1].subplots(), result)
+    return figure
+
+
+def _phase_axes(axes: Axes, result: AmplitudePhaseResult) -> None:
+    groups = (
+        ("original", (("original", CLEAN),)),
+        (
+            "phase kept,\namplitude of\nanother",
+            (("phase_kept_own", LFC), ("phase_kept_other", HFC)),
+        ),
+        (
+            "amplitude kept,\nphase of\nanother",
+            (("amplitude_kept_other", LFC), ("amplitude_kept_own", HFC)),
+        ),
+    )
+    for place, (_, bars) in enumerate(groups):
+        for k, (name, colour) in enumerate(bars):
+            value, low, high = result.of(name)
+            where = place + (k - (len(bars) - 1) / 2) * 0.38
+            axes.bar(
+                where,
+                value,
+                0.36,
+                color=colour,
+                yerr=[[value - low], [high - value]],
+                ecolor="black",
+                capsize=3,
+                label={LFC: "the phase's label", HFC: "the amplitude's label"}.get(colour)
+                if place == 1
+                else None,
+            )
+    axes.set_xticks(range(3), [label for label, _ in groups], fontsize=10)
+    axes.set_ylim(0, 1.02)
+    axes.set_ylabel("accuracy against")
+    over = ", FFT over channels too" if result.settings["over_channels"] else ""
+    axes.set_title(f"Amplitude or phase? ({result.samples} images{over})")
+    axes.legend(frameon=False, fontsize=9, loc="upper right")

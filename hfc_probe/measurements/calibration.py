@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+from .. import fourier
+from ..core.drawing import CLEAN, HFC, LFC, new_figure, styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .. import checks, fourier
-from ..errors import InputError
-from ..samples import Samples
-from .base import Measurement, Subject, rank, settings_of
-from .common import CellResult
-from .frequency_accuracy import Background, FrequencyAccuracy, radius_tag
+from ..core.event_file import radius_tag
+from ..core.measurement import Measurement, settings_of
+from ..core.result import CellResult
+from ..data.samples import Samples
+from ..ground import checks
+from ..ground.errors import InputError
+from ..model.subject import Subject, rank
+from .frequency_accuracy import Background, FrequencyAccuracy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -284,7 +294,6 @@ class CalibrationResult(CellResult):
         return {"hfc_calibration/overview": self.figure()}
 
     def figure(self) -> Figure:
-        from ..plots_papers import calibration_figure
 
         return calibration_figure(self)
 
@@ -315,7 +324,7 @@ class CalibrationResult(CellResult):
         )
 
     def verdict(self) -> str:
-        from ..summary import manner
+        from ..core.result import manner
 
         original = self.ece[0]
         worst = int(np.argmax(self.ece[:, 0]))
@@ -332,3 +341,39 @@ class CalibrationResult(CellResult):
 
 def _bounded(values: NDArray[np.float64]) -> str:
     return f"{values[0]:.3f} [{values[1]:.3f}, {values[2]:.3f}]"
+
+
+def calibration_figure(result: CalibrationResult) -> Figure:
+    """ECE and AUROC against radius, with bootstrap intervals."""
+    arrays = result.arrays()
+    with styled():
+        figure = new_figure(10.4, 4.3)
+        panels: Any = figure.subplots(1, 2)
+        for axes, kind, title, label in (
+            (panels[0], "ece", "Calibration", "expected calibration error"),
+            (panels[1], "auroc", "Told from the original by confidence", "AUROC"),
+        ):
+            for part, colour, style in (("lfc", LFC, "-"), ("hfc", HFC, "--")):
+                low, line, high = (arrays[f"{kind}_{part}{v}"] for v in ("_lower", "", "_upper"))
+                axes.fill_between(result.radii, low, high, color=colour, alpha=0.18, lw=0)
+                name = f"{part.upper()}(r)"
+                axes.plot(result.radii, line, style, marker="o", color=colour, label=name)
+            axes.set_xticks(result.radii)
+            axes.set_xlabel("radius r (cycles/image)")
+            axes.set_ylabel(label)
+            axes.set_title(title)
+            axes.set_ylim(0, 1.02)
+        original = float(arrays["ece_original"])
+        panels[0].axhline(original, color=CLEAN, ls=":", label=f"original {original:.3f}")
+        panels[1].axhline(0.5, color=CLEAN, ls=":", label="confidence says nothing")
+        if "ood" in result.others:
+            ood = float(arrays["auroc_ood"])
+            panels[1].axhline(ood, color="#009E73", ls="-.", label=f"second data set {ood:.3f}")
+        for axes in panels:
+            axes.legend(frameon=False, fontsize=9)
+        fed = fourier.rescale_note(result.settings["rescale"], "; ")
+        figure.suptitle(
+            f"{result.samples} images, HFC on {result.settings['hfc_background']} background{fed}",
+            fontsize=11,
+        )
+    return figure

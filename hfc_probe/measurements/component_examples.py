@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+
+from .. import fourier
+from ..core.drawing import CLEAN, HFC, LFC, bare, new_figure, show_pixels, styled
+from ..core.intervals import percent
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
 from torch import Tensor
 
-from .. import checks, fourier
-from ..errors import InputError
-from ..proportions import percent, proportion_arrays
-from .base import Measurement, Subject, rank, settings_of
-from .common import CellResult
-from .frequency_accuracy import Background, FrequencyAccuracy, radius_tag
+from ..core.event_file import radius_tag
+from ..core.intervals import proportion_arrays
+from ..core.measurement import Measurement, settings_of
+from ..core.result import CellResult
+from ..ground import checks
+from ..ground.errors import InputError
+from ..model.subject import Subject, rank
+from .frequency_accuracy import Background, FrequencyAccuracy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -230,7 +243,6 @@ class ComponentExamplesResult(CellResult):
         return {"hfc_examples/pictures": self.figure()}
 
     def figure(self) -> Figure:
-        from ..plots_papers import component_figure
 
         return component_figure(self)
 
@@ -260,7 +272,7 @@ class ComponentExamplesResult(CellResult):
         )
 
     def verdict(self) -> str:
-        from ..summary import manner
+        from ..core.result import manner
 
         row = int(np.argmax(self.counts["high_only"]))
         how = manner(self.settings)
@@ -273,3 +285,74 @@ class ComponentExamplesResult(CellResult):
             f"At r = {self.radii[row]:g} cycles/image, {count} {of} ({share}) are right on their "
             f"high frequencies alone and wrong on their low ones ({how})."
         )
+
+
+def gain_for(signed: NDArray[Any]) -> float:
+    """A round gain at which a signed picture around grey just fills the range.
+
+    >>> gain_for(np.array([0.06, -0.03]))
+    8.0
+    """
+    peak = float(np.percentile(np.abs(signed), 99)) if signed.size else 0.0
+    steps = (1.0, 2.0, 3.0, 4.0, 5.0, 8.0, 10.0, 20.0, 50.0, 100.0)
+    fitting = [step for step in steps if peak * step <= 0.5]
+    return fitting[-1] if fitting else 1.0
+
+
+def component_figure(result: ComponentExamplesResult) -> Figure:
+    """Examples: original, LFC and HFC with predicted class and confidence; the groups' sizes."""
+    shown = len(result.example_index)
+    columns = min(max(shown, 3), 6)
+    with styled():
+        figure = new_figure(2.05 * columns + 4.6, 6.9)
+        parts: Any = figure.subfigures(1, 2, width_ratios=(2.05 * columns, 4.6))
+        left, right = parts
+        fed = fourier.rescale_note(result.settings["rescale"], "; ")
+        _group_axes(right.subplots(), result)
+        name = result.settings["group"].replace("_", " ").replace("high", "HFC")
+        left.suptitle(
+            f"Right as they are; {name.replace('low', 'LFC')} at r = {result.example_radius:g}{fed}"
+        )
+        grid = left.subplots(3, columns, squeeze=False)
+        for column in range(columns):
+            for row, view in enumerate(("original", "LFC", "HFC")):
+                axes = grid[row][column]
+                bare(axes)
+                if column >= shown:
+                    continue
+                pixels = result.example_images[column, row]
+                gain = gain_for(pixels) if row == 2 else 1.0
+                show_pixels(axes, 0.5 + gain * pixels if row == 2 else pixels)
+                predicted = int(result.example_predicted[column, row])
+                sure = percent(float(result.example_confidence[column, row])).replace(".0 %", " %")
+                hit = predicted == int(result.example_target[column])
+                label = f"{view} × {gain:g} on grey" if row == 2 else view
+                axes.set_title(label, fontsize=9, pad=3, color=(CLEAN, LFC, HFC)[row])
+                axes.set_xlabel(
+                    f"{'✓' if hit else '✗'} {result.class_name(predicted)}\n{sure}",
+                    fontsize=9,
+                    fontweight="normal" if hit else "bold",
+                )
+        if not shown:
+            grid[1][1].text(0.5, 0.5, "no such image", ha="center", va="center")
+    return figure
+
+
+def _group_axes(axes: Axes, result: ComponentExamplesResult) -> None:
+    arrays = result.arrays()
+    bottom = np.zeros(len(result.radii))
+    where = np.arange(len(result.radii))
+    for name, colour, label in (
+        ("both", "#999999", "both"),
+        ("low_only", LFC, "LFC only"),
+        ("high_only", HFC, "HFC only"),
+        ("neither", "#E5E5E5", "neither"),
+    ):
+        axes.bar(where, arrays[name], bottom=bottom, color=colour, label=label, width=0.75)
+        bottom = bottom + arrays[name]
+    axes.set_xticks(where, [f"{r:g}" for r in result.radii])
+    axes.set_xlabel("radius r (cycles/image)")
+    axes.set_ylabel(f"share of the {result.original_right} images right as they are")
+    axes.set_ylim(0, 1)
+    axes.set_title("What alone keeps them right")
+    axes.legend(frameon=False, fontsize=9, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.14))

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..core.drawing import CLEAN, HFC, LFC, new_figure, styled
+from ..core.intervals import percent
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 import functools
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .. import checks, fourier
-from ..errors import InputError
-from ..proportions import percent, proportion_arrays, wilson
-from ..samples import Samples
-from .base import Measurement, Result, Subject, settings_of
-from .common import normal_noise, right
-from .fourier_heatmap import default_norm
+from .. import fourier
+from ..core.intervals import proportion_arrays, wilson
+from ..core.measurement import Measurement, settings_of
+from ..core.result import Result
+from ..data.noise import normal_noise
+from ..data.samples import Samples
+from ..ground import checks
+from ..ground.errors import InputError
+from ..model.subject import Subject, right
+from .fourier_heatmap.settings import default_norm
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -343,7 +355,7 @@ def _read_images(
 ) -> Iterator[Samples]:
     from torchvision import datasets, transforms
 
-    from ..samples import PixelSpace
+    from ..data.samples import PixelSpace
 
     for severity in severities:
         root = folder / name / str(severity)
@@ -472,7 +484,6 @@ class CorruptionAccuracyResult(Result):
         return {f"{self._section}/overview": self.figure()}
 
     def figure(self) -> Figure:
-        from ..plots_papers import corruption_figure
 
         return corruption_figure(self)
 
@@ -517,3 +528,43 @@ class CorruptionAccuracyResult(Result):
         if self.mce is not None:
             text += f"; {self.mce_label}: {percent(self.mce)} of the baseline"
         return text + "."
+
+
+def corruption_figure(result: CorruptionAccuracyResult) -> Figure:
+    """Error by corruption and severity as a map, and the mean by corruption."""
+    arrays = result.arrays()
+    names = [name.replace("_", " ") for name in result.corruptions]
+    clean = float(arrays["clean_error"])
+    with styled():
+        figure = new_figure(9.6, 1.8 + 0.34 * len(names))
+        panels: Any = figure.subplots(1, 2, sharey=True, width_ratios=(1.1, 1))
+        picture = panels[0].imshow(arrays["error"], cmap="viridis", vmin=0, vmax=1, aspect="auto")
+        panels[0].set_xticks(range(len(result.severities)), [str(s) for s in result.severities])
+        panels[0].set_yticks(range(len(names)), names)
+        panels[0].set_xlabel("severity")
+        panels[0].set_title("Error by severity")
+        figure.colorbar(picture, ax=panels[0], pad=0.02).set_label("error rate")
+        mean = arrays["error"].mean(1)
+        section = "hfc_generated_corruption" if result.generated else "hfc_corruption"
+        bounds = result.intervals()
+        low, high = np.array([bounds[f"{section}/{name}"] for name in result.corruptions]).T
+        panels[1].barh(
+            range(len(names)),
+            mean,
+            color=LFC,
+            xerr=[np.maximum(mean - low, 0), np.maximum(high - mean, 0)],
+            capsize=3,
+            ecolor="black",
+        )
+        panels[1].axvline(clean, color=CLEAN, ls=":", label=f"clean {percent(clean)}")
+        panels[1].axvline(
+            result.mean_error, color=HFC, ls="--", label=f"mean {percent(result.mean_error)}"
+        )
+        panels[1].set_xlim(0, 1)
+        panels[1].set_xlabel("mean error over severities")
+        kind = "generated" if result.generated else "published"
+        panels[1].set_title(f"{kind} corruptions".capitalize())
+        panels[1].legend(
+            frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2
+        )
+    return figure

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from ..core.drawing import HFC, LFC, new_figure, styled
+from ..core.intervals import percent
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .. import checks, fourier
-from ..errors import InputError
-from ..proportions import percent, proportion_arrays
-from .base import Measurement, Result, Subject, rank, settings_of
-from .common import normal_noise, right
+from .. import fourier
+from ..core.intervals import proportion_arrays
+from ..core.measurement import Measurement, settings_of
+from ..core.result import Result
+from ..data.noise import normal_noise
+from ..ground import checks
+from ..ground.errors import InputError
+from ..model.subject import Subject, rank, right
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -331,7 +344,6 @@ class CriticalBandResult(Result):
         return {"hfc_channel/overview": self.figure()}
 
     def figure(self) -> Figure:
-        from ..plots_papers import critical_band_figure
 
         return critical_band_figure(self)
 
@@ -382,3 +394,61 @@ class CriticalBandResult(Result):
             f"The model's channel is centred at {self.centre:.1f} cycles/image and "
             f"{self.bandwidth:.1f} octaves wide ({human})."
         )
+
+
+def critical_band_figure(result: CriticalBandResult) -> Figure:
+    """Accuracy by band and strength, and the channel fitted to the sensitivities."""
+    arrays = result.arrays()
+    centres = arrays["centres"]
+    strengths = arrays["strengths"]
+    with styled():
+        figure = new_figure(11.0, 4.3)
+        panels: Any = figure.subplots(1, 2, width_ratios=(1, 1.05))
+        picture = panels[0].imshow(
+            arrays["accuracy"][::-1], cmap="viridis", vmin=0, vmax=1, aspect="auto"
+        )
+        for row in range(len(strengths)):
+            for column in range(len(centres)):
+                value = arrays["accuracy"][len(strengths) - 1 - row, column]
+                panels[0].text(
+                    column,
+                    row,
+                    f"{value:.2f}",
+                    ha="center",
+                    va="center",
+                    fontsize=9,
+                    color="black" if value > 0.55 else "white",
+                )
+        panels[0].set_xticks(range(len(centres)), [f"{c:g}" for c in centres])
+        panels[0].set_yticks(range(len(strengths)), [f"{s:g}" for s in strengths[::-1]])
+        panels[0].set_xlabel("centre of the noise's octave (cycles/image)")
+        panels[0].set_ylabel("noise (RMS, pixel values)")
+        panels[0].set_title(f"Accuracy, {percent(float(arrays['clean']))} without noise")
+        figure.colorbar(picture, ax=panels[0], pad=0.02).set_label("accuracy")
+        _channel_axes(panels[1], result)
+    return figure
+
+
+def _channel_axes(axes: Axes, result: CriticalBandResult) -> None:
+    centres = np.asarray(result.centres)
+    axes.plot(centres, result.sensitivity, "o", color=LFC, label="model, measured")
+    x = np.exp2(np.linspace(np.log2(centres[0]) - 0.5, np.log2(centres[-1]) + 0.5, 200))
+    full = 2 * np.sqrt(np.log(4))
+    if np.isfinite(result.centre):
+        spread = result.bandwidth / full
+        fit = np.exp(-(np.log2(x / result.centre) ** 2) / (2 * spread**2))
+        label = f"model, {result.bandwidth:.1f} octaves about {result.centre:.1f}"
+        axes.plot(x, result.peak * fit, "-", color=LFC, label=label)
+
+    spread = HUMAN_BANDWIDTH / full
+    top = max(float(np.nanmax(result.sensitivity)), 1.0)
+    human = np.exp(-(np.log2(x / result.human_centre) ** 2) / (2 * spread**2))
+    label = f"people, {HUMAN_BANDWIDTH:g} octave about {result.human_centre:.1f} (height arbitrary)"
+    axes.plot(x, top * human, "--", color=HFC, label=label)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(centres, [f"{c:g}" for c in centres])
+    axes.set_xlabel("frequency (cycles/image)")
+    axes.set_ylabel("sensitivity (octaves of noise)")
+    axes.set_ylim(0, 1.45 * top)
+    axes.set_title(f"Channel at a threshold of {percent(result.threshold)}")
+    axes.legend(frameon=False, fontsize=9, loc="upper left")

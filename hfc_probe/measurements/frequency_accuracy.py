@@ -1,4 +1,4 @@
-"""Accuracy on low- and high-frequency components, per radius (Wang et al., CVPR 2020)."""
+"""TODO."""
 
 from __future__ import annotations
 
@@ -11,13 +11,120 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .. import checks, fourier
-from ..errors import InputError
-from ..proportions import percent, proportion_arrays
-from .base import Measurement, Result, Subject, rank, settings_of
+from .. import fourier
+from ..core.drawing import CLEAN, HFC, LFC, new_figure, styled
+from ..core.event_file import radius_tag
+from ..core.intervals import percent, proportion_arrays
+from ..core.measurement import Measurement, settings_of
+from ..core.result import Result, manner
+from ..ground import checks
+from ..ground.errors import InputError
+from ..model.subject import Subject, rank
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+
+# A part of the frequencies is enough for a model if it keeps so much of what the original images
+# give above chance.
+ENOUGH = 0.75
+
+
+def accuracy_sentence(result: FrequencyAccuracyResult) -> str:
+    """What a model relies on, from its LFC and HFC accuracy.
+
+    The radii at which LFC and HFC accuracy are told apart by their 95 % intervals bracket
+    the frequencies that the model cannot do without: HFC ahead up to radius a and LFC ahead
+    from radius b on means that what it needs lies between a and b. A model is said to rely on a
+    part only if that part is enough for it: its interval lies above :data:`ENOUGH` of the
+    original accuracy above chance.
+    """
+    arrays = result.arrays()
+    radii = result.radii
+    unit = "cycles/image" if result.settings["units"] == "cycles" else "× Nyquist"
+    clean = float(arrays["original"])
+    chance = min(clean, float(result.provenance.get("chance") or 0.0))
+    level = chance + ENOUGH * (clean - chance)
+    low, high = arrays["lfc"], arrays["hfc"]
+    enough = {name: arrays[f"{name}_lower"] >= level for name in ("lfc", "hfc")}
+    short = (arrays["lfc_upper"] < level) & (arrays["hfc_upper"] < level)
+    # From the corner on LFC is the whole image, which tells nothing.
+    inside = radii < result.corner
+    sides = [side if inner else 0 for side, inner in zip(_ahead(arrays), inside, strict=True)]
+    low_ahead = [k for k, side in enumerate(sides) if side > 0]
+    high_ahead = [k for k, side in enumerate(sides) if side < 0]
+
+    def both(k: int) -> str:
+        return (
+            f"frequencies up to {radii[k]:g} {unit} alone give {percent(float(low[k]))}, those "
+            f"beyond alone {percent(float(high[k]))}"
+        )
+
+    def neither(where: str, k: int) -> str:
+        shown = "enough" if short[k] else "shown to be enough"
+        return (
+            f"Neither low nor high frequencies alone are {shown} for this model{where}: {both(k)}"
+        )
+
+    if not inside.any():
+        return (
+            f"No radius lies within the spectrum, which ends at {result.corner:.3g} {unit}: LFC is "
+            f"the whole image; original images give {percent(clean)}."
+        )
+    end = f"; original images give {percent(clean)} ({manner(result.settings)})."
+    if not low_ahead and not high_ahead:
+        k = int(inside.sum()) // 2
+        if enough["lfc"][k] and enough["hfc"][k]:
+            return f"Low or high frequencies alone are enough for this model: {both(k)}{end}"
+        if short[k]:
+            return neither(f" at {radii[k]:g} {unit}", k) + end
+        return (
+            "Low and high frequencies cannot be told apart in what they give this model: "
+            f"{both(k)}{end}"
+        )
+    if low_ahead and high_ahead:
+        below, above = max(high_ahead), min(low_ahead)
+        if below < above:
+            what = f"{radii[below]:g} and {radii[above]:g} {unit}"
+            though = ""
+            if short[below] or short[above]:
+                where = " and ".join(f"{radii[n]:g}" for n in (below, above) if short[n])
+                though = f", though neither low nor high ones alone are enough at {where}"
+            return (
+                f"This model relies most on frequencies between {what}{though}: {both(below)}; "
+                f"{both(above)}{end}"
+            )
+        k = int(np.argmax(np.abs(low - high)))
+        return f"This model relies on low and high frequencies in turn: {both(k)}{end}"
+    # One part alone is ahead. The least of it that is enough, and what is on the other side.
+    name, ahead = ("lfc", low_ahead) if low_ahead else ("hfc", high_ahead[::-1])
+    step = -1 if low_ahead else 1
+    first = next((n for n in ahead if enough[name][n]), None)
+    if first is None:
+        return neither(" at any radius measured", ahead[-1]) + end
+    k = first
+    if low_ahead and radii[k] >= result.corner / math.sqrt(2):
+        # The circle that fills the image holds nearly everything: that is no reliance on part.
+        text = neither(f" below {radii[k]:g} {unit}", max(0, k - 1))
+        return f"{text}; {both(k)}{end}" if k else f"{_nearly(radii[k], unit)}: {both(k)}{end}"
+    if 0 <= k + step < len(radii) and short[k + step]:
+        where = "below" if low_ahead else "above"
+        return f"{neither(f' {where} {radii[k]:g} {unit}', k + step)}; {both(k)}{end}"
+    word = "low" if low_ahead else "high"
+    return f"This model relies on {word} frequencies: {both(k)}{end}"
+
+
+def _nearly(radius: float, unit: str) -> str:
+    return f"Frequencies up to {radius:g} {unit}, nearly all there are, are enough for this model"
+
+
+def _ahead(arrays: dict[str, NDArray[Any]]) -> list[int]:
+    """Per radius: 1 where LFC accuracy is above HFC's, −1 where below, 0 where undecided."""
+    low = arrays["lfc_lower"] > arrays["hfc_upper"]
+    high = arrays["hfc_lower"] > arrays["lfc_upper"]
+    return [int(a) - int(b) for a, b in zip(low, high, strict=True)]
+
 
 Background = Literal["zero", "mean"]
 
@@ -285,7 +392,6 @@ class FrequencyAccuracyResult(Result):
         return self.settings.get("rescale")  # absent in results of older versions
 
     def figure(self) -> Figure:
-        from ..plots import accuracy_figure
 
         return accuracy_figure(self)
 
@@ -330,19 +436,51 @@ class FrequencyAccuracyResult(Result):
         )
 
     def verdict(self) -> str:
-        from ..summary import accuracy_sentence
 
         return accuracy_sentence(self)
 
 
-def radius_tag(radius: float) -> str:
-    """A radius as the last part of a tag: two digits at least, whatever else is measured.
+def accuracy_figure(result: FrequencyAccuracyResult) -> Figure:
+    """Accuracy on LFC and HFC against radius, with intervals as bands."""
+    with styled():
+        figure = new_figure(6.4, 4.2)
+        accuracy_axes(figure.subplots(), result)
+    return figure
 
-    >>> radius_tag(8), radius_tag(128), radius_tag(0.25), radius_tag(22.627417)
-    ('r08', 'r128', 'r00.25', 'r22.6274')
-    """
-    if not np.isfinite(radius):
-        return "rinf"
-    text = np.format_float_positional(radius, precision=6, fractional=False, trim="-")
-    whole, dot, fraction = text.partition(".")
-    return f"r{whole.zfill(2)}{dot}{fraction}"
+
+def accuracy_axes(axes: Axes, result: FrequencyAccuracyResult) -> None:
+    arrays = result.arrays()
+    radii = result.radii
+    hfc = f"HFC, d > r ({result.background} background)"
+    fed = fourier.rescale_note(result.settings["rescale"], "\n")
+    for name, colour, style, label in (
+        ("lfc", LFC, "-", "LFC, d ≤ r"),
+        ("hfc", HFC, "--", hfc),
+    ):
+        if not result.settings["closed"]:
+            label = label.replace("≤", "<").replace(">", "≥")
+        axes.fill_between(
+            radii, arrays[f"{name}_lower"], arrays[f"{name}_upper"], color=colour, alpha=0.18, lw=0
+        )
+        axes.plot(radii, arrays[name], style, marker="o", color=colour, label=label)
+    clean = float(arrays["original"])
+    axes.axhline(clean, color=CLEAN, lw=1.2, ls=":")
+    axes.annotate(
+        f"original {percent(clean)}",
+        (1, clean),
+        xycoords=("axes fraction", "data"),
+        xytext=(-2, 3),
+        textcoords="offset points",
+        ha="right",
+        va="bottom",
+        color=CLEAN,
+        fontsize=9,
+    )
+    cycles = result.settings["units"] == "cycles"
+    axes.set_xlabel("radius r (cycles/image)" if cycles else "radius r (× Nyquist)")
+    axes.set_xticks(radii)
+    top = "" if result.topk[0] == 1 else f"top-{result.topk[0]} "
+    axes.set_ylabel(f"{top}accuracy")
+    axes.set_ylim(0, 1.08)
+    axes.set_title(f"Accuracy by frequency ({result.samples} images, 95 % intervals){fed}")
+    axes.legend(frameon=False, fontsize=9, loc="best")

@@ -7,16 +7,16 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import InputError
+from ..core.measurement import Measurement
+from ..ground.errors import InputError
 from .adversarial_accuracy import AdversarialAccuracy
 from .amplitude_phase import AmplitudePhase
 from .band_attribution import BandAttribution
-from .base import Measurement
 from .calibration import Calibration
 from .component_examples import ComponentExamples
 from .corruption_accuracy import CorruptionAccuracy
 from .critical_band import CriticalBand
-from .fourier_heatmap import FourierHeatmap
+from .fourier_heatmap.settings import FourierHeatmap
 from .fourier_sensitivity import FourierSensitivity
 from .frequency_accuracy import FrequencyAccuracy
 from .input_spectrum import InputSpectrum

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from .. import fourier
+from ..core.drawing import CLEAN, HFC, LFC, new_figure, styled
+from ..core.intervals import percent
+from ..core.result import manner
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .. import checks, fourier
-from ..errors import InputError
-from ..proportions import percent, proportion_arrays
-from .base import Measurement, Subject, settings_of
-from .common import CellResult, right
+from ..core.intervals import proportion_arrays
+from ..core.measurement import Measurement, settings_of
+from ..core.result import CellResult
+from ..ground import checks
+from ..ground.errors import InputError
+from ..model.subject import Subject, right
 from .frequency_accuracy import Background
 
 if TYPE_CHECKING:
@@ -206,7 +218,6 @@ class TruncatedSVDResult(CellResult):
         return {"hfc_svd/accuracy": self.figure()}
 
     def figure(self) -> Figure:
-        from ..plots_papers import svd_figure
 
         return svd_figure(self)
 
@@ -240,6 +251,87 @@ class TruncatedSVDResult(CellResult):
         )
 
     def verdict(self) -> str:
-        from ..summary import svd_sentence
 
         return svd_sentence(self)
+
+
+def svd_sentence(result: TruncatedSVDResult) -> str:
+    """Whether HFC tells the model more than as much of the trailing components."""
+    arrays = result.arrays()
+    ahead = [
+        k for k in range(len(result.ranks)) if arrays["hfc_lower"][k] > arrays["trailing_upper"][k]
+    ]
+    behind = [
+        k for k in range(len(result.ranks)) if arrays["trailing_lower"][k] > arrays["hfc_upper"][k]
+    ]
+    how = manner(result.settings, "background")
+    if not ahead and not behind:
+        return (
+            "HFC and the trailing singular components of the same energy are not told apart at "
+            f"any rank ({how})."
+        )
+    gap = np.abs(arrays["hfc"] - arrays["trailing"])
+    k = max(ahead or behind, key=lambda n: float(gap[n]))
+    word = "more" if ahead else "less"
+    also = "" if not (ahead and behind) else " (and less at another)"
+    high, rest = (percent(float(arrays[name][k])) for name in ("hfc", "trailing"))
+    return (
+        f"HFC tells this model {word} than trailing singular components of the same energy: "
+        f"beyond r = {result.radii[k]:.1f} cycles/image it is right in {high}, beyond rank "
+        f"{result.ranks[k]} in {rest}{also} ({how})."
+    )
+
+
+def svd_figure(result: TruncatedSVDResult) -> Figure:
+    """Accuracy against rank beside LFC and HFC of the same energy."""
+    arrays = result.arrays()
+    where = np.arange(len(result.ranks))
+    with styled():
+        figure = new_figure(10.4, 4.4)
+        panels: Any = figure.subplots(1, 2, sharey=True)
+        for axes, title, series in (
+            (
+                panels[0],
+                "Most energy kept",
+                (("leading", "#009E73", "-", "leading components"), ("lfc", LFC, "--", "LFC")),
+            ),
+            (
+                panels[1],
+                "The rest",
+                (("trailing", "#CC79A7", "-", "trailing components"), ("hfc", HFC, "--", "HFC")),
+            ),
+        ):
+            for name, colour, style, label in series:
+                low, line, high = (arrays[name + v] for v in ("_lower", "", "_upper"))
+                axes.fill_between(where, low, high, color=colour, alpha=0.18, lw=0)
+                axes.plot(where, line, style, marker="o", color=colour, label=label)
+            axes.axhline(float(arrays["original"]), color=CLEAN, ls=":", lw=1.2)
+            axes.set_xticks(
+                where,
+                [
+                    f"k = {rank}\nr = {radius:.1f}\n{100 * energy:.1f} %"
+                    for rank, radius, energy in zip(
+                        result.ranks, result.radii, result.energy, strict=True
+                    )
+                ],
+                fontsize=9,
+            )
+            axes.set_xlabel("rank k; r (cycles/image) of the same energy; energy")
+            axes.set_title(title)
+            axes.legend(frameon=False, fontsize=9)
+        panels[0].set_ylim(0, 1.02)
+        panels[0].set_ylabel("accuracy")
+        fed = fourier.rescale_note(result.settings["rescale"], "; ")
+        figure.suptitle(
+            f"{result.samples} images, {result.settings['background']} background{fed}", fontsize=11
+        )
+        note = f"original {percent(float(arrays['original']))}"
+        panels[0].annotate(
+            note,
+            (0, float(arrays["original"])),
+            xytext=(2, 3),
+            textcoords="offset points",
+            color=CLEAN,
+            fontsize=9,
+        )
+    return figure

@@ -14,9 +14,9 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.modeling import build_model
 from torch import nn
 
+from hfc_probe.cli.checkpoints import refuse_code
 from hfc_probe.detection import CocoImages, DetectionAudit, DetectionAuditResult
-from hfc_probe.errors import InputError
-from hfc_probe.loading import refuse_code
+from hfc_probe.ground.errors import InputError
 
 from . import run
 from .data import mapper_for

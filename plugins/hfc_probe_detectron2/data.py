@@ -22,7 +22,7 @@ from detectron2.utils.file_io import PathManager
 from torch import Tensor
 
 from hfc_probe.detection import BrokenImageError, GroundTruth
-from hfc_probe.errors import InputError
+from hfc_probe.ground.errors import InputError
 
 BROKEN = "hfc_probe_broken"  # key of an input that stands for an image that cannot be read
 

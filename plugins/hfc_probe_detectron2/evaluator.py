@@ -10,15 +10,10 @@ from typing import Any
 import numpy as np
 from detectron2.evaluation import DatasetEvaluator
 
-from hfc_probe.detection import (
-    DetectionAudit,
-    DetectionAuditResult,
-    Detections,
-    detections_from,
-)
+from hfc_probe.detection import DetectionAudit, DetectionAuditResult, Detections, detections_from
 from hfc_probe.detection.store import PredictionStore
 from hfc_probe.detection.variants import ORIGINAL
-from hfc_probe.errors import InputError
+from hfc_probe.ground.errors import InputError
 from hfc_probe.ranks import together
 
 from .data import BROKEN, CatalogImages

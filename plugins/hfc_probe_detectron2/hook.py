@@ -14,10 +14,11 @@ from detectron2.engine import HookBase
 from detectron2.engine.hooks import PeriodicWriter
 from detectron2.utils import comm
 
-from hfc_probe import KernelSpectra, Result, checks
+from hfc_probe import KernelSpectra, Result
 from hfc_probe.detection import DetectionAudit, DetectionAuditResult
-from hfc_probe.errors import InputError
-from hfc_probe.isolation import unwrap
+from hfc_probe.ground import checks
+from hfc_probe.ground.errors import InputError
+from hfc_probe.model.isolation import unwrap
 
 from .data import CatalogImages
 from .run import audit

@@ -15,8 +15,8 @@ from torch import nn
 from hfc_probe.detection import DetectionAudit, DetectionAuditResult
 from hfc_probe.detection.store import PredictionStore, detector_fingerprint
 from hfc_probe.detection.variants import pixel_mean_of
-from hfc_probe.errors import InputError
-from hfc_probe.isolation import isolated, unwrap
+from hfc_probe.ground.errors import InputError
+from hfc_probe.model.isolation import isolated, unwrap
 from hfc_probe.ranks import together
 
 from .data import CatalogImages, loader_for, mapper_for

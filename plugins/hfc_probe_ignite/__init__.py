@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from hfc_probe import PixelSpace, Probe, attach
-from hfc_probe.probe import Measurements, Predict
+from hfc_probe.probe import Predict
+from hfc_probe.probe.attach import Measurements
 
 try:
     from ignite.engine import Engine, Events

@@ -7,7 +7,8 @@ import os
 from typing import Any
 
 from hfc_probe import InputError, PixelSpace, Probe, attach
-from hfc_probe.probe import Measurements, Predict
+from hfc_probe.probe import Predict
+from hfc_probe.probe.attach import Measurements
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer

@@ -10,7 +10,8 @@ from datetime import datetime
 from typing import Any
 
 from hfc_probe import InputError, PixelSpace, Probe, Samples, attach
-from hfc_probe.probe import Measurements, Predict
+from hfc_probe.probe import Predict
+from hfc_probe.probe.attach import Measurements
 
 try:
     from transformers import TrainerCallback, default_data_collator

@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from hfc_probe.cli import main
+from hfc_probe.cli.main import main
 
 from ..conftest import needs_coco
 from .known_answer import PlantedShapes
@@ -237,7 +237,7 @@ def test_a_torchvision_checkpoint_of_other_classes_on_real_images(coco, ssd, tmp
 def test_the_number_of_classes_is_read_from_the_checkpoint(tmp_path, name):
     from torchvision.models import get_model
 
-    from hfc_probe.detection.detectors import load_detector
+    from hfc_probe.cli.detectors import load_detector
 
     torch.manual_seed(0)
     model = get_model(name, weights=None, weights_backbone=None, num_classes=3).eval()

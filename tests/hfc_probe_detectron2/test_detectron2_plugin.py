@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from hfc_probe.errors import InputError
+from hfc_probe.ground.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 

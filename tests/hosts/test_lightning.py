@@ -12,14 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from hfc_probe import (
-    Every,
-    FrequencyAccuracy,
-    InputError,
-    KernelSpectra,
-    PixelSpace,
-    Samples,
-)
+from hfc_probe import Every, FrequencyAccuracy, InputError, KernelSpectra, PixelSpace, Samples
 
 from ..conftest import ROOT
 from .conftest import MEASUREMENTS, dataset, network, same, scalars

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 import hfc_probe
 from hfc_probe import AdversarialAccuracy, InputError, PixelSpace, Samples
+from hfc_probe.data.noise import uniform_noise
 from hfc_probe.measurements.adversarial_accuracy import fgsm_direction, pgd
-from hfc_probe.measurements.base import subject_of
-from hfc_probe.measurements.common import uniform_noise
+from hfc_probe.model.subject import subject_of
 
 PIXELS = PixelSpace((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from hfc_probe import FourierHeatmap, InputError, PixelSpace, Samples, fourier
-from hfc_probe.measurements.fourier_heatmap import direction_signs
+from hfc_probe.measurements.fourier_heatmap.settings import direction_signs
 
 from .planted import ReadsFrequencies, coded
 

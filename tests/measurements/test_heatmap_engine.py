@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from hfc_probe import FourierHeatmap, InputError, Samples, fourier
-from hfc_probe.measurements.fourier_heatmap import direction_signs
+from hfc_probe.measurements.fourier_heatmap.settings import direction_signs
 
 from ..toys import Tally
 

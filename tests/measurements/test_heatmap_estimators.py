@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hfc_probe import FourierHeatmap, InputError, PixelSpace, Samples, fourier
-from hfc_probe.measurements import heatmap_sequential as sequential
+from hfc_probe.measurements.fourier_heatmap import sequential
 
 SIZE, N, NORM = 16, 500, 1.0
 
@@ -194,7 +194,7 @@ def test_rings_give_the_error_against_radius_at_a_hundredth_of_the_cost():
 
 
 def test_the_map_sharpens_as_it_goes(monkeypatch):
-    from hfc_probe.measurements import heatmap_run
+    from hfc_probe.measurements.fourier_heatmap import run as heatmap_run
 
     monkeypatch.setattr(heatmap_run, "_WATCH_SECONDS", 0.0)
     model, samples, _ = planted()

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from hfc_probe import tensorboard
+from hfc_probe.core import event_file
+from hfc_probe.core.intervals import wilson
+from hfc_probe.measurements.fourier_heatmap.result import FourierHeatmapResult
 from hfc_probe.measurements.frequency_accuracy import FrequencyAccuracyResult
-from hfc_probe.measurements.heatmap_result import FourierHeatmapResult
 from hfc_probe.measurements.kernel_spectra import KernelSpectraResult
-from hfc_probe.proportions import wilson
 
 RADII = (4, 8, 12, 16)
 IMAGES = 400
@@ -117,7 +117,7 @@ class RunWriter:
     def step(self, epoch: int, epochs: int) -> None:
         """Measurements after an epoch. HFC accuracies part from epoch 3 on, at r = 4 most."""
         step, share = epoch * STEPS_PER_EPOCH, epoch / epochs
-        tensorboard.log_epoch(self.writer, epoch, step)
+        event_file.log_epoch(self.writer, epoch, step)
         if "curves" in self.parts:
             rise = min(1.0, epoch / 10)
             own = [0.6, 0.4, 0.2, 0.125] if self.uses_hfc else [0.125, 0.125, 0.1, 0.1]
@@ -137,7 +137,7 @@ class RunWriter:
     def _log(self, result, step: int) -> None:
         for tag, value in result.scalars().items():
             self.writer.add_scalar(tag, value, step)
-        tensorboard._log_tensors(result, self.writer, step)
+        event_file._log_tensors(result, self.writer, step)
 
     def close(self) -> None:
         self.writer.close()

@@ -12,7 +12,7 @@ import pytest
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
-from hfc_probe import tensorboard
+from hfc_probe.core import event_file
 
 from .conftest import EPOCHS, Tab, tensorboard_server
 from .runs import RunWriter, accuracy_result, heatmap_result, kernel_result, write_run
@@ -413,7 +413,7 @@ def test_gradient_sensitivity_like_the_heatmap(tab, environment, tmp_path):
 
 def test_a_wide_layer_of_which_the_first_kernels_are_logged(tab, environment, tmp_path):
     with SummaryWriter(str(tmp_path / "run")) as writer:
-        tensorboard._log_tensors(kernel_result(100, 0.3, 0), writer, 1)
+        event_file._log_tensors(kernel_result(100, 0.3, 0), writer, 1)
     with served(tab, environment, tmp_path) as address:
         tab.open(address, "p.hfc.view=kernels&p.hfc.kernel=a:99")
         rows = rows_of(download(tab, "kernels", "CSV"))
@@ -442,9 +442,7 @@ def test_sixty_runs(tab, environment, tmp_path):
 def test_hfc_on_two_backgrounds_is_not_compared_in_words(tab, environment, tmp_path):
     for background, high in (("zero", 0.2), ("mean", 0.8)):
         with SummaryWriter(str(tmp_path / background), filename_suffix=".hfc") as writer:
-            tensorboard.log(
-                accuracy_result([0.3] * 4, [high] * 4, background=background), writer, 1
-            )
+            event_file.log(accuracy_result([0.3] * 4, [high] * 4, background=background), writer, 1)
     with served(tab, environment, tmp_path) as address:
         tab.open(address)
         verdict = tab.find(".verdict").inner_text()

@@ -8,9 +8,9 @@ import pytest
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
-from hfc_probe import tensorboard
-from hfc_probe.measurements.base import Result
-from hfc_probe.proportions import difference, paired_difference, square_and_add, wilson
+from hfc_probe.core import event_file
+from hfc_probe.core.intervals import difference, paired_difference, square_and_add, wilson
+from hfc_probe.core.result import Result
 
 from .conftest import tensorboard_server
 from .runs import accuracy_result, heatmap_result, kernel_result
@@ -239,7 +239,7 @@ def test_heatmaps_of_two_estimators_are_not_subtracted(tab, pair):
         object.__setattr__(result, "estimator", estimator)
         result.settings["estimator"] = estimator
         with SummaryWriter(str(pair.folder / name)) as writer:
-            tensorboard._log_tensors(result, writer, 1)
+            event_file._log_tensors(result, writer, 1)
     pair("p.hfc.view=heatmap")
     assert "a and b were measured differently (estimator exhaustive against model)" in short(
         tab.text()
@@ -252,7 +252,7 @@ def test_heatmaps_of_two_estimators_are_not_subtracted(tab, pair):
 def test_kernels_of_two_layers_are_named(tab, pair):
     for name, layer in (("a", "conv1"), ("b", "stem.conv")):
         with SummaryWriter(str(pair.folder / name)) as writer:
-            tensorboard._log_tensors(kernel_result(4, 0.3, 0, layer), writer, 1)
+            event_file._log_tensors(kernel_result(4, 0.3, 0, layer), writer, 1)
     pair("p.hfc.view=kernels")
     text = short(tab.text())
     assert "Different layers" in text
@@ -296,7 +296,7 @@ def test_what_the_library_writes_is_what_the_tab_reads(tab, pair):
             result.counts[part][:, 0, 0] = right.sum()
         object.__setattr__(result, "provenance", PROVENANCE)
         with SummaryWriter(str(pair.folder / name)) as writer:
-            tensorboard._log_tensors(result, writer, 1)
+            event_file._log_tensors(result, writer, 1)
     low, high = (100 * float(bound) for bound in paired_difference(first, second))
     pair()
     expected = f"−3.0 [−{-low:.1f}, −{-high:.1f}] points"

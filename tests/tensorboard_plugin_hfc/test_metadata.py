@@ -5,7 +5,7 @@ import json
 import pytest
 from tensorboard_plugin_hfc.metadata import Content, ContentError, parse
 
-from hfc_probe import tensorboard
+from hfc_probe.core import event_file
 
 GOOD = {
     "version": 1,
@@ -32,7 +32,7 @@ def test_version_1_is_read_with_everything_beside_it():
 
 
 def test_what_the_library_writes_is_a_version_that_the_tab_reads():
-    assert parse(json.dumps(GOOD | {"version": tensorboard.CONTENT_VERSION}).encode())
+    assert parse(json.dumps(GOOD | {"version": event_file.CONTENT_VERSION}).encode())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,5 @@
+"""The command line: ``hfc-probe``."""
+
+from .main import main
+
+__all__ = ["main"]

@@ -1,0 +1,311 @@
+"""``hfc-probe audit``: a trained classifier measured without code."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..ground.errors import InputError
+from .common import (
+    check_writable,
+    clear_errors,
+    is_helper,
+    log_results,
+    parse_numbers,
+    parse_radii,
+    pick_device,
+    refuse_idle,
+    said_first,
+    save_result,
+    show_results,
+)
+
+
+@click.command()
+@click.option(
+    "--model",
+    "spec",
+    required=True,
+    metavar="MODEL",
+    help="torchvision:NAME, timm:NAME, or path/to/file.py:callable (the file is run).",
+)
+@click.option(
+    "--weights",
+    metavar="FILE",
+    help="A .pth or .safetensors file, or DEFAULT for published weights (downloaded).",
+)
+@click.option(
+    "--data",
+    required=True,
+    metavar="DATA",
+    help="npz:FILE (arrays images and labels), folder:DIR (one folder per class) or cifar10:DIR.",
+)
+@click.option(
+    "--class-names",
+    metavar="FILE",
+    help="Names of the model's classes in their order, one a line or JSON, by which a folder's "
+    "class is found; numbers, if folders are named by their index; or sorted. [default: the "
+    "model's own names, or the sorted folders if they are as many as its classes]",
+)
+@click.option("--skip-broken", is_flag=True, help="Go on without images that cannot be read.")
+@click.option("--normalize", type=click.Choice(["imagenet", "cifar10", "none"]))
+@click.option("--mean", metavar="R,G,B", help="With --std: the model's own normalisation.")
+@click.option("--std", metavar="R,G,B")
+@click.option("--radii", metavar="R,R,…", help="Cut-offs in cycles per image. [default: by size]")
+@click.option(
+    "--hfc-background",
+    type=click.Choice(["zero", "mean"]),
+    default="zero",
+    show_default=True,
+    help="What the HFC is fed on: as it is, or on the images' mean colour.",
+)
+@click.option(
+    "--rescale",
+    type=click.Choice(["none", "max"]),
+    default="none",
+    show_default=True,
+    help="max: divide every image that the model is shown by its own maximum (the HFC authors).",
+)
+@click.option("--topk", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--layer", metavar="NAME", help="Layer of the kernel spectra. [default: the first]")
+@click.option(
+    "--measure",
+    "extra",
+    multiple=True,
+    is_eager=True,  # `--measure help` needs no model
+    callback=lambda _context, _parameter, value: _help_on_measurements(value),
+    metavar="NAME[:SETTING=VALUE,…]",
+    help="A further measurement, e.g. adversarial_accuracy:rhos=0+0.5 (values joined by +). "
+    "Repeatable; `--measure help` lists them.",
+)
+@click.option("--heatmap", is_flag=True, help="Measure the Fourier heatmap as well.")
+@click.option(
+    "--heatmap-samples",
+    type=click.IntRange(min=1),
+    help="Images of the heatmap. [default: 64; all with --precision or --forwards]",
+)
+@click.option(
+    "--precision",
+    type=float,
+    help="Sample each cell of the heatmap until its 95 % interval is within so much, e.g. 0.05.",
+)
+@click.option(
+    "--forwards",
+    type=click.IntRange(min=1),
+    help="Model the heatmap from so many forward passes in all, e.g. 16000.",
+)
+@click.option("--norm", type=float, help="L2 norm of the heatmap's noise. [default: by size]")
+@click.option("--crop", type=click.IntRange(min=1), help="Side of the heatmap's central window.")
+@click.option("--limit", type=click.IntRange(min=1), default=1000, show_default=True)
+@click.option(
+    "--size",
+    type=click.IntRange(min=2),
+    help="Side of a folder's images: larger ones are resized to SIZE / 0.875 and cropped. "
+    "[default: the images' own, if it is one for all; else the published model's, or 224]",
+)
+@click.option(
+    "--classes",
+    type=click.IntRange(min=2),
+    help="Of a torchvision or timm model. [default: as in the checkpoint]",
+)
+@click.option("--batch-size", type=click.IntRange(min=1))
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Output directory.")
+@clear_errors
+def audit(
+    spec: str,
+    weights: str | None,
+    data: str,
+    class_names: str | None,
+    skip_broken: bool,
+    normalize: str | None,
+    mean: str | None,
+    std: str | None,
+    radii: str | None,
+    hfc_background: Any,
+    rescale: str,
+    topk: int,
+    layer: str | None,
+    extra: tuple[str, ...],
+    heatmap: bool,
+    heatmap_samples: int | None,
+    precision: float | None,
+    forwards: int | None,
+    norm: float | None,
+    crop: int | None,
+    limit: int,
+    size: int | None,
+    classes: int | None,
+    batch_size: int | None,
+    device: str,
+    seed: int,
+    out: Path,
+) -> None:
+    """Measure a trained classifier, without writing code.
+
+    Under torchrun (torchrun --nproc-per-node N -m hfc_probe audit …) the images are shared
+    among the processes.
+    """
+    from ..measurements import FourierHeatmap, FrequencyAccuracy, KernelSpectra, Measurement
+    from ..ranks import own_device, process_group, rank_and_world
+    from .class_names import own_class_names, read_class_names
+    from .data import data_kind, load_samples
+    from .models import default_pixels, default_size, load_model, signs_of_no_training
+
+    folder = data_kind(data)[0] == "folder"
+    refuse_idle("with --data folder:DIR", folder, "size", "class_names", "skip_broken")
+    effort = ("heatmap_samples", "precision", "forwards", "norm", "crop")
+    refuse_idle("with --heatmap", heatmap, *effort)
+    # Accuracy first: it finds what is wrong with labels or model before anything is written.
+    chosen: list[Measurement] = [
+        FrequencyAccuracy(
+            radii=parse_radii(radii),
+            hfc_background=hfc_background,
+            topk=(topk,),
+            rescale="max" if rescale == "max" else None,
+        ),
+        KernelSpectra(layer=layer),
+    ]
+    built = _add(chosen, extra)
+    of_accuracy = ("radii", "hfc_background", "rescale", *(() if heatmap else ("topk",)))
+    for measure, options in (
+        ("frequency_accuracy", of_accuracy),
+        ("kernel_spectra", ("layer",)),
+        ("fourier_heatmap", ("heatmap",)),
+    ):
+        refuse_idle(f"without --measure {measure}", measure not in built, *options)
+    names: Any = class_names
+    if class_names not in (None, "numbers", "sorted"):
+        names = read_class_names(class_names)
+    where = pick_device(own_device(device))
+    pixels = _pixels(normalize, mean, std)
+    check_writable(out)
+    model = load_model(spec, weights, classes)
+    source = "as given on the command line"
+    if pixels is None:
+        pixels = default_pixels(spec, model)
+        source = f"as {spec.partition(':')[0]} publishes the model"
+    if pixels is None:
+        raise InputError(
+            "--normalize: expected imagenet, cifar10 or none (or --mean and --std) for a model of "
+            "your own, got none of them; a wrong normalisation gives wrong numbers"
+        )
+    doubts = signs_of_no_training(spec, weights, model)
+    samples, logits = load_samples(
+        data,
+        model.to(where),
+        pixels=pixels,
+        size=size,
+        otherwise=default_size(spec, model),
+        class_names=names,
+        own_names=lambda logits: own_class_names(spec, model, logits),
+        limit=limit,
+        seed=seed,
+        skip_broken=skip_broken,
+    )
+    if topk >= logits:
+        raise InputError(f"--topk: expected fewer than the model's {logits} logits, got {topk}")
+    samples = dataclasses.replace(
+        samples,
+        caveats=(*doubts, *samples.caveats),
+        provenance={**samples.provenance, "normalization": source},
+    )
+    if heatmap:
+        if crop is None and max(samples.image_shape[1:]) > 64:
+            crop = 31
+        chosen.append(
+            FourierHeatmap(
+                norm=norm,
+                samples=heatmap_samples or (1000 if precision or forwards else 64),
+                precision=precision,
+                forwards=forwards,
+                crop=crop,
+                topk=topk,
+                checkpoint=out / ".fourier_heatmap.npz",  # an interrupted map goes on
+                seed=seed,
+            )
+        )
+    for measurement in chosen:
+        measurement.validate(model, samples.image_shape)
+    results = []
+    if not is_helper():
+        for line in said_first(samples):
+            click.echo(line)
+    with process_group():
+        leads = rank_and_world()[0] == 0
+        for result in _measured(chosen, model, samples, pixels, batch_size):
+            if leads:
+                save_result(result, out)
+            results.append(result)
+        if not leads:
+            return
+    log_results(results, out)
+    name, place = spec.rpartition("/")[2], Path(data.partition(":")[2]).name
+    show_results(results, samples, out, f"{name} on {len(samples)} images of {place}", save=False)
+
+
+def _measured(
+    chosen: Sequence[Any], model: Any, samples: Any, pixels: Any, batch_size: int | None
+) -> Iterator[Any]:
+    """Results one after the other; the ranks of a torchrun job share the images."""
+    from ..core.provenance import images_hash
+    from ..ranks import form
+
+    ranks = form(images_hash(samples))
+    for measurement in chosen:
+        yield measurement.run(
+            model, samples, pixels=pixels, batch_size=batch_size, progress=True, ranks=ranks
+        )
+
+
+def _help_on_measurements(extra: tuple[str, ...]) -> tuple[str, ...]:
+    """List the measurements and end, if `--measure help` is given."""
+    if "help" in extra:
+        from ..measurements.registry import MEASUREMENTS
+
+        for name, kind in MEASUREMENTS.items():
+            click.echo(f"{name:22} {(kind.__doc__ or '').splitlines()[0]}")
+        raise SystemExit(0)
+    return extra
+
+
+def _add(chosen: list[Any], extra: tuple[str, ...]) -> set[str]:
+    """Put further measurements to those chosen; one of a kind that is there replaces it.
+
+    Returns:
+        The names of the further ones.
+    """
+    from ..measurements.registry import build
+
+    built: dict[str, Any] = {}
+    for text in extra:
+        measurement = build(text)
+        if measurement.name in built:
+            raise InputError(f"--measure: expected each once, got {measurement.name} twice")
+        built[measurement.name] = measurement
+    names = set(built)
+    for k, measurement in enumerate(chosen):
+        chosen[k] = built.pop(measurement.name, measurement)
+    chosen.extend(built.values())
+    return names
+
+
+def _pixels(normalize: str | None, mean: str | None, std: str | None) -> Any:
+    from ..data.samples import PixelSpace
+
+    if mean is not None or std is not None:
+        if normalize is not None or mean is None or std is None:
+            raise InputError("--mean: expected together with --std and without --normalize")
+        return PixelSpace(parse_numbers("--mean", mean) or (), parse_numbers("--std", std) or ())
+    if normalize is None:
+        return None
+    return {
+        "imagenet": PixelSpace.imagenet(),
+        "cifar10": PixelSpace.cifar10(),
+        "none": PixelSpace(),
+    }[normalize]

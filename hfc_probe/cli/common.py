@@ -1,0 +1,182 @@
+"""What the commands have in common: errors, options, what is printed and written."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from ..ground.errors import InputError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def clear_errors(command: Command) -> Command:
+    """Bad input ends with its one sentence and exit status 2; an interruption with 130."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except InputError as error:
+            if is_helper():
+                return None  # rank 0 says it; a status here would have torchrun stop it first
+            click.echo(f"hfc-probe: error: {error}", err=True)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            click.echo("hfc-probe: interrupted; what was finished is kept", err=True)
+            sys.exit(130)
+
+    return run  # type: ignore[return-value]
+
+
+def is_helper() -> bool:
+    """Whether torchrun started this process as another rank than 0."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("RANK", "0") != "0"
+
+
+def show_results(
+    results: Iterable[Any],
+    samples: Any,
+    out: Path,
+    title: str,
+    note: str | None = None,
+    *,
+    save: bool = True,
+) -> None:
+    """Files, tables, what it means, and where to look next."""
+    from ..core.drawing import png
+    from ..core.result import caution
+    from ..ground.files import write_atomically
+    from ..measurements.overview import overview_figure
+
+    results = list(results)
+    for result in results:
+        if save:
+            save_result(result, out)
+        click.echo(f"\n{result}")
+    write_atomically(out / "overview.png", png(overview_figure(results, samples, title)))
+    text = "\n\n".join(str(result) for result in results) + "\n"
+    said = [line for line in said_first(samples) if line not in text]
+    text = "".join(f"{line}\n" for line in said) + text
+    write_atomically(out / "summary.txt", text.encode())
+    files = sorted(p.name for p in out.iterdir() if p.suffix in (".png", ".json", ".txt"))
+    click.echo(f"\nIn {out}: {', '.join(files)}")
+    for caveat in dict.fromkeys(caveat for result in results for caveat in result.caveats):
+        click.echo(f"\n{caution(caveat)}")
+    accuracy = next((r for r in results if r.name == "frequency_accuracy"), None)
+    if accuracy is not None:
+        click.echo(f"\n{accuracy.sentence()}")
+    for result in results:
+        if result is not accuracy:
+            click.echo(result.sentence())
+    if note is not None:
+        click.echo(note)
+    where_to_look(out.parent if save else out)
+
+
+def said_first(samples: Any) -> list[str]:
+    """What cannot be trusted, and what was done to the images: before any number."""
+    resampled = samples.provenance.get("resampling")
+    lines = [f"Caution: {caveat}" for caveat in samples.caveats]
+    return [*lines, f"Images: {resampled}"] if resampled else lines
+
+
+def refuse_idle(needed: str, met: bool, *names: str) -> None:
+    """Refuse options that were given and would do nothing."""
+    context = click.get_current_context()
+    for name in names:
+        given = context.get_parameter_source(name)
+        if not met and given is not None and given.name != "DEFAULT":
+            raise InputError(
+                f"--{name.replace('_', '-')}: expected {needed} only, got it where it would do "
+                "nothing"
+            )
+
+
+def where_to_look(logs: Path) -> None:
+    """The closing lines: the tab's address, and last the command that serves it."""
+    click.echo(f"\nHFC tab: http://localhost:6006/#hfc\ntensorboard --logdir {_quoted(logs)}")
+
+
+def save_result(result: Any, out: Path) -> None:
+    from ..core.drawing import png
+    from ..ground.files import write_atomically
+
+    result.save(out / f"{result.name}.json")
+    write_atomically(out / f"{result.name}.png", png(result.figure()))
+
+
+def log_results(results: Iterable[Any], out: Path) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    from ..core.event_file import log_layout
+
+    with SummaryWriter(str(out), filename_suffix=".hfc") as writer:
+        for result in results:
+            log_layout(writer, result.scalars())
+            result.log(writer, 0)
+
+
+def pick_device(name: str) -> Any:
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(
+            f"--device: expected a device of this machine such as cpu or cuda, got {name!r}"
+        ) from error
+    return device
+
+
+def parse_radii(text: str | None, units: str = "cycles") -> tuple[float, ...] | None:
+    """Cut-offs; a fraction of a cycle, which would keep the mean alone, is refused."""
+    radii = parse_numbers("--radii", text)
+    if units == "cycles" and any(0 < radius < 1 for radius in radii or ()):
+        raise InputError(
+            f"--radii: expected cycles per image, got {text}; below 1 only the mean colour is "
+            "left, so if shares of the Nyquist frequency are meant, multiply by half the "
+            "image's side"
+        )
+    return radii
+
+
+def parse_numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(f"{option}: expected numbers separated by commas, got {text!r}") from error
+    if not all(map(math.isfinite, found)):
+        raise InputError(f"{option}: expected finite numbers, got {text}")
+    return found
+
+
+def check_writable(out: Path) -> Path:
+    """The directory, after a look whether it can be written; it is not made yet."""
+    place = out
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(
+            f"--out: expected a directory that can be written, got {out} "
+            f"({place} is {'not writable' if place.is_dir() else 'not a directory'})"
+        )
+    return out
+
+
+def _quoted(path: Path) -> str:
+    import shlex
+
+    return shlex.quote(str(path))

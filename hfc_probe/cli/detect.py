@@ -1,0 +1,279 @@
+"""``hfc-probe detect``: the audit of a detector."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..ground.errors import InputError
+from .common import (
+    check_writable,
+    clear_errors,
+    log_results,
+    parse_radii,
+    pick_device,
+    refuse_idle,
+    where_to_look,
+)
+
+# A plugin that audits models of another host says so under this entry-point group.
+GROUP = "hfc_probe.detection"
+
+
+@click.command()
+@click.option(
+    "--model",
+    "spec",
+    metavar="MODEL",
+    help="torchvision:NAME, or path/to/file.py:callable (the file is run).",
+)
+@click.option(
+    "--detectron2-config",
+    metavar="FILE",
+    help="In place of --model: a detectron2 config, .yaml or .py (the latter is run).",
+)
+@click.option(
+    "--weights",
+    metavar="FILE",
+    help="A checkpoint, or DEFAULT for torchvision's published weights (downloaded).",
+)
+@click.option("--images", metavar="DIR", help="Folder of the images.")
+@click.option("--annotations", metavar="FILE", help="Their COCO JSON.")
+@click.option(
+    "--dataset",
+    metavar="NAME",
+    help="With --detectron2-config: a data set that detectron2 knows.",
+)
+@click.option(
+    "--opts",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="With --detectron2-config: change a setting of it. May be repeated.",
+)
+@click.option(
+    "--radii",
+    default="128",
+    show_default=True,
+    metavar="R,R,…",
+    help="Cut-offs, by default in cycles per image.",
+)
+@click.option(
+    "--units",
+    type=click.Choice(["cycles", "nyquist"]),
+    default="cycles",
+    show_default=True,
+    help="Of the radii: per image, or relative to each axis' Nyquist frequency.",
+)
+@click.option(
+    "--hfc-background",
+    type=click.Choice(["zero", "mean"]),
+    default="zero",
+    show_default=True,
+    help="What the HFC is fed on: as it is, or on the detector's pixel mean.",
+)
+@click.option(
+    "--rescale",
+    type=click.Choice(["none", "max"]),
+    default="none",
+    show_default=True,
+    help="max: divide every image that the detector is shown by its own maximum.",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many images.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--max-dets",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="Detections per image and class that count.",
+)
+@click.option(
+    "--margin",
+    type=click.FloatRange(0, 1),
+    default=0.05,
+    show_default=True,
+    help="A change of an image's AP up to this is no gain and no drop.",
+)
+@click.option(
+    "--floor",
+    type=click.FloatRange(0, 1),
+    default=0.1,
+    show_default=True,
+    help="Least original AP of an image whose gains and drops count.",
+)
+@click.option(
+    "--bootstrap",
+    type=click.IntRange(min=0),
+    default=1000,
+    show_default=True,
+    help="Replicates for the intervals.",
+)
+@click.option("--skip-broken", is_flag=True, help="Go on without unreadable images.")
+@click.option(
+    "--ignore-unknown",
+    is_flag=True,
+    help="Leave out detections of categories that the annotations do not have.",
+)
+@click.option(
+    "--classes",
+    type=click.IntRange(min=2),
+    help="Of a torchvision model, with the background. [default: as in the checkpoint]",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, …")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Output directory. Running the same command again goes on where it was.",
+)
+@clear_errors
+def detect(
+    spec: str | None,
+    detectron2_config: str | None,
+    weights: str | None,
+    images: str | None,
+    annotations: str | None,
+    dataset: str | None,
+    opts: tuple[str, ...],
+    radii: str,
+    units: Any,
+    hfc_background: Any,
+    rescale: str,
+    limit: int | None,
+    batch_size: int,
+    max_dets: int,
+    margin: float,
+    floor: float,
+    bootstrap: int,
+    skip_broken: bool,
+    ignore_unknown: bool,
+    classes: int | None,
+    device: str,
+    seed: int,
+    out: Path,
+) -> None:
+    """Audit a detector: AP on original, low- and high-frequency COCO images.
+
+    Under torchrun (torchrun --nproc-per-node N -m hfc_probe detect …) the images are shared
+    among the processes.
+    """
+    from ..detection import CocoImages, DetectionAudit
+    from ..ranks import own_device, process_group, rank_and_world
+
+    if (spec is None) == (detectron2_config is None):
+        raise InputError(
+            "--model: expected either --model or --detectron2-config, got "
+            f"{'both' if spec is not None else 'neither'}"
+        )
+    audit = DetectionAudit(
+        radii=parse_radii(radii, units) or (),
+        units=units,
+        hfc_background=hfc_background,
+        rescale="max" if rescale == "max" else None,
+        max_dets=max_dets,
+        margin=margin,
+        floor=floor,
+        bootstrap=bootstrap,
+        ignore_unknown=ignore_unknown,
+        seed=seed,
+    )
+    if (images is None) != (annotations is None):
+        raise InputError("--images: expected together with --annotations, got one of the two")
+    refuse_idle("with --model", spec is not None, "classes")
+    check_writable(out)
+    common: dict[str, Any] = {
+        "limit": limit,
+        "batch_size": batch_size,
+        "resume": out / "finished",
+        "skip_broken": skip_broken,
+        "progress": True,
+    }
+    with process_group():
+        where = pick_device(own_device(device))
+        if detectron2_config is not None:
+            result = _plugin("detectron2")(
+                audit,
+                config=detectron2_config,
+                weights=weights,
+                dataset=dataset,
+                images=images,
+                annotations=annotations,
+                opts=opts,
+                device=where,
+                **common,
+            )
+        else:
+            if images is None or annotations is None or dataset is not None or opts:
+                raise InputError(
+                    "--images: expected --images and --annotations with --model (--dataset and "
+                    "--opts belong to --detectron2-config)"
+                )
+            from torch import nn
+
+            from .detectors import load_detector
+            from .models import signs_of_no_training
+
+            data = CocoImages(images, annotations)
+            detector = load_detector(spec or "", weights, classes)
+            if hasattr(detector, "to"):
+                detector = detector.to(where)
+            if not (out / "finished").exists():
+                _try(detector, data, where)
+            doubts = []
+            if isinstance(detector, nn.Module):
+                doubts = signs_of_no_training(spec or "", weights, detector)
+            if rank_and_world()[0] == 0:
+                for doubt in doubts:
+                    click.echo(f"Caution: {doubt}")
+            result = audit.measure(detector, data, device=where, **common)
+        if rank_and_world()[0] != 0:
+            return
+        files = result.save_all(out)
+        log_results([result], out)
+    click.echo(f"\n{result}\n\nIn {out}: {', '.join(sorted(file.name for file in files))}")
+    where_to_look(out)
+
+
+def _try(detector: Any, data: Any, where: Any) -> None:
+    """Give a detector one image, so that what is no detector is told in a sentence."""
+    from torch import nn
+
+    from ..detection.audit import _undisturbed
+    from ..detection.coco import BrokenImageError, detections_from
+
+    try:
+        image = data.load(next(iter(data.truth.images))).to(where)
+    except BrokenImageError:
+        return  # said, or skipped, when its turn comes
+    hint = "a classifier is measured by hfc-probe audit"
+    with _undisturbed(detector, detector if isinstance(detector, nn.Module) else None) as run:
+        try:
+            output = run([image])
+        except Exception as error:  # whatever a stranger's model raises
+            raise InputError(
+                "--model: expected a detector to call with a list of images (C, H, W), got "
+                f"{type(error).__name__}: {' '.join(str(error).split())[:200]}; {hint}"
+            ) from error
+    try:
+        detections_from(output, 1)
+    except InputError as error:
+        raise InputError(f"{error}; {hint}") from error
+
+
+def _plugin(name: str) -> Any:
+    """What a plugin registered under our entry-point group."""
+    from importlib.metadata import entry_points
+
+    for entry in entry_points(group=GROUP):
+        if entry.name == name:
+            try:
+                return entry.load()
+            except ImportError as error:
+                raise InputError(f"--{name}-config: {error}") from error
+    raise InputError(
+        f"--{name}-config: expected the plugin for {name}, found none installed; pip install "
+        f"hfc_probe[{name}]"
+    )

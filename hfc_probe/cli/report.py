@@ -1,0 +1,37 @@
+"""``hfc-probe report``: two runs side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .common import clear_errors
+
+
+@click.command()
+@click.argument("run_a", type=click.Path(path_type=Path))
+@click.argument("run_b", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="[default: RUN_B/report.html]")
+@clear_errors
+def report(run_a: Path, run_b: Path, out: Path | None) -> None:
+    """Compare two runs (directories that audit or demo wrote) on one self-contained page."""
+    from ..ground.files import write_atomically
+    from .comparison import compare
+    from .page import page
+    from .stored import read_run
+
+    found = compare(read_run(run_a), read_run(run_b))
+    out = out or run_b / "report.html"
+    write_atomically(out, page(found).encode())
+    for caution in found.cautions:
+        click.echo(f"Caution: {caution}")
+    hidden = [change.tag for change in found.refused if change.judged == "measured differently"]
+    if hidden:
+        differing = "; ".join(str(one) for one in found.differing if one.decisive)
+        click.echo(f"Not judged, since measured differently ({differing}): {', '.join(hidden)}.")
+    for change in found.told:
+        click.echo(change.sentence(found.a.name, found.b.name))
+    for note in found.notes:
+        click.echo(note)
+    click.echo(f"{found.count()} The page: {out}")

@@ -1,0 +1,1 @@
+"""Measurement, Result, intervals, drawing words, the event file."""

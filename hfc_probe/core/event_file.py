@@ -1,0 +1,217 @@
+"""Plain values into an event file, by the tags of the architecture and as tensors for the tab."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..version import __version__
+
+PLUGIN = "hfc"
+CONTENT_VERSION = 1
+_SERIES = 5  # a custom-scalars chart with more is unreadable
+
+
+def log(result: Any, writer: Any, step: int) -> None:
+    """Write a result's scalars, histograms, pictures and tensors.
+
+    Args:
+        result: any result.
+        writer: an object with ``add_scalar``; ``add_histogram``, ``add_figure``,
+            ``add_image`` are used where it has them, and tensors are written where it is
+            torch's own ``SummaryWriter``.
+        step: of the training.
+    """
+    for tag, value in result.scalars().items():
+        writer.add_scalar(tag, value, step)
+    if hasattr(writer, "add_histogram"):
+        for tag, values in result.histograms().items():
+            writer.add_histogram(tag, values, step)
+    if hasattr(writer, "add_image") or hasattr(writer, "add_figure"):
+        for tag, picture in result.images().items():
+            _log_picture(writer, tag, picture, step)
+    _log_tensors(result, writer, step)
+    flush(writer)
+
+
+def prepare(writers: Sequence[Any]) -> None:
+    """Import what logging needs, so that the first result does not wait for it in training."""
+    if writers:
+        from torch.utils import tensorboard  # noqa: F401
+    if any(hasattr(writer, "add_image") or hasattr(writer, "add_figure") for writer in writers):
+        import matplotlib.backends.backend_agg
+        import matplotlib.figure  # noqa: F401
+
+
+def flush(writer: Any) -> None:
+    """Bring what was logged to the disk, where the writer knows how."""
+    if hasattr(writer, "flush"):
+        writer.flush()
+
+
+def log_text(writer: Any, tag: str, text: str, step: int) -> None:
+    """Markdown under exactly this tag (``SummaryWriter.add_text`` appends to it)."""
+    file_writer = _file_writer(writer)
+    if file_writer is None:
+        if hasattr(writer, "add_text"):
+            writer.add_text(tag, text, step)
+        return
+    from tensorboard.plugins.text.summary_v2 import text_pb
+
+    file_writer.add_summary(text_pb(tag, text), step)
+
+
+def as_markdown(text: str) -> str:
+    r"""Text that Markdown shows as it is: TensorBoard would make a picture of ``<img …>``.
+
+    >>> as_markdown("layer_1 <b>")
+    'layer\\_1 &lt;b&gt;'
+    """
+    shown = html.escape(" ".join(text.split()), quote=False)
+    return re.sub(r"([\\`*_\[\]])", r"\\\1", shown)
+
+
+def log_layout(writer: Any, scalars: dict[str, float]) -> None:
+    """The custom-scalars layout: LFC and HFC by radius, and one against the other."""
+    if not hasattr(writer, "add_custom_scalars"):
+        return
+    low = _spread([tag for tag in scalars if tag.startswith("hfc_lfc/")])
+    high = _spread([tag for tag in scalars if tag.startswith("hfc_hfc/")])
+    if not low or not high:
+        return
+    pair = sorted({0, len(low) // 2})
+    against = ["hfc_accuracy/original", *(tags[k] for k in pair for tags in (low, high))]
+    charts = {
+        "LFC by radius": ["Multiline", low],
+        "HFC by radius": ["Multiline", high],
+        "LFC against HFC": ["Multiline", against],
+    }
+    writer.add_custom_scalars({"hfc_probe": charts})
+
+
+def _spread(tags: list[str]) -> list[str]:
+    """At most five of the tags, evenly spaced, the first and the last among them."""
+    if len(tags) <= _SERIES:
+        return tags
+    return [tags[round(k * (len(tags) - 1) / (_SERIES - 1))] for k in range(_SERIES)]
+
+
+def _log_picture(writer: Any, tag: str, picture: Any, step: int) -> None:
+    if not isinstance(picture, np.ndarray):
+        if hasattr(writer, "add_figure"):
+            writer.add_figure(tag, picture, step)
+            return
+        picture.canvas.draw()
+        picture = np.asarray(picture.canvas.buffer_rgba())[..., :3]
+    if hasattr(writer, "add_image"):
+        layout = "HW" if picture.ndim == 2 else "HWC"
+        writer.add_image(tag, picture, step, dataformats=layout)
+
+
+def _log_tensors(result: Any, writer: Any, step: int) -> None:
+    """Arrays as tensor summaries of plugin ``hfc``, tag ``<group>/<array>``.
+
+    The metadata's JSON holds ``settings`` and ``provenance`` beside axes and unit. Outcomes by
+    image are packed into bytes, ``<group>/per_image``, a row for each tag.
+    """
+    file_writer = _file_writer(writer)
+    if file_writer is None:
+        return
+    from ..ground.files import plain
+
+    arrays, axes = result.tensors(), result.axes()
+    outcomes = result.per_image()
+    if outcomes:
+        tags = {"name": "tag", "values": list(outcomes)}
+        packed = {"name": "image", "count": len(next(iter(outcomes.values()))), "packed": "bits"}
+        arrays["per_image"] = np.packbits(np.stack(list(outcomes.values())), axis=1)
+        axes["per_image"] = {"unit": "8 images a byte, 1 is right", "axes": [tags, packed]}
+    # TensorBoard keeps the metadata of an array's first step: only what lasts belongs there.
+    origin = {
+        "settings": plain(dict(result.settings)),
+        "provenance": plain(lasting(result.provenance)),
+    }
+    values = []
+    for name, described in axes.items():
+        content = {"measurement": result.name, "array": name, **origin, **described}
+        values.append(_tensor_value(f"{result.group}/{name}", content, arrays[name]))
+    _add_values(file_writer, values, step)
+
+
+def log_epoch(writer: Any, epoch: int, step: int) -> None:
+    """How many epochs had ended at a step: what the dashboard puts under its curves."""
+    file_writer = _file_writer(writer)
+    if file_writer is None:
+        return
+    content = {"measurement": "progress", "array": "epoch", "unit": "epoch", "axes": []}
+    _add_values(file_writer, [_tensor_value("progress/epoch", content, epoch)], step)
+
+
+def log_restart(writer: Any, step: int) -> None:
+    """Events that this directory already holds of this step and later ones are void.
+
+    That is what ``SummaryWriter(purge_step=)`` writes, twice: TensorBoard takes the first such
+    mark that it meets in a directory for the beginning.
+    """
+    file_writer = _file_writer(writer)
+    if file_writer is None:
+        return
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+    for _ in range(2):
+        mark = Event(step=step, session_log=SessionLog(status=SessionLog.START))
+        file_writer.event_writer.add_event(mark)
+
+
+def _tensor_value(tag: str, content: dict[str, Any], array: Any) -> Any:
+    from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_TENSOR, Summary, SummaryMetadata
+    from tensorboard.util.tensor_util import make_tensor_proto
+
+    content = {"version": CONTENT_VERSION, "hfc_probe": __version__, **content}
+    metadata = SummaryMetadata(
+        plugin_data=SummaryMetadata.PluginData(
+            plugin_name=PLUGIN, content=json.dumps(content).encode()
+        ),
+        data_class=DATA_CLASS_TENSOR,
+    )
+    tensor = make_tensor_proto(np.asarray(array, dtype=np.float32))
+    return Summary.Value(tag=tag, metadata=metadata, tensor=tensor)
+
+
+def _add_values(file_writer: Any, values: list[Any], step: int) -> None:
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    file_writer.add_summary(Summary(value=values), step)
+
+
+def _file_writer(writer: Any) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return writer._get_file_writer() if isinstance(writer, SummaryWriter) else None
+
+
+# What changes from one step of a training to the next.
+MOMENTARY = ("date", "step", "epoch", "wall_time", "weights", "seconds", "passes")
+
+
+def lasting(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What stays the same over the steps of a run: what an array's metadata can say."""
+    return {key: value for key, value in provenance.items() if key not in MOMENTARY}
+
+
+def radius_tag(radius: float) -> str:
+    """A radius as the last part of a tag: two digits at least, whatever else is measured.
+
+    >>> radius_tag(8), radius_tag(128), radius_tag(0.25), radius_tag(22.627417)
+    ('r08', 'r128', 'r00.25', 'r22.6274')
+    """
+    if not np.isfinite(radius):
+        return "rinf"
+    text = np.format_float_positional(radius, precision=6, fractional=False, trim="-")
+    whole, dot, fraction = text.partition(".")
+    return f"r{whole.zfill(2)}{dot}{fraction}"

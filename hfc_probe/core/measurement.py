@@ -1,0 +1,177 @@
+"""What every measurement has in common: settings, and how it is run."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+import time
+from abc import ABC, abstractmethod
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from ..data.samples import PixelSpace, Samples
+from ..ground import checks
+from ..ground.errors import InputError
+from ..model.subject import Predict, Subject, subject_of
+from ..ranks import RankGroup
+from .provenance import stamp
+from .result import Result
+
+logger = logging.getLogger("hfc_probe")
+
+
+@dataclass(frozen=True)
+class Measurement(ABC):
+    """Settings of one measurement; :meth:`measure` runs it.
+
+    Write your own as a frozen dataclass with a :meth:`compute`; override :attr:`needs_data`
+    if it looks at weights alone, :meth:`cost` and :meth:`overhead` to tell the budget what it
+    costs.
+    """
+
+    needs_data: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        checks.plain(self)
+
+    @property
+    def name(self) -> str:
+        """The class name in snake case: the measurement's name in logs and files.
+
+        >>> from hfc_probe import FrequencyAccuracy
+        >>> FrequencyAccuracy().name
+        'frequency_accuracy'
+        """
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower()
+
+    def measure(
+        self,
+        model: nn.Module,
+        data: Any = None,
+        *,
+        pixels: PixelSpace | None = None,
+        predict: Predict | None = None,
+        limit: int | None = None,
+        batch_size: int | None = None,
+        progress: bool = False,
+    ) -> Result:
+        """Measure a model; it is left exactly as it was (see :mod:`hfc_probe.isolation`).
+
+        Args:
+            model: any ``nn.Module``, in any mode, on any device, wrapped or not.
+            data: an iterable of batches as the model eats them, or :class:`Samples`.
+            pixels: the model's normalisation. With a loader, None means: as found in its
+                transforms, else none.
+            predict: ``predict(model, images) -> logits`` where the model returns neither a
+                tensor, nor a tuple that starts with one, nor something with ``.logits``.
+            limit: at most so many samples (a seeded random choice).
+            batch_size: images per forward pass; halved and tried again where memory runs out.
+            progress: show a progress bar on standard error.
+
+        Raises:
+            InputError: data, labels or a model that cannot be measured, in one sentence.
+        """
+        samples = None
+        if data is not None:
+            samples = Samples.collect(data, pixels=pixels, limit=limit)
+            pixels = samples.normalization
+        return self.run(
+            model, samples, pixels=pixels, predict=predict, batch_size=batch_size, progress=progress
+        )
+
+    def run(
+        self,
+        model: nn.Module,
+        samples: Samples | None,
+        *,
+        pixels: PixelSpace | None = None,
+        predict: Predict | None = None,
+        batch_size: int | None = None,
+        progress: bool = False,
+        ranks: RankGroup | None = None,
+        step: int | None = None,
+        epoch: int | None = None,
+    ) -> Result:
+        """As :meth:`measure`, on samples that were collected.
+
+        Args:
+            ranks: those that run this very measurement now, each with the same samples; each
+                does a share of the passes, and all return the result.
+            step, epoch: of the training, for the result's provenance.
+        """
+        began = time.perf_counter()
+        if samples is None and self.needs_data:
+            raise InputError(
+                f"{type(self).__name__}: expected data (a loader or Samples), got none"
+            )
+        while True:
+            try:
+                with (
+                    nullcontext() if ranks is None else ranks.in_step(),
+                    subject_of(
+                        model,
+                        samples,
+                        pixels=pixels,
+                        predict=predict,
+                        batch_size=batch_size,
+                        progress=progress,
+                        ranks=ranks,
+                        trial=self.needs_data,
+                    ) as subject,
+                ):
+                    batch_size = subject.batch_size
+                    return stamp(
+                        self.compute(subject),
+                        subject,
+                        samples if self.needs_data else None,
+                        seconds=time.perf_counter() - began,
+                        step=step,
+                        epoch=epoch,
+                    )
+            except (torch.OutOfMemoryError, MemoryError):
+                if batch_size is None or batch_size == 1:
+                    raise
+            # Outside the handler, so that its traceback no longer holds the tensors.
+            batch_size //= 2
+            logger.info("hfc_probe: out of memory, trying again with batches of %d", batch_size)
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()
+
+    def validate(self, model: nn.Module, image_shape: tuple[int, int, int] | None) -> None:
+        """Raise :class:`InputError` for what :meth:`compute` is sure to refuse.
+
+        Called when a probe is attached, so that a mistake stops the program before training
+        and not in the middle of it.
+        """
+        return
+
+    @property
+    def variant(self) -> str:
+        """Tells apart two measurements of one class in one probe; they must differ in it."""
+        return ""
+
+    @abstractmethod
+    def compute(self, subject: Subject) -> Result:
+        """The measurement itself, on a model in isolation."""
+
+    def cost(self, samples: int, image_shape: tuple[int, int, int]) -> int:
+        """How many single-image forward passes it takes: what the budget reckons with.
+
+        A backward pass, which takes about as long as two forward ones, counts as two. Where the
+        number depends on what is found, this is the most it can be.
+        """
+        return samples
+
+    def overhead(self, samples: int, image_shape: tuple[int, int, int]) -> float:
+        """Seconds that it takes beside its passes, roughly, where they are worth a mention."""
+        return 0.0
+
+
+def settings_of(measurement: Measurement) -> dict[str, Any]:
+    """A measurement's settings by name."""
+    return {f.name: getattr(measurement, f.name) for f in dataclasses.fields(measurement)}

@@ -1,0 +1,295 @@
+"""What every result has in common: numbers, words, a figure, JSON."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..ground.files import plain, write_atomically
+from ..version import __version__
+from .drawing import LFC, new_figure, styled
+from .intervals import percent, wilson
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, eq=False)
+class Result(ABC):
+    """What a measurement found: numbers, arrays, a figure, words.
+
+    A subclass needs :meth:`scalars` alone; the arrays, table, figure and sentence are made of
+    them unless it has better ones.
+
+    Attributes:
+        settings: the measurement's settings, by name.
+        samples: number of images looked at.
+        provenance: what was measured, on what, how and when, as plain values.
+    """
+
+    settings: Mapping[str, Any]
+    samples: int
+    provenance: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """What cannot be trusted about these numbers; said before anything else is."""
+        return tuple(self.provenance.get("caveats", ()))
+
+    @abstractmethod
+    def scalars(self) -> dict[str, float]:
+        """TensorBoard tags and their values."""
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Every array by name; the class's docstring gives shapes and units."""
+        return {tag: np.asarray(value) for tag, value in self.scalars().items()}
+
+    def figure(self) -> Figure:
+        """A matplotlib figure, not attached to pyplot."""
+        return scalars_figure(self)
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Column heads and rows of the table that ``print`` shows."""
+        rows = [[tag, f"{value:.4g}", ""] for tag, value in self.scalars().items()]
+        for row in rows:
+            if row[0] in self.intervals():
+                row[2] = "[{:.4g}, {:.4g}]".format(*self.intervals()[row[0]])
+        if not self.intervals():
+            return ["number", "value"], [row[:2] for row in rows]
+        return ["number", "value", "95 % interval"], rows
+
+    def sentence(self) -> str:
+        """What the numbers say: :meth:`verdict`, unless the model is not above chance."""
+        return not_above_chance(self) or self.verdict()
+
+    def original(self) -> tuple[int, int, int] | None:
+        """How the model does on the original images: right, of how many, within the top k.
+
+        A model that is not above chance there is not judged. None: not measured, or nothing
+        that a guess could reach.
+        """
+        return None
+
+    def per_image(self) -> dict[str, NDArray[np.bool_]]:
+        """Outcome ``(N,)`` on every image, by tag, for those proportions that have one."""
+        return {}
+
+    def verdict(self) -> str:
+        """What the numbers say of a model that works, in one sentence with its figures."""
+        said = ", ".join(f"{tag} is {value:.4g}" for tag, value in self.scalars().items())
+        return f"On {self.samples} images {said}."
+
+    def histograms(self) -> dict[str, NDArray[Any]]:
+        """TensorBoard tags and the values whose distribution they show."""
+        return {}
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """95 % intervals of those of :meth:`scalars` that have one, by tag."""
+        return {}
+
+    def images(self) -> dict[str, Any]:
+        """TensorBoard tags and pictures: figures, or uint8 arrays ``(H, W)`` or ``(H, W, 3)``."""
+        return {}
+
+    def axes(self) -> dict[str, dict[str, Any]]:
+        """For arrays that belong in the event file: their axes and units, by array name."""
+        return {}
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """What the event file keeps of :meth:`arrays`: those that :meth:`axes` describes."""
+        arrays = self.arrays()
+        return {name: arrays[name] for name in self.axes()}
+
+    @property
+    def group(self) -> str:
+        """First part of its tensors' tags in the event file; the measurement's name."""
+        return self.name
+
+    @property
+    def name(self) -> str:
+        """The measurement's name, as in :attr:`Measurement.name`."""
+        # Without the suffix first, which an abbreviation (SVDResult) would swallow.
+        return re.sub(
+            r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__.removesuffix("Result")
+        ).lower()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain Python values, ready for JSON; NaN becomes None.
+
+        ``per_image`` holds :meth:`per_image` as base64 of ``np.packbits``.
+        """
+        return {
+            "hfc_probe": __version__,
+            "measurement": self.name,
+            "settings": plain(dict(self.settings)),
+            "samples": self.samples,
+            "provenance": plain(dict(self.provenance)),
+            "summary": self.sentence(),
+            "scalars": plain(self.scalars()),
+            "intervals": plain(self.intervals()),
+            "arrays": plain(self.arrays()),
+            "per_image": {
+                tag: base64.b64encode(np.packbits(outcome).tobytes()).decode()
+                for tag, outcome in self.per_image().items()
+            },
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write :meth:`to_dict` as JSON; a file is either whole or not there.
+
+        Raises:
+            InputError: a path that cannot be written.
+        """
+        text = json.dumps(self.to_dict(), allow_nan=False, ensure_ascii=False)
+        return write_atomically(Path(path), text.encode())
+
+    def log(self, writer: Any, step: int) -> None:
+        """Write into TensorBoard; see :func:`hfc_probe.tensorboard.log`."""
+        from .event_file import log
+
+        log(self, writer, step)
+
+    def __str__(self) -> str:
+        from tabulate import tabulate
+
+        heads, rows = self.table()
+        align = ["left"] + ["right"] * (len(heads) - 1)
+        body = tabulate(rows, heads, tablefmt="simple", colalign=align, disable_numparse=True)
+        parts = [self._title(), *map(caution, self.caveats), body, self.sentence()]
+        return "\n".join([*parts, *filter(None, [origin(self)])])
+
+    def _repr_html_(self) -> str:
+        import html
+        import io
+
+        from tabulate import tabulate
+
+        heads, rows = self.table()
+        body = tabulate(rows, heads, tablefmt="html", disable_numparse=True)
+        buffer = io.BytesIO()
+        self.figure().savefig(buffer, format="png", dpi=100)
+        picture = base64.b64encode(buffer.getvalue()).decode()
+        cautions = "".join(f"<p><b>{html.escape(caution(one))}</b></p>" for one in self.caveats)
+        return (
+            f"<h4>{html.escape(self._title())}</h4>{cautions}{body}"
+            f"<p>{html.escape(self.sentence())}</p><p>{html.escape(origin(self))}</p>"
+            f'<img alt="{html.escape(self.name)}" src="data:image/png;base64,{picture}">'
+        )
+
+    def _title(self) -> str:
+        return self.name.replace("_", " ").capitalize()
+
+
+@dataclass(frozen=True, eq=False)
+class CellResult(Result):
+    """A result whose scalars are single cells of its arrays, with their bounds in two others."""
+
+    @abstractmethod
+    def cells(self) -> Iterable[tuple[str, str, tuple[int, ...]]]:
+        """Tag, array and index of every scalar."""
+
+    def scalars(self) -> dict[str, float]:
+        arrays = self.arrays()
+        return {tag: float(arrays[name][at]) for tag, name, at in self.cells()}
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        arrays = self.arrays()
+        return {
+            tag: (float(arrays[f"{name}_lower"][at]), float(arrays[f"{name}_upper"][at]))
+            for tag, name, at in self.cells()
+        }
+
+
+def not_above_chance(result: Result) -> str | None:
+    """What is said in place of a verdict where the model does no better than a guess.
+
+    None if the interval of its accuracy on the original images lies above the larger of k/K and
+    the share of the k largest classes, or if there is no such accuracy.
+    """
+    seen, chance = result.original(), result.provenance.get("chance")
+    if seen is None or chance is None:
+        return None
+    right, count, topk = seen
+    low, high = (float(bound) for bound in wilson(right, count))
+    if low > chance:
+        return None
+    accuracy = right / count if count else float("nan")
+    of = "the share of the largest class" if topk == 1 else f"a guess of {topk} classes"
+    if chance == 1:
+        of = "all images are of one class" if topk == 1 else f"any {topk} classes hold the target"
+    elif result.provenance.get("classes") and np.isclose(
+        chance, topk / result.provenance["classes"]
+    ):
+        of = f"{topk} of {result.provenance['classes']} classes"
+    more = "measure more images, or " if accuracy > chance and chance < 1 else ""
+    return (
+        f"Accuracy on the original images is not above chance ({percent(chance)}, {of}): "
+        f"{percent(accuracy, low, high)} of {count} images; {more}check weights, labels and "
+        "normalisation."
+    )
+
+
+def caution(caveat: str) -> str:
+    """A caveat as a line of its own."""
+    return f"Caution: {caveat}"
+
+
+def origin(result: Result) -> str:
+    """Where a result comes from, in one line; nothing where it does not know."""
+    of = result.provenance
+    if not of:
+        return ""
+    parts = [f"{of.get('model')} (weights {of.get('weights')})"]
+    if of.get("images"):
+        choice = {"all": "", "random": ", a random choice", "first": ", the first ones"}
+        named = f" of {of['data']}" if of.get("data") else ""
+        chosen = choice.get(str(of.get("selection")), "")
+        parts.append(f"{of.get('samples')} images{named} (hash {of['images']}{chosen})")
+    if of.get("step") is not None:
+        parts.append(f"step {of['step']}, epoch {of['epoch']}")
+    parts.append(f"hfc_probe {of.get('version')}, {of.get('date')}")
+    return "; ".join(parts) + "."
+
+
+def manner(settings: Mapping[str, Any], background: str = "hfc_background") -> str:
+    """How components were made and predictions counted, as far as it is not the usual way.
+
+    >>> manner({"hfc_background": "zero", "closed": False, "topk": (5,)})
+    'HFC on zero background, LFC of d < r, right within the top 5'
+    """
+    parts = [f"HFC on {settings[background]} background"]
+    if settings.get("rescale") is not None:
+        parts.append(f"rescaled by {settings['rescale']}")
+    if settings.get("closed") is False:
+        parts.append("LFC of d < r")
+    topk = settings.get("topk", (1,))
+    if topk[0] != 1:
+        parts.append(f"right within the top {topk[0]}")
+    return ", ".join(parts)
+
+
+def scalars_figure(result: Result) -> Figure:
+    """A result's numbers as bars, with those 95 % intervals that it has."""
+    scalars, intervals = result.scalars(), result.intervals()
+    with styled():
+        figure = new_figure(7, 1.4 + 0.4 * max(len(scalars), 1))
+        axes = figure.add_subplot()
+        for k, (tag, value) in enumerate(scalars.items()):
+            axes.barh(k, value, color=LFC)
+            low, high = intervals.get(tag, (value, value))
+            axes.plot([low, high], [k, k], color="black", linewidth=1.5)
+        axes.set_yticks(range(len(scalars)), list(scalars))
+        axes.invert_yaxis()
+        axes.set_xlabel("value (95 % interval)" if intervals else "value")
+        axes.set_title(result.name.replace("_", " ").capitalize())
+    return figure

@@ -1,0 +1,1 @@
+"""Images in pixel space, and how they are read from a loader."""

@@ -1,0 +1,1 @@
+"""What everything stands on: errors, checks, files, random state, lazy imports."""

@@ -1,0 +1,558 @@
+"""One Fourier heatmap under way: what is looked at next, and what is made of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...core.intervals import wilson
+from ...core.measurement import settings_of
+from ...ground.errors import InputError
+from ...model.subject import Subject
+from . import model as heatmap_model
+from . import sequential
+from .checkpoint import Checkpoint, fingerprint
+from .engine import Engine, Outcome
+from .grid import Grid
+from .result import Estimator, FourierHeatmapResult
+
+# The least that the model is asked to make a map from, images a cell.
+FEWEST_PER_CELL = 4
+# Passes of one round of the sequential estimator, images a cell of one of the model's.
+_ROUND, _ROUND_PER_CELL = 2048, 8
+_WATCH_SECONDS = 5.0
+# Cells within this distance from DC get so many times the images of others.
+_NEAR, _MORE_NEAR = 1.5, 4
+
+
+class Run:
+    """One measurement under way: the engine, what it has found, and the estimators."""
+
+    def __init__(
+        self, settings: Any, engine: Engine, grid: Grid, norm: float, began: float
+    ) -> None:
+        self.settings, self.engine, self.grid = settings, engine, grid
+        self.norm, self.began = norm, began
+        self.count = len(engine.samples)
+        self.cells = len(grid.directions)
+        self.clean: Outcome | None = None
+        leads = self.subject.leads
+        path = settings.checkpoint if leads else None
+        self.watch = settings.watch if leads else None
+        key = fingerprint(engine, settings.estimator) if path is not None else ""
+        self.checkpoint = Checkpoint(path, key)
+
+    @property
+    def subject(self) -> Subject:
+        return self.engine.subject
+
+    def look_at_clean(self) -> Outcome:
+        self.clean = self.engine.clean()
+        return self.clean
+
+    def exhaustive(self) -> FourierHeatmapResult:
+        """Every image of every direction, in a row, cut into batches: many images of one
+        direction or many directions of few images, whichever fills a batch.
+        """
+        total = self.count * self.cells
+        clean = self.clean or self.look_at_clean()
+        columns = clean.wrong.shape[1]
+        device = self.engine.device
+        wrong = torch.zeros(self.cells, columns, dtype=torch.long, device=device)
+        # One tuple, replaced at once: an interruption finds counts and place in step.
+        at = (0, wrong, torch.zeros(self.cells, 2, dtype=torch.float64, device="cpu"))
+        state = self.subject.agree(self.checkpoint.load())
+        if state is not None:
+            kept = torch.from_numpy(state["wrong"]).to(device)
+            at = (int(state["done"]), kept, torch.from_numpy(state["loss"]))
+
+        size = self.subject.batch_size
+
+        def pairs(start: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+            return np.divmod(np.arange(start, min(start + size, total)), self.count)
+
+        def keep() -> None:
+            self.checkpoint.save(
+                {"done": at[0], "wrong": at[1].cpu().numpy(), "loss": at[2].numpy()}
+            )
+
+        shown = time.monotonic()
+        try:
+            with self.subject.progress(total, "forward") as advance:
+                advance(at[0])
+                starts = range(at[0], total, size)
+                found_by_batch = self.engine.share(starts, lambda k: self.engine.run(*pairs(k)))
+                for start, found in zip(starts, found_by_batch, strict=True):
+                    cells, _ = pairs(start)
+                    stop = start + len(cells)
+                    index = torch.from_numpy(cells)
+                    advance(stop - start)
+                    at = (
+                        stop,
+                        at[1].index_add(0, index.to(device), found.wrong.long()),
+                        at[2].index_add(0, index, _moments(found.loss)),
+                    )
+                    if self.checkpoint.due():
+                        keep()
+                    if self.watch and time.monotonic() - shown > _WATCH_SECONDS:
+                        self.watch(self._counted(*at))
+                        shown = time.monotonic()
+        except BaseException:
+            keep()
+            raise
+        self.checkpoint.remove()
+        return self._counted(*at)
+
+    def _counted(self, done: int, wrong: Tensor, loss: Tensor) -> FourierHeatmapResult:
+        full, rest = divmod(done, self.count)
+        seen = np.full(self.cells, 0, np.int64)
+        seen[:full] = self.count
+        if rest:
+            seen[full] = rest
+        counts = wrong.cpu().numpy()
+        sums = loss.numpy()
+        return self.result(seen, counts, sums)
+
+    def result(
+        self, seen: NDArray[np.int64], counts: NDArray[np.int64], sums: NDArray[np.float64]
+    ) -> FourierHeatmapResult:
+        """From counts of errors and sums of losses and their squares, per direction."""
+        safe = np.maximum(seen, 1)
+        mean = np.where(seen > 0, sums[:, 0] / safe, np.nan)
+        if counts.shape[1] == 0:  # the score is a loss: normal intervals of its mean
+            variance = np.maximum(sums[:, 1] / safe - mean**2, 0) * safe / np.maximum(safe - 1, 1)
+            half = 1.96 * np.sqrt(variance / safe)
+            half = np.where(seen > 1, half, np.inf)
+            return self.make(
+                mean,
+                mean - half,
+                mean + half,
+                seen,
+                loss=mean,
+                quantity="score",
+                estimator="exhaustive",
+            )
+        lower, upper = wilson(counts[:, 0], seen)
+        error = np.where(seen > 0, counts[:, 0] / safe, np.nan)
+        assert isinstance(self.settings.topk, tuple)
+        further = {
+            k: np.where(seen > 0, counts[:, column + 1] / safe, np.nan)
+            for column, k in enumerate(self.settings.topk[1 : counts.shape[1]])
+        }
+        plain_score = self.settings.score is None
+        return self.make(
+            error,
+            lower,
+            upper,
+            seen,
+            loss=mean if plain_score else None,
+            further=further,
+            estimator="exhaustive",
+        )
+
+    def make(
+        self,
+        error: NDArray[np.float64],
+        lower: NDArray[np.float64],
+        upper: NDArray[np.float64],
+        seen: NDArray[np.int64],
+        *,
+        loss: NDArray[np.float64] | None = None,
+        further: Mapping[int, NDArray[np.float64]] | None = None,
+        quantity: Literal["error", "score"] = "error",
+        estimator: Estimator | None = None,
+        unsafe: NDArray[np.bool_] | None = None,
+        detectable: float | None = None,
+        radial: Mapping[str, NDArray[Any]] | None = None,
+    ) -> FourierHeatmapResult:
+        assert self.clean is not None
+        settings = {
+            name: value
+            for name, value in settings_of(self.settings).items()
+            if name not in ("checkpoint", "watch", "score")
+        }
+        score = self.settings.score
+        settings |= {
+            "norm": self.norm,
+            "score": None if score is None else getattr(score, "__name__", type(score).__name__),
+            "estimator": estimator or self.settings.estimator,
+        }
+        layout = self.grid.layout
+        flagged = np.zeros(self.cells, bool) if unsafe is None else unsafe
+        clean_wrong, clean_loss = self.clean.wrong.cpu().numpy(), self.clean.loss.cpu().numpy()
+        return FourierHeatmapResult(
+            settings=settings,
+            samples=self.count,
+            image_size=(self.grid.height, self.grid.width),
+            estimator=estimator or self.settings.estimator,
+            quantity=quantity,
+            axis_i=self.grid.frequencies()[0],
+            axis_j=self.grid.frequencies()[1],
+            error=layout(error),
+            lower=layout(lower),
+            upper=layout(upper),
+            count=layout(seen),
+            clean_wrong=int(clean_wrong[:, 0].sum()) if clean_wrong.shape[1] else 0,
+            clean_loss=float(clean_loss.mean(dtype=np.float64)),
+            loss=None if loss is None else layout(loss),
+            further={k: layout(values) for k, values in (further or {}).items()},
+            unsafe=tuple(where for k, where in enumerate(self.grid.directions) if flagged[k]),
+            detectable=detectable,
+            rings=dict(radial or {}),
+            passes=self.engine.forwards,
+            elapsed=time.perf_counter() - self.began,
+        )
+
+    # Sampled estimators
+
+    def table(self) -> Table:
+        if self.clean is None:
+            self.look_at_clean()
+        assert self.clean is not None
+        if self.clean.wrong.shape[1] == 0:
+            raise InputError(
+                "score: expected a bool per image (True where right) for a sampled map, got a "
+                "loss; leave precision, forwards, seconds and radial out to measure it in full"
+            )
+        return Table(self)
+
+    def sequential(self) -> FourierHeatmapResult:
+        precision = self.settings.precision
+        assert precision is not None
+        z = sequential.calibrated_z(self.count, precision)
+        table = self.table()
+        stops = sequential.looks(self.count)
+        pending = np.ones(self.cells, bool)
+        planned = np.full(self.cells, stops[0])
+        expected = int(self.cells * self.count * sequential.share(self.count, precision))
+
+        def state() -> FourierHeatmapResult:
+            lower, upper = sequential.interval(table.errors, table.seen, self.count, z)
+            return self.sampled(table, table.rate(), lower, upper)
+
+        with self.subject.progress(expected, "forward") as advance:
+            while pending.any():
+                # A round: the more uncertain half of the unfinished cells, one look further.
+                lower, upper = sequential.interval(table.errors, table.seen, self.count, z)
+                order = np.argsort(np.where(pending, lower - upper, 1.0), kind="stable")
+                half = -(-int(pending.sum()) // 2)
+                chosen = np.sort(order[: min(half, _ROUND // sequential.STEP)])
+                table.extend(chosen, planned[chosen] - table.seen[chosen], advance)
+                lower, upper = sequential.interval(table.errors, table.seen, self.count, z)
+                done = (upper - lower) / 2 <= precision
+                pending &= ~((done | (table.seen == self.count)) & (table.seen >= stops[0]))
+                after = np.minimum(np.searchsorted(stops, table.seen, "right"), len(stops) - 1)
+                planned = stops[after]
+                table.show(state)
+        self.checkpoint.remove()
+        return state()
+
+    def sampled(
+        self,
+        table: Table,
+        error: NDArray[np.float64],
+        lower: NDArray[np.float64],
+        upper: NDArray[np.float64],
+        **more: Any,
+    ) -> FourierHeatmapResult:
+        return self.make(error, lower, upper, table.seen, **more)
+
+    def model(self) -> FourierHeatmapResult:
+        table = self.table()
+        budget, deadline = self.settings.forwards, None
+        if budget is None:
+            assert self.settings.seconds is not None
+            deadline = self.began + self.settings.seconds
+        whole = self.cells * self.count
+        rest = whole if budget is None else budget - self.engine.forwards
+        if rest >= whole and budget is not None:
+            return self.exhaustive()
+        with self.subject.progress(rest if budget is not None else 0, "forward") as advance:
+            # Nine tenths go evenly to all cells, the rest to those that stick out.
+            # Around DC, where the error changes most from cell to cell, each gets four times as
+            # many images: they are few cells.
+            share = np.where(self.grid.distances() < _NEAR, _MORE_NEAR, 1)
+            even = min(self.count, max(1, int(0.9 * rest) // int(share.sum())))
+            if deadline is not None:
+                even = self._until(deadline, table, share, advance)
+            else:
+                while int(table.target.min()) < even:
+                    step = min(_ROUND_PER_CELL, even - int(table.target.min()))
+                    self._further(table, step * share, advance)
+                    table.show(lambda: self.fitted(table))
+            spent = int(table.seen.sum())
+            extra = rest - spent if budget is not None else spent // 9
+            if extra > 0:
+                table.extend(*self._suspects(self._fit(table, None), table, extra), advance)
+        self.checkpoint.remove()
+        return self.fitted(table)
+
+    def _further(
+        self, table: Table, counts: NDArray[np.int64], advance: Callable[[int], Any]
+    ) -> None:
+        """So many more images of every cell, as far as there are any."""
+        counts = np.minimum(counts, self.count - table.seen)
+        table.extend(np.arange(self.cells), counts, advance)
+
+    def _until(
+        self,
+        deadline: float,
+        table: Table,
+        share: NDArray[np.int64],
+        advance: Callable[[int], Any],
+    ) -> int:
+        """Rounds over all cells, each half as large again, until the time is nearly used up."""
+        step, even = FEWEST_PER_CELL, 0
+        while True:
+            began = time.perf_counter()
+            step = min(step, self.count - even)
+            self._further(table, step * share, advance)
+            even += step
+            table.show(lambda: self.fitted(table))
+            # A fit at the end and the second look at suspects take about a quarter.
+            now = time.perf_counter()
+            per_image, left = (now - began) / step, 0.75 * (deadline - now)
+            fits = min(max(even // 2, 1), int(left / per_image))
+            step = self.subject.agree(int(fits))
+            if step < 1 or even >= self.count:
+                return even
+
+    def _suspects(
+        self, fit: heatmap_model.Fit, table: Table, extra: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Cells with the largest residuals and how many more images each is given."""
+        order = np.argsort(-np.abs(fit.residual), kind="stable")
+        most = max(1, self.cells // 20)
+        suspicious = order[: max(1, min(most, int((np.abs(fit.residual) > 2).sum())))]
+        suspicious = suspicious[:extra]
+        each = extra // len(suspicious)
+        more = np.minimum(np.minimum(each, 4 * int(np.median(table.seen))), self.count - table.seen)
+        cells, counts = suspicious, more[suspicious]
+        left = extra - int(counts.sum())
+        # What they do not need goes to the cells after them, one image each.
+        others = order[len(suspicious) :][: max(0, left)]
+        others = others[table.seen[others] < self.count]
+        cells = np.concatenate([cells, others])
+        return cells, np.concatenate([counts, np.ones(len(others), np.int64)])
+
+    def _fit(self, table: Table, apart: NDArray[np.bool_] | None) -> heatmap_model.Fit:
+        assert self.clean is not None
+        cells, images = np.nonzero(table.known >= 0)
+        full = self.grid.height, self.grid.width
+        window = self.grid.rows, self.grid.columns
+        periods = tuple(float(a if a == b else 2 * b) for a, b in zip(full, window, strict=True))
+        self._latest = heatmap_model.fit(
+            np.array(self.grid.directions, dtype=np.float64),
+            (periods[0], periods[1]),
+            (float(window[0]), float(window[1])),
+            cells,
+            images,
+            table.known[cells, images],
+            self.patterns(),
+            self.engine.samples.targets.numpy(),
+            self.clean.margin.cpu().numpy().astype(np.float64),
+            apart,
+            None if self._latest is None else self._latest.posterior,
+        )
+        return self._latest
+
+    def patterns(self) -> NDArray[np.int64]:
+        if self._patterns is None:
+            self._patterns = self.engine.sign_patterns()
+        return self._patterns
+
+    _patterns: NDArray[np.int64] | None = None
+    _latest: heatmap_model.Fit | None = None
+
+    def fitted(self, table: Table) -> FourierHeatmapResult:
+        """The model's map; cells where it does not hold as sampled."""
+        limit = heatmap_model.threshold(self.cells)
+        apart = np.zeros(self.cells, bool)
+        fit = self._fit(table, None)
+        for _ in range(4):
+            found = (np.abs(fit.residual) > limit) & ~apart
+            if not found.any():
+                break
+            # One at a time of neighbours: a spike pulls those beside it out of line.
+            apart |= found & (np.abs(fit.residual) >= 0.8 * np.abs(fit.residual[~apart]).max())
+            fit = self._fit(table, apart)
+        apart &= np.abs(fit.residual) > limit / 2
+        lower, upper = heatmap_model.interval(fit, self.count)
+        alone = sequential.interval(table.errors, table.seen, self.count, 1.96)
+        error = np.where(apart, table.rate(), fit.error)
+        lower = np.where(apart, alone[0], lower)
+        upper = np.where(apart, alone[1], upper)
+        p = np.clip(fit.error, 0.05, 0.95)
+        typical = np.sqrt(p * (1 - p) / np.maximum(table.seen, 1))
+        detectable = float(min(1.0, limit * np.median(typical)))
+        return self.sampled(table, error, lower, upper, unsafe=apart, detectable=detectable)
+
+    def rings(self) -> FourierHeatmapResult:
+        """Error against distance from DC, from random directions of each ring."""
+        settings = self.settings
+        ring = self.grid.rings()
+        kinds = np.unique(ring)
+        table = self.table()
+        whole = self.count * self.cells
+        budget = max(len(kinds), whole // 100)
+        if settings.forwards is not None:
+            budget = settings.forwards - self.engine.forwards
+            if budget < FEWEST_PER_CELL * len(kinds):
+                raise InputError(
+                    "forwards: expected at least "
+                    f"{self.engine.forwards + FEWEST_PER_CELL * len(kinds)} for {len(kinds)} "
+                    f"rings, got {settings.forwards}"
+                )
+        z, precision = 1.96, settings.precision
+        if precision is not None:
+            z = sequential.calibrated_z(self.count, precision)
+            budget = int(len(kinds) * self.count * sequential.share(self.count, precision))
+        # One walk per ring: images in the shared order, each with a direction of the ring
+        # drawn at random; so the images of a ring are distinct, as for a single cell.
+        rng = np.random.default_rng((settings.seed, 7))
+        members = [np.flatnonzero(ring == kind) for kind in kinds]
+        walks = np.stack([rng.choice(own, self.count) for own in members])
+        orders = np.stack(
+            [np.roll(table.order, -k * self.count // len(kinds)) for k in range(len(kinds))]
+        )
+        seen = np.zeros(len(kinds), np.int64)
+        wrong = np.zeros(len(kinds), np.int64)
+        stops = sequential.looks(self.count)
+
+        def state() -> FourierHeatmapResult:
+            lower, upper = sequential.interval(wrong, seen, self.count, z)
+            rate = np.where(seen > 0, wrong / np.maximum(seen, 1), np.nan)
+            place = np.searchsorted(kinds, ring)
+            radial = {
+                "radius": kinds.astype(np.float64),
+                "radial_error": rate,
+                "radial_lower": lower,
+                "radial_upper": upper,
+                "radial_count": seen.copy(),
+            }
+            return self.make(rate[place], lower[place], upper[place], seen[place], radial=radial)
+
+        with self.subject.progress(budget, "forward") as advance:
+            spent = 0
+            while True:
+                lower, upper = sequential.interval(wrong, seen, self.count, z)
+                open_ = seen < self.count
+                if precision is not None:
+                    open_ &= ~(((upper - lower) / 2 <= precision) & (seen >= stops[0]))
+                elif spent >= budget:
+                    break
+                if not open_.any():
+                    break
+                # Coarse to fine: the widest rings first.
+                order = np.argsort(np.where(open_, lower - upper, 1.0), kind="stable")
+                chosen = order[: int(open_.sum())]
+                chosen = chosen[: max(1, -(-len(chosen) // 2))]
+                pairs = []
+                for k in chosen:
+                    nxt = int(stops[np.searchsorted(stops, seen[k], "right")])
+                    if precision is None:
+                        nxt = min(nxt, int(seen[k]) + budget - spent)
+                    spent += nxt - int(seen[k])
+                    part = slice(int(seen[k]), nxt)
+                    pairs.append((k, walks[k, part], orders[k, part]))
+                found = table.evaluate(
+                    np.concatenate([p[1] for p in pairs]),
+                    np.concatenate([p[2] for p in pairs]),
+                    advance,
+                )
+                start = 0
+                for k, cells, _ in pairs:
+                    wrong[k] += int(found[start : start + len(cells)].sum())
+                    seen[k] += len(cells)
+                    start += len(cells)
+                table.show(state)
+        self.checkpoint.remove()
+        return state()
+
+
+class Table:
+    """Which (direction, image) pairs have been looked at, and what was found.
+
+    All cells go through the images in one random order, each from a start of its own: the
+    same images recur everywhere, and neighbouring cells see different ones.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        rng = np.random.default_rng((run.settings.seed, 3))
+        self.order = rng.permutation(run.count)
+        self.start = rng.permutation(run.cells) * run.count // run.cells
+        self.target = np.zeros(run.cells, np.int64)
+        self.known = np.full((run.cells, run.count), -1, np.int8)
+        self._kept = self.known
+        state = run.subject.agree(run.checkpoint.load())
+        if state is not None:
+            self._kept = state["known"]
+        self._shown = time.monotonic()
+
+    @property
+    def seen(self) -> NDArray[np.int64]:
+        return self.target
+
+    @property
+    def errors(self) -> NDArray[np.int64]:
+        total: NDArray[np.int64] = (self.known == 1).sum(1)
+        return total
+
+    def rate(self) -> NDArray[np.float64]:
+        seen = (self.known >= 0).sum(1)
+        return np.where(seen > 0, self.errors / np.maximum(seen, 1), np.nan)
+
+    def extend(
+        self, cells: NDArray[np.int64], counts: NDArray[np.int64], advance: Callable[[int], Any]
+    ) -> None:
+        """The next so many images of each cell's walk."""
+        which = np.repeat(cells, counts)
+        first = np.repeat(self.start[cells] + self.target[cells], counts)
+        within = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
+        self.evaluate(which, self.order[(first + within) % self.run.count], advance)
+        self.target = self.target.copy()
+        self.target[cells] += counts
+
+    def evaluate(
+        self, cells: NDArray[np.int64], images: NDArray[np.int64], advance: Callable[[int], Any]
+    ) -> NDArray[np.int8]:
+        """Errors of pairs, from the checkpoint where it has them."""
+        found = self._kept[cells, images]
+        missing = np.flatnonzero(found < 0)
+        engine, size = self.run.engine, self.run.subject.batch_size
+        parts = [missing[k : k + size] for k in range(0, len(missing), size)]
+        pairs = [(cells[part], images[part]) for part in parts]
+        outcomes = engine.share(pairs, lambda pair: engine.run(*pair))
+        try:
+            for part, outcome in zip(parts, outcomes, strict=True):
+                found[part] = outcome.wrong[:, 0].cpu().numpy()
+                self.known[cells[part], images[part]] = found[part]
+                advance(len(part))
+                if self.run.checkpoint.due():
+                    self._save()
+        except BaseException:
+            self._save()
+            raise
+        self.known[cells, images] = found
+        return found
+
+    def _save(self) -> None:
+        self.run.checkpoint.save({"known": np.maximum(self.known, self._kept)})
+
+    def show(self, result: Callable[[], FourierHeatmapResult]) -> None:
+        watch = self.run.watch
+        if watch is not None and time.monotonic() - self._shown > _WATCH_SECONDS:
+            watch(result())
+            self._shown = time.monotonic()
+
+
+def _moments(loss: Tensor) -> Tensor:
+    values = loss.detach().to("cpu", torch.float64)
+    return torch.stack([values, values**2], 1)

@@ -1,0 +1,1 @@
+"""The model as measurements see it: isolated, tried, images in and logits out."""

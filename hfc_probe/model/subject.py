@@ -1,0 +1,342 @@
+"""Images in pixel space in, logits out: a model in isolation with its samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..data.samples import PixelSpace, Samples, check_pixels
+from ..ground import checks
+from ..ground.errors import InputError
+from ..ranks import RankGroup, share_buffers
+from .isolation import device_of, first_tensor, isolated
+from .trial import Verdict, known, verdict_of
+
+
+@dataclass
+class Tally:
+    """What a measurement did with its subject: images put through the model, logits seen."""
+
+    passes: int = 0
+    classes: int | None = None
+
+
+Job = TypeVar("Job")
+
+
+Found = TypeVar("Found")
+
+
+Predict = Callable[[nn.Module, Tensor], Tensor]
+
+
+# Pixels of one batch where the caller names no size: 256 images of 32×32, 16 of 224×224.
+_BATCH_PIXELS = 256 * 3 * 32 * 32
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model in isolation with the samples it is looked at through.
+
+    Measurements get one; it is valid while they run.
+
+    Attributes:
+        model: the unwrapped model, in evaluation mode.
+        samples: images in pixel space and targets.
+        pixels: how the model wants them normalised.
+        device: where the model is.
+        batch_size: images per forward pass.
+        ranks: those that measure together, see :meth:`share`; None for one alone.
+        caveats: sentences on what cannot be trusted about what is found; whoever works on the
+            subject may add one, and the result says them first.
+        tally: what was done with the model.
+    """
+
+    model: nn.Module
+    samples: Samples
+    pixels: PixelSpace
+    device: torch.device
+    batch_size: int
+    predict: Predict | None = None
+    show_progress: bool = False
+    ranks: RankGroup | None = None
+    caveats: list[str] = field(default_factory=list)
+    tally: Tally = field(default_factory=Tally)
+
+    def logits(self, images: Tensor, what: str = "original") -> Tensor:
+        """Logits ``(N, K)`` in float32 for images in pixel space, not clipped.
+
+        Raises:
+            InputError: an output that is no ``(N, K)`` tensor, or NaN among the logits.
+        """
+        logits = self.outputs(images)
+        bad = int(logits.isnan().any(1).sum())
+        if bad:
+            raise InputError(
+                f"model: expected finite logits, got NaN for {bad} of {len(images)} {what} "
+                "images; look for diverged training or a wrong normalisation"
+            )
+        self.tally.passes += len(logits)
+        self.tally.classes = logits.shape[1]
+        return logits
+
+    def outputs(self, images: Tensor) -> Tensor:
+        """As :meth:`logits`, NaN and all."""
+        dtype = getattr(first_tensor(self.model), "dtype", images.dtype)
+        inputs = self.pixels.normalize(images)
+        inputs = inputs.to(dtype) if dtype.is_floating_point else inputs
+        if self.predict is not None:
+            output: Any = self.predict(self.model, inputs)
+        else:
+            output = _first_output(self.model(inputs), len(images), self.samples.targets)
+        if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != len(images):
+            shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            call = "…"
+            if isinstance(output, Mapping) and output:
+                shape = f"{shape} with {', '.join(map(repr, output))}"
+                call = f"model(images)[{next(iter(output))!r}]"
+            raise InputError(
+                f"model: expected logits of shape ({len(images)}, classes), got {shape}; pass "
+                f"predict=lambda model, images: {call} that returns them"
+            )
+        if output.shape[1] < 2:
+            raise InputError(
+                "model: expected at least two logits, got one; for a single logit pass "
+                "predict=lambda model, x: torch.cat([-(z := model(x)), z], 1)"
+            )
+        return output.to(torch.float32)
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images in pixel space and targets, batch by batch, on the model's device."""
+        for start in self.starts():
+            yield self.batch(start)
+
+    def starts(self) -> range:
+        """Number of the first sample of every batch."""
+        return range(0, len(self.samples), self.batch_size)
+
+    def batch(self, start: int) -> tuple[Tensor, Tensor]:
+        """Images and targets of the batch that starts at a sample."""
+        part = slice(start, start + self.batch_size)
+        images = self.samples.pixels(part).to(self.device, non_blocking=True)
+        return images, self.samples.targets[part].to(self.device, non_blocking=True)
+
+    def map(
+        self,
+        work: Callable[[int, Tensor, Tensor], Found],
+        advance: Callable[[int], Any] | None = None,
+    ) -> Iterator[Found]:
+        """What ``work(start, images, targets)`` finds in each batch, in order.
+
+        If several ranks measure together, each does its share of the batches and gets the
+        results of all. So ``work`` returns what it finds (tensors, arrays, numbers) and changes
+        nothing outside; on every rank the measurement goes the same way.
+
+        Args:
+            advance: called with the images done, in place of a progress bar of its own.
+        """
+        starts, count = self.starts(), len(self.samples)
+        with self.progress(count, "image") if advance is None else nullcontext(advance) as forth:
+            found = self.share(starts, lambda start: work(start, *self.batch(start)))
+            for start, one in zip(starts, found, strict=True):
+                yield one
+                forth(min(self.batch_size, count - start))
+
+    def share(self, jobs: Sequence[Job], work: Callable[[Job], Found]) -> Iterator[Found]:
+        """What some work on each job finds, in order; otherwise as :meth:`map`."""
+
+        def counted(job: Job) -> tuple[Found, Tally, list[str]]:
+            before, said = self.tally.passes, len(self.caveats)
+            found = work(job)
+            passes, self.tally.passes = self.tally.passes - before, before
+            return found, Tally(passes, self.tally.classes), self.caveats[said:]
+
+        # Counted as the results come in, whichever process did the work.
+        all_found = map(counted, jobs) if self.ranks is None else self.ranks.share(jobs, counted)
+        for found, tally, caveats in all_found:
+            self.tally.passes += tally.passes
+            self.tally.classes = tally.classes or self.tally.classes
+            self.caveats.extend(one for one in caveats if one not in self.caveats)
+            yield found
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files: it measures alone or is rank 0."""
+        return self.ranks is None or self.ranks.leads
+
+    def agree(self, value: Found) -> Found:
+        """Rank 0's value, on all ranks: for what they could see differently, such as a clock."""
+        return value if self.ranks is None else self.ranks.broadcast(value)
+
+    def check_targets(self, classes: int) -> None:
+        """Raise :class:`InputError` for targets that the model has no logit for."""
+        largest = int(self.samples.targets.max())
+        if largest >= classes:
+            raise InputError(
+                f"labels: expected class indices from 0 to {classes - 1}, the model's "
+                f"{classes} logits, got {largest}"
+            )
+        self.samples.warn_if_few_classes(classes)
+
+    @contextmanager
+    def progress(self, total: int, unit: str) -> Iterator[Callable[[int], Any]]:
+        """A progress bar; yields a function that advances it."""
+        if not self.show_progress:
+            yield lambda n: None
+            return
+        from tqdm.auto import tqdm
+
+        with tqdm(total=total, unit=unit, leave=False, dynamic_ncols=True, delay=0.5) as bar:
+            yield bar.update
+
+
+def rank(logits: Tensor, targets: Tensor) -> Tensor:
+    """Place of the target among the logits, 0 for the largest; ties go to the lower class.
+
+    >>> rank(torch.tensor([[0.1, 0.7, 0.2], [0.5, 0.5, 0.5]]), torch.tensor([2, 1])).tolist()
+    [1, 1]
+    """
+    own = logits.gather(1, targets[:, None])
+    ahead = torch.arange(logits.shape[1], device=logits.device) < targets[:, None]
+    return ((logits > own) | ((logits == own) & ahead)).sum(1)
+
+
+def _first_output(output: Any, count: int, targets: Tensor) -> Any:
+    """What a model returns, or the logits among it; a tuple's first unless others fit as well."""
+    if isinstance(output, Tensor):
+        return output
+    if hasattr(output, "logits"):
+        return output.logits
+    if isinstance(output, Mapping) and "logits" in output:
+        return output["logits"]
+    if isinstance(output, (tuple, list)) and output:
+        _check_first(output, count, int(targets.max()) + 1)
+        return output[0]
+    return output
+
+
+def _check_first(outputs: Sequence[Any], count: int, needed: int) -> None:
+    """Refuse a tuple in which not the first tensor may be the logits: (features, logits), say.
+
+    Features have more columns than there are classes, or as few as happen to be enough for the
+    labels seen. So the first passes if no other of another width is possible, or if it is the
+    narrowest possible and the labels use more than half of its columns.
+    """
+    widths = {
+        place: one.shape[1]
+        for place, one in enumerate(outputs)
+        if isinstance(one, Tensor) and one.dim() == 2 and len(one) == count
+        if one.is_floating_point() and one.shape[1] >= max(2, needed)
+    }
+    if not widths or set(widths.values()) == {widths.get(0)}:
+        return
+    likely = min(widths, key=lambda place: widths[place])
+    if likely == 0 and needed > widths[0] / 2:
+        return
+    shapes = ", ".join(
+        str(tuple(one.shape)) if isinstance(one, Tensor) else type(one).__name__ for one in outputs
+    )
+    raise InputError(
+        f"model: expected one tensor of logits, got {len(outputs)} outputs ({shapes}), and labels "
+        f"up to {needed - 1} do not tell which are the logits; pass "
+        f"predict=lambda model, images: model(images)[{likely}], if it is number {likely}"
+    )
+
+
+def default_batch_size(image_shape: tuple[int, int, int], device: str = "cpu") -> int:
+    """Images per forward pass where the caller names no number; four times as many on a GPU.
+
+    Fixed rather than found by timing, so that the same call gives the same last digit.
+
+    >>> default_batch_size((3, 32, 32)), default_batch_size((3, 224, 224))
+    (256, 16)
+    """
+    size = max(16, min(256, _BATCH_PIXELS // math.prod(image_shape)))
+    return 4 * size if device == "cuda" else size
+
+
+_NO_SAMPLES = Samples(np.zeros((1, 1, 1, 1), np.float32), np.zeros(1, np.int64))  # type: ignore[arg-type]
+
+
+@contextmanager
+def subject_of(
+    model: nn.Module,
+    samples: Samples | None,
+    *,
+    pixels: PixelSpace | None = None,
+    predict: Predict | None = None,
+    batch_size: int | None = None,
+    progress: bool = False,
+    ranks: RankGroup | None = None,
+    trial: bool = True,
+) -> Iterator[Subject]:
+    """A model in isolation with its samples; arguments and errors as for ``run``.
+
+    Args:
+        trial: whether the model is to answer, so that it is tried first.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"model: expected a torch.nn.Module, got {type(model).__name__}; wrap a function "
+            "in a Module whose forward calls it"
+        )
+    pixels = check_pixels(pixels)
+    pixels = pixels or (samples.normalization if samples is not None else None) or PixelSpace()
+    if samples is not None:
+        pixels.check(samples.image_shape[0])
+    if batch_size is not None:
+        batch_size = checks.whole("batch_size", batch_size)
+    progress = checks.flag("progress", progress)
+    if predict is not None:
+        checks.function("predict", predict, "predict(model, images) -> logits")
+    found = known(model)
+    if samples is not None and trial:
+        found = try_model(model, samples, pixels=pixels, predict=predict)
+    samples = samples or _NO_SAMPLES
+    with isolated(model, without=found.without, writes=found.writes) as inner:
+        where = device_of(inner)
+        batch_size = batch_size or default_batch_size(samples.image_shape, where.type)
+        if ranks is not None:
+            share_buffers(ranks, inner)
+        yield Subject(
+            model=inner,
+            samples=samples,
+            pixels=pixels,
+            device=where,
+            batch_size=batch_size,
+            predict=predict,
+            show_progress=progress and (ranks is None or ranks.leads),
+            ranks=ranks,
+            caveats=list(found.caveats),
+        )
+
+
+def try_model(
+    model: nn.Module,
+    samples: Samples,
+    *,
+    pixels: PixelSpace | None = None,
+    predict: Predict | None = None,
+    again: bool = False,
+) -> Verdict:
+    """The verdict of :mod:`hfc_probe.trial` on a model, as it answers these samples."""
+
+    def run(inner: nn.Module, count: int) -> Tensor:
+        subject = Subject(
+            inner, samples, pixels or PixelSpace(), device_of(inner), count, predict=predict
+        )
+        return subject.outputs(subject.batch(0)[0])
+
+    return verdict_of(model, run, again=again)
+
+
+def right(subject: Subject, images: Tensor, targets: Tensor, what: str) -> Tensor:
+    """Which of the images are predicted right, ``(N,)`` bool."""
+    return rank(subject.logits(images, what), targets) < 1

@@ -1,0 +1,270 @@
+"""Attach a probe to a training run, after a look whether it can work."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..core.measurement import settings_of
+from ..core.provenance import images_hash
+from ..data.samples import PixelSpace, Samples
+from ..ground import checks
+from ..ground.errors import InputError
+from ..measurements import FourierHeatmap, FrequencyAccuracy, KernelSpectra, Measurement
+from ..model.subject import Predict, try_model
+from ..model.trial import check_lazy, check_settings
+from ..ranks import can_divide, form, is_sharded, rank_and_world
+from .probe import Probe, _Entry, logger
+from .schedule import Budget, Every
+from .steps import not_of
+
+Measurements = Mapping[Measurement, Every] | Iterable[Measurement | tuple[Measurement, Every]]
+
+
+def attach(
+    model: nn.Module,
+    data: Any,
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    log_dir: str | os.PathLike[str] | None = None,
+    writer: Any = None,
+    measurements: Measurements | None = None,
+    pixels: PixelSpace | None = None,
+    limit: int | None = 1000,
+    budget: float = 0.05,
+    strict: bool = False,
+    predict: Predict | None = None,
+    final: bool = True,
+) -> Probe:
+    """Attach a probe to a model in training. The training run stays the same, bit for bit.
+
+    Under ``torch.distributed`` call it, and what you call of the probe, on every rank and with the
+    same arguments: each measures a share of the images, all have the results, rank 0 logs them. On
+    rank 0 only it works as well, unless the model is sharded; then that rank measures alone.
+
+    Args:
+        model: any vision classifier, wrapped (DDP, ``torch.compile``) or not.
+        data: validation data: an iterable of batches as the model eats them (see
+            :meth:`Samples.collect`), read once, now; or :class:`Samples`. None if no
+            measurement needs data.
+        optimizer: if given, steps are counted by themselves; otherwise call
+            :meth:`Probe.step`, or :meth:`Probe.end_epoch` alone.
+        log_dir: TensorBoard directory for a writer of the probe's own.
+        writer: your writer, or a list of them: any object with ``add_scalar``, and what else
+            it has of ``add_histogram``, ``add_image``, ``add_figure``, ``add_text``.
+        measurements: what to measure: measurements, pairs with :class:`Every`, or a mapping to
+            it. None: :func:`default_measurements`.
+        pixels: how the model wants images normalised, be it that the loader does it or the
+            training loop; None: as found in the loader's transforms.
+        limit: number of samples looked at, a seeded random choice; None for all.
+        budget: share of the training's wall time that all measurements together may take
+            (:class:`hfc_probe.schedule.Budget`); 1 for no limit.
+        strict: raise what a measurement raises, instead of reporting it and training on.
+        predict: ``predict(model, images) -> logits`` for models of another form.
+        final: whether :meth:`Probe.close` measures the trained model, where that is not done yet.
+
+    Returns:
+        The probe; close it after training, or use it as a context manager.
+
+    Raises:
+        InputError: anything of this that cannot work, before the training starts.
+
+    >>> layers = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> samples = Samples(torch.rand(8, 1, 16, 16), torch.arange(8) % 4)
+    >>> with attach(layers, samples, measurements=[KernelSpectra()]) as probe:
+    ...     list(probe.measure())
+    ['kernel_spectra']
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"attach: expected a torch.nn.Module, got {type(model).__name__}")
+    if writer is not None and log_dir is not None:
+        raise InputError("attach: expected log_dir= or writer=, got both; keep one")
+    writers = list(writer) if isinstance(writer, (list, tuple)) else [writer]
+    for one in writers if writer is not None else []:
+        if not hasattr(one, "add_scalar"):
+            raise InputError(
+                f"writer: expected an object with add_scalar, got {type(one).__name__}; a logger's "
+                "TensorBoard writer is often its .experiment"
+            )
+    if predict is not None:
+        checks.function("predict", predict, "predict(model, images) -> logits")
+    strict = checks.flag("strict", strict)
+    share = Budget(budget)
+    if log_dir is not None:
+        log_dir = checks.path("log_dir", log_dir)
+    check_lazy(model)
+    stranger = None if optimizer is None else not_of(optimizer, model)
+    if stranger is not None:
+        logger.warning("hfc_probe: %s", stranger)
+    chosen = _scheduled(measurements) if measurements is not None else None
+    samples = None
+    if chosen is None or any(m.needs_data for m, _ in chosen):
+        if data is None:
+            raise InputError("attach: expected data (a validation loader or Samples), got none")
+        samples = Samples.collect(data, pixels=pixels, limit=limit)
+        pixels = samples.normalization
+        (pixels or PixelSpace()).check(samples.image_shape[0])
+    shape = samples.image_shape if samples is not None else None
+    if chosen is None:
+        chosen = list(default_measurements(model, shape).items())
+    group = form(_given(chosen, samples, pixels), divides=can_divide(model))
+    if group is None and rank_and_world()[1] > 1 and is_sharded(model):
+        raise InputError(
+            "attach: expected all ranks to attach a probe to a model that is sharded over them, "
+            "got fewer; call attach on every rank, not on rank 0 alone"
+        )
+    for measurement, _ in chosen:
+        measurement.validate(model, shape)
+    if samples is not None:
+        _try_out(model, samples, [m for m, _ in chosen], pixels, predict)
+    return Probe(
+        model=model,
+        samples=samples,
+        entries=_entries(chosen),
+        group=group,
+        pixels=pixels,
+        predict=predict,
+        budget=share,
+        strict=strict,
+        optimizer=optimizer,
+        writers=_open_writers(log_dir) if writer is None else writers,
+        owns_writers=log_dir is not None,
+        final=final,
+    )
+
+
+def _try_out(
+    model: nn.Module,
+    samples: Samples,
+    measurements: list[Measurement],
+    pixels: PixelSpace | None,
+    predict: Predict | None,
+) -> None:
+    """One trial pass over a few samples, for what no measurement could work with.
+
+    Raises:
+        InputError: a model that does not take the images or does not return logits, labels or
+            settings that do not fit it.
+    """
+    asking = [m for m in measurements if _asks(m, samples)]
+    if not asking:
+        return
+    found = try_model(model, samples, pixels=pixels, predict=predict, again=True)
+    if found.error is not None:
+        if isinstance(found.error, InputError):
+            raise found.error
+        said = " ".join(str(found.error).split())[:300]
+        raise InputError(
+            f"model: expected one that takes {tuple(samples.image_shape)} images, as the data has "
+            f"them, in evaluation mode, got {type(found.error).__name__}: {said}; pass the "
+            "data that it is trained on, or predict="
+        ) from found.error
+    if found.classes is not None:
+        largest = int(samples.targets.max())
+        if largest >= found.classes:
+            raise InputError(
+                f"labels: expected class indices from 0 to {found.classes - 1}, the model's "
+                f"{found.classes} logits, got {largest}"
+            )
+        for measurement in asking:
+            check_settings(measurement, samples.image_shape, found.classes)
+
+
+def _asks(measurement: Measurement, samples: Samples) -> bool:
+    """Whether a measurement asks for logits; one of the user's own may do otherwise."""
+    ours = any(
+        kind is not Measurement and kind.__module__.startswith(f"{__package__}.")
+        for kind in type(measurement).__mro__
+    )
+    asks = ours and measurement.needs_data
+    return asks and measurement.cost(len(samples), samples.image_shape) > 0
+
+
+def _given(
+    chosen: list[tuple[Measurement, Every]], samples: Samples | None, pixels: PixelSpace | None
+) -> str:
+    """A hash of what has to be the same on all ranks, for their results to fit together."""
+    digest = hashlib.sha256()
+    values: list[Any] = [samples, pixels]
+    for measurement, every in chosen:
+        values += [measurement.name, every, *settings_of(measurement).values()]
+    for value in values:
+        if isinstance(value, Samples):
+            digest.update(images_hash(value).encode())
+        elif not callable(value):  # a function has no text that other processes know it by
+            digest.update(repr(value).encode())
+    return digest.hexdigest()
+
+
+def default_measurements(
+    model: nn.Module, image_shape: tuple[int, int, int] | None
+) -> dict[Measurement, Every]:
+    """What a probe measures unless told otherwise.
+
+    Accuracy by frequency every epoch; the first layer's kernels every 100 steps and every
+    epoch, where the model has such a layer; the Fourier heatmap from 16,000 forward passes (its
+    centre of 63×63 frequencies for larger images) every 5 epochs. The budget may space them out.
+    """
+    chosen: dict[Measurement, Every] = {FrequencyAccuracy(): Every(epochs=1)}
+    spectra = KernelSpectra()
+    try:
+        spectra.validate(model, image_shape)
+        chosen[spectra] = Every(steps=100, epochs=1)
+    except InputError as error:
+        logger.info("hfc_probe: no kernel spectra for this model; %s", error)
+    if image_shape is not None and min(image_shape[1:]) >= 2:
+        _, height, width = image_shape
+        crop = None if max(height, width) <= 64 else (min(63, height), min(63, width))
+        chosen[FourierHeatmap(norm=None, forwards=16_000, crop=crop)] = Every(epochs=5)
+    return chosen
+
+
+def _scheduled(measurements: Measurements) -> list[tuple[Measurement, Every]]:
+    """Measurements with their schedules; every epoch where none is given."""
+    items = measurements.items() if isinstance(measurements, Mapping) else measurements
+    chosen: list[tuple[Measurement, Every]] = []
+    for item in checks.listed(items):
+        pair = item if isinstance(item, tuple) else (item, Every(epochs=1))
+        measurement, every = pair if len(pair) == 2 else (None, None)
+        if not isinstance(measurement, Measurement) or not isinstance(every, Every):
+            raise InputError(
+                "measurements: expected measurements such as FrequencyAccuracy(), each alone or "
+                f"with Every(...), got {checks.shown(item)}"
+            )
+        chosen.append((measurement, every))
+    return chosen
+
+
+def _entries(chosen: list[tuple[Measurement, Every]]) -> list[_Entry]:
+    """Entries under distinct names; the cheap ones (weights only) come first."""
+    entries: dict[str, _Entry] = {}
+    for measurement, every in sorted(chosen, key=lambda pair: pair[0].needs_data):
+        key = measurement.name
+        if key in entries and measurement.variant:
+            key = f"{key}_{measurement.variant}"
+        if key in entries:
+            raise InputError(
+                f"measurements: expected each once, got {measurement.name} twice, which would "
+                "write to the same tags; give the second a probe and a log_dir of its own"
+            )
+        entries[key] = _Entry(key, measurement, every)
+    return list(entries.values())
+
+
+def _open_writers(log_dir: str | os.PathLike[str] | None) -> list[Any]:
+    if log_dir is None or rank_and_world()[0]:
+        return []
+    from torch.utils.tensorboard import SummaryWriter
+
+    try:
+        return [SummaryWriter(os.fspath(log_dir), filename_suffix=".hfc")]
+    except OSError as error:
+        raise InputError(
+            f"log_dir: expected a directory that can be written, got {os.fspath(log_dir)} "
+            f"({error.strerror})"
+        ) from error

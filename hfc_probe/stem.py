@@ -110,7 +110,7 @@ def measure(
     reparametrised) count as part of it. A run is given up once the layer is reached.
 
     Args:
-        model: a model in isolation (:func:`hfc_probe.isolation.isolated`).
+        model: a model in isolation (:func:`hfc_probe.model.isolation.isolated`).
         run: calls the model on a batch; None: ``model(batch)``.
         shape: of one image; None: usual shapes are tried.
         layer: the layer of this name instead. Where its input already mixes pixels, its

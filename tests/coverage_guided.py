@@ -14,10 +14,10 @@ import tempfile
 from pathlib import Path
 
 READERS = [
-    "hfc_probe.comparison",
-    "hfc_probe.report",
-    "hfc_probe.stored",
-    "hfc_probe.probe_state",
+    "hfc_probe.cli.comparison",
+    "hfc_probe.cli.page",
+    "hfc_probe.cli.stored",
+    "hfc_probe.probe.state",
     "hfc_probe.detection.coco",
     "hfc_probe.detection.store",
     "tensorboard_plugin_hfc.metadata",

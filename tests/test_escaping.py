@@ -17,6 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 import hfc_probe
 from hfc_probe import FrequencyAccuracy, KernelSpectra, Measurement, Result, Samples
 from hfc_probe.cli.main import main
+from hfc_probe.cli.stored import printable
 
 EVIL = "<script>alert(1)</script>\"' onload='x' &amp;& é☃ <img src=x onerror=alert(1)>"
 FILE = EVIL.replace("/", "|")  # as far as a file name can be
@@ -83,7 +84,7 @@ def test_the_report_of_runs_with_hostile_names(tmp_path, evil):
     page = Page(out.read_text(encoding="utf-8"))
     only(page, REPORT, {"lang", "charset", "name", "content", "class", "alt", "src"})
     assert page.elements["img"] == 2
-    shown = hfc_probe.stored.printable(evil)
+    shown = printable(evil)
     assert page.text.count(shown) >= 5  # summaries, settings, table
     assert [value for name, value in page.attributes if name == "class"].count("told") == 1
     assert not set("\x1b\u202e") & set(done.output)  # no terminal turns red, or around

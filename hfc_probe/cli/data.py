@@ -42,9 +42,9 @@ def load_samples(
             [0, 1], and ``labels`` (N,); ``folder:DIR`` with one folder of images per class;
             ``cifar10:DIR``, the test set, downloaded if it is missing.
         pixels: the model's normalisation.
-        size, otherwise: side of a folder's images, see :func:`hfc_probe.folders.open_folder`.
+        size, otherwise: side of a folder's images, see :func:`hfc_probe.cli.folders.open_folder`.
         class_names, own_names: which class a folder is, see
-            :func:`hfc_probe.class_names.folder_classes`; ``own_names`` is asked with the
+            :func:`hfc_probe.cli.class_names.folder_classes`; ``own_names`` is asked with the
             number of logits.
         limit, seed: at most so many images, a seeded random choice.
         skip_broken: leave out images of a folder that cannot be read.

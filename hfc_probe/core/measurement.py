@@ -60,7 +60,7 @@ class Measurement(ABC):
         batch_size: int | None = None,
         progress: bool = False,
     ) -> Result:
-        """Measure a model; it is left exactly as it was (see :mod:`hfc_probe.isolation`).
+        """Measure a model; it is left exactly as it was (see :mod:`hfc_probe.model.isolation`).
 
         Args:
             model: any ``nn.Module``, in any mode, on any device, wrapped or not.

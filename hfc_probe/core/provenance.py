@@ -90,7 +90,7 @@ _hashes: weakref.WeakKeyDictionary[Samples, str] = weakref.WeakKeyDictionary()
 def weights_hash(model: nn.Module) -> str:
     """16 hexadecimal digits that tell the state of one model from another's.
 
-    Of a sharded model it is this rank's share. See :func:`hfc_probe.hashing.state_hash`.
+    Of a sharded model it is this rank's share. See :func:`hfc_probe.ground.hashing.state_hash`.
     """
     return state_hash(chain(model.named_parameters(), model.named_buffers()))[:_DIGITS]
 

@@ -154,7 +154,7 @@ class Result(ABC):
         return write_atomically(Path(path), text.encode())
 
     def log(self, writer: Any, step: int) -> None:
-        """Write into TensorBoard; see :func:`hfc_probe.tensorboard.log`."""
+        """Write into TensorBoard; see :func:`hfc_probe.core.event_file.log`."""
         from .event_file import log
 
         log(self, writer, step)

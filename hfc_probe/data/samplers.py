@@ -53,7 +53,7 @@ def indices_of(loader: DataLoader[Any], seed: int) -> tuple[list[Any] | None, tu
     ``__iter__`` of its own, a stream, batches made by the dataset, samplers without an end.
 
     Its samplers are copied, so that iterating them changes nothing of the user's. Call it inside
-    :func:`hfc_probe.isolation.protected_rng`.
+    :func:`hfc_probe.ground.random_state.protected_rng`.
     """
     own = type(loader).__iter__ is not DataLoader.__iter__
     own = own or type(loader)._get_iterator is not DataLoader._get_iterator

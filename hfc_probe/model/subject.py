@@ -326,7 +326,7 @@ def try_model(
     predict: Predict | None = None,
     again: bool = False,
 ) -> Verdict:
-    """The verdict of :mod:`hfc_probe.trial` on a model, as it answers these samples."""
+    """The verdict of :mod:`hfc_probe.model.trial` on a model, as it answers these samples."""
 
     def run(inner: nn.Module, count: int) -> Tensor:
         subject = Subject(

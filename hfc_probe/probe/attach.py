@@ -63,7 +63,7 @@ def attach(
             training loop; None: as found in the loader's transforms.
         limit: number of samples looked at, a seeded random choice; None for all.
         budget: share of the training's wall time that all measurements together may take
-            (:class:`hfc_probe.schedule.Budget`); 1 for no limit.
+            (:class:`hfc_probe.probe.schedule.Budget`); 1 for no limit.
         strict: raise what a measurement raises, instead of reporting it and training on.
         predict: ``predict(model, images) -> logits`` for models of another form.
         final: whether :meth:`Probe.close` measures the trained model, where that is not done yet.

@@ -42,9 +42,9 @@ class FourierHeatmap(Measurement):
       replacement, until its 95 % interval is within ± ``precision``; the most uncertain
       cells come first. Intervals speak of the given images, that is of what the exhaustive
       measurement would find, and are exact under this very stopping rule
-      (:mod:`hfc_probe.measurements.heatmap_sequential`).
+      (:mod:`hfc_probe.measurements.fourier_heatmap.sequential`).
     - ``forwards`` or ``seconds``: **model**. A fixed effort is spread over all cells, and a
-      model over cells and images (:mod:`hfc_probe.measurements.heatmap_model`) makes the
+      model over cells and images (:mod:`hfc_probe.measurements.fourier_heatmap.model`) makes the
       most of it; cells where it does not hold are sampled more and shown as sampled.
       Intervals speak of the given images.
     - ``radial``: **rings**. Error against distance from DC only, from directions drawn at

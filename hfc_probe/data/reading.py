@@ -117,8 +117,8 @@ def _in_fixed_order(data: Any) -> bool:
 def find_normalization(data: Any) -> PixelSpace | None:
     """The ``Normalize`` among the transforms of a loader's dataset, if there is one.
 
-    Looked for as :func:`hfc_probe.data.foreign_loaders.statistics` says. Whether it was applied is another
-    question, see :func:`hfc_probe.data.normalization.decide`.
+    Looked for as :func:`hfc_probe.data.foreign_loaders.statistics` says. Whether it was applied
+    is another question, see :func:`hfc_probe.data.normalization.decide`.
     """
     if isinstance(data, (Tensor, list, tuple)):
         return None

@@ -1,6 +1,7 @@
 """One family of checks for settings: each returns the value in one form, or says what was wrong.
 
-All of them take anything at all, and raise :class:`~hfc_probe.ground.errors.InputError` and nothing else.
+All of them take anything at all, and raise :class:`~hfc_probe.ground.errors.InputError` and
+nothing else.
 """
 
 from __future__ import annotations

@@ -45,7 +45,8 @@ def isolated(
 
     Restored, also after an exception or ``KeyboardInterrupt``: every module's ``training``
     flag (module by module, so that frozen BatchNorm stays frozen), buffers and plain Python
-    attributes (in place, and only what changed; see :class:`hfc_probe.model.attributes.Attributes`),
+    attributes (in place, and only what changed; see
+    :class:`hfc_probe.model.attributes.Attributes`),
     ``.grad`` of every parameter and which data it has (not what is in them), random states, grad
     mode and autocast. Modes are set as flags, without calling the model's own ``eval()``, which
     some models override with work of their own. Autocast is off inside, compiled code runs

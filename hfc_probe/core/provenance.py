@@ -69,7 +69,7 @@ def stamp(
 def chance(targets: Tensor, classes: int | None, topk: int = 1) -> float:
     """Accuracy in the top k that takes no look at the images: k of K, or the k largest classes.
 
-    >>> chance(torch.tensor([0, 0, 0, 1]), 4), chance(torch.tensor([0, 1]), 4, topk=3)
+    >>> chance(Tensor([0, 0, 0, 1]), 4), chance(Tensor([0, 1]), 4, topk=3)
     (0.75, 1.0)
     """
     counts = targets.unique(return_counts=True)[1].sort(descending=True).values

@@ -64,12 +64,13 @@ setup(
     packages=find_packages(include=["hfc_probe", "hfc_probe.*"]) + plugins,
     package_dir={name: "plugins/" + name.replace(".", "/") for name in plugins},
     package_data={
-        "hfc_probe": ["py.typed"],
+        "hfc_probe": ["py.typed", "cli/*.j2"],
         "tensorboard_plugin_hfc": ["static/*"],
     },
     install_requires=[
         "captum>=0.7",
         "click>=8.1",
+        "jinja2>=3.1",
         "matplotlib>=3.8",
         "numpy>=1.26",
         "safetensors>=0.4",

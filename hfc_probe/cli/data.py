@@ -174,7 +174,8 @@ def read_npz(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor]:
     if (
         images.size
         and images.min() >= 0
-        and images.max() <= (1 if images.dtype == np.uint8 else 1 / 255)
+        and images.max()
+        <= (1 if images.dtype == np.uint8 else 1.001 / 255)  # rounded up as float32
     ):
         what = "255" if images.dtype == np.uint8 else "1"
         raise InputError(

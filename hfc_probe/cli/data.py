@@ -171,12 +171,8 @@ def read_npz(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor]:
         raise InputError(f"--data: expected 8-bit or float images, got {images.dtype}")
     if images.shape[-1] in (1, 3, 4) and images.shape[1] not in (1, 3, 4):
         images = np.ascontiguousarray(np.moveaxis(images, -1, 1))
-    if (
-        images.size
-        and images.min() >= 0
-        and images.max()
-        <= (1 if images.dtype == np.uint8 else 1.001 / 255)  # rounded up as float32
-    ):
+    most = 1 if images.dtype == np.uint8 else 1.001 / 255  # 1 / 255 rounds up as float32
+    if images.size and images.min() >= 0 and images.max() <= most:
         what = "255" if images.dtype == np.uint8 else "1"
         raise InputError(
             f"--data: expected images up to {what}, got at most {images.max():g} of "

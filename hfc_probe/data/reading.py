@@ -9,6 +9,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler
@@ -176,7 +177,7 @@ def _plan(data: Any, limit: int | None, seed: int) -> _Plan:
         )
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
         return _plan(DataLoader(data, batch_size=64), limit, seed)
-    if isinstance(data, (Tensor, str)) or not isinstance(data, Iterable):
+    if isinstance(data, (Tensor, np.ndarray, str)) or not isinstance(data, Iterable):
         raise InputError(
             f"data: expected an iterable of batches or Samples(images, targets), got "
             f"{type(data).__name__}"

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..core.measurement import settings_of
 from ..core.provenance import images_hash
-from ..data.samples import PixelSpace, Samples
+from ..data.samples import PixelSpace, Samples, check_pixels
 from ..ground import checks
 from ..ground.errors import InputError
 from ..measurements import FourierHeatmap, FrequencyAccuracy, KernelSpectra, Measurement
@@ -93,6 +93,7 @@ def attach(
             )
     if predict is not None:
         checks.function("predict", predict, "predict(model, images) -> logits")
+    check_pixels(pixels)
     strict = checks.flag("strict", strict)
     share = Budget(budget)
     if log_dir is not None:
@@ -112,8 +113,9 @@ def attach(
     shape = samples.image_shape if samples is not None else None
     if chosen is None:
         chosen = list(default_measurements(model, shape).items())
-    group = form(_given(chosen, samples, pixels), divides=can_divide(model))
-    if group is None and rank_and_world()[1] > 1 and is_sharded(model):
+    several = rank_and_world()[1] > 1
+    group = form(_given(chosen, samples, pixels), divides=can_divide(model)) if several else None
+    if group is None and several and is_sharded(model):
         raise InputError(
             "attach: expected all ranks to attach a probe to a model that is sharded over them, "
             "got fewer; call attach on every rank, not on rank 0 alone"

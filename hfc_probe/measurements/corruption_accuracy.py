@@ -285,7 +285,8 @@ def _check_folder(folder: Path, names: tuple[str, ...], severities: tuple[int, .
     """Whether it is of npy files; raises for what is missing."""
     if not folder.is_dir():
         raise InputError(
-            f"folder: expected CIFAR-10-C or ImageNet-C files, got {checks.shown(str(folder))}, no folder"
+            "folder: expected CIFAR-10-C or ImageNet-C files, got "
+            f"{checks.shown(str(folder))}, no folder"
         )
     arrays = (folder / "labels.npy").is_file() or any(folder.glob("*.npy"))
     if arrays:

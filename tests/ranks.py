@@ -326,7 +326,11 @@ def skewed():
 
 def fsdp2(model):
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+
+    try:
+        from torch.distributed.fsdp import fully_shard
+    except ImportError:  # torch < 2.6
+        from torch.distributed._composable.fsdp import fully_shard
 
     for part in (model.net[0], model.net[4], model):
         fully_shard(part, mesh=init_device_mesh("cpu", (WORLD,)))
@@ -346,8 +350,8 @@ def fsdp1_flat(model):
 
 
 def tensor_parallel(model):
+    from torch.distributed._tensor import Replicate  # its name in torch 2.4, too
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import Replicate
     from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 
     whole = ColwiseParallel(output_layouts=Replicate())

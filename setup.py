@@ -11,7 +11,7 @@ plugins = find_packages("plugins")
 
 extras = {
     "calibration": ["torchmetrics>=1.2"],
-    # The tab draws by itself: where only logs are looked at, this is all it needs.
+    # The tab draws by itself: to look at logs, this is all it needs.
     "dashboard": ["tensorboard>=2.21,<3"],
     "detection": ["pycocotools>=2.0.7"],
     # What detectron2 itself needs; it is not on PyPI, see its installation page.
@@ -55,7 +55,7 @@ exec((ROOT / "hfc_probe" / "version.py").read_text(encoding="utf-8"), version)
 setup(
     name="hfc_probe",
     version=version["__version__"],
-    description="See which image frequencies a vision model lives on, while it trains",
+    description="See which image frequencies a vision model relies on, while it trains",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",

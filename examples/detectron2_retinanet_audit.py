@@ -50,7 +50,7 @@ if __name__ == "__main__":
     parser.add_argument("--annotations", help="a COCO JSON file")
     parser.add_argument("--radii", type=float, nargs="+", default=[128])
     parser.add_argument("--hfc-background", choices=["zero", "mean"], default="zero")
-    parser.add_argument("--limit", type=int, help="at most so many images")
+    parser.add_argument("--limit", type=int, help="maximum number of images")
     arguments = parser.parse_args()
     launch(
         main,

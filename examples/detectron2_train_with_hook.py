@@ -1,4 +1,4 @@
-"""Train a detectron2 detector and watch which frequencies it lives on.
+"""Train a detectron2 detector and watch which frequencies it relies on.
 
 python examples/detectron2_train_with_hook.py --num-gpus 8 \
         --config-file configs/COCO-Detection/retinanet_R_50_FPN_1x.yaml OUTPUT_DIR run

@@ -1,4 +1,4 @@
-"""See which image frequencies a vision model lives on.
+"""See which image frequencies a vision model relies on.
 
 >>> import hfc_probe
 >>> hfc_probe.FrequencyAccuracy(radii=(4, 8)).radii

@@ -126,7 +126,7 @@ def _bands(
     height, width = images.shape[-2:]
     dtype = torch.promote_types(images.dtype, torch.float32)
     images = images.to(dtype)
-    # Masks are made on the CPU: not every device has the float64 that they are reckoned in.
+    # Masks are made on the CPU: not every device has the float64 that they are computed in.
     d = distance(height, width, units=units, centred=False)[:, : width // 2 + 1]
     spectrum: Tensor | None = None
     for cutoff in cutoffs:
@@ -311,7 +311,7 @@ def basis(
 
     Returns:
         ``(height, width)``, cosine phase (its value at pixel (0, 0) is its maximum). Any phase
-        has such a spectrum; the authors' code has π/4 except where (i, j) is its own mirror.
+        has such a spectrum; the authors' code has π/4 unless (i, j) is its own mirror.
 
     Raises:
         InputError: a frequency that an image of that size does not have.

@@ -1,6 +1,6 @@
 """Measuring together on ``torch.distributed``: each rank takes a share of the batches, in step.
 
-All ranks run the same measurement on the same images. Where it asks for work on a list of jobs,
+All ranks run the same measurement on the same images. If it asks for work on a list of jobs,
 each rank does its share, and all get all results, so that every rank goes the same way and finds
 the numbers that one process would find. Results meet on a gloo group of the ranks' own, whatever
 backend the training uses; the training's groups are not touched.
@@ -68,7 +68,7 @@ def own_device(name: str) -> str:
 def all_came(place: str, seconds: float) -> bool:
     """Whether every rank comes to a place within some seconds: one answer, the same on all.
 
-    It goes through the process group's store, so a rank that comes alone waits and goes on; a
+    It goes through the process group's store, so a rank that comes alone waits, then continues; a
     collective would hang, and ``new_group`` on one rank would break the program's next group.
     The first rank to know writes the answer, and ``compare_set`` keeps it: ranks that give up
     and ranks that come late cannot decide differently.
@@ -258,7 +258,7 @@ def form(given: str, *, divides: bool = True) -> RankGroup | None:
     rank, world = rank_and_world()
     if world == 1:
         return None
-    # Where ranks met in vain before (one came alone, or too late) none waits for them again.
+    # If ranks missed each other before (one came alone, or too late), none waits there again.
     name = next(name for name in map("group{}".format, _places) if not _is_over(name))
     if not all_came(name, AT_ATTACH):
         logger.warning(

@@ -6,7 +6,7 @@ clipped unless a transform is told otherwise. The APR authors' code never clips:
 the values as they are, and its APR-S casts to uint8, which wraps them around.
 
 Random choices come from torch's global generator (which ``DataLoader`` seeds per worker), or
-from one of the transform's own where ``seed`` is given; it then differs between workers and
+from one of the transform's own if ``seed`` is given; it then differs between workers and
 is the same in every run.
 """
 
@@ -37,7 +37,7 @@ __all__ = [
 
 
 class _Random(v2.Transform):  # type: ignore[misc]
-    """A transform with a generator of its own, where it is given a seed."""
+    """A transform with a generator of its own, if it is given a seed."""
 
     def __init__(self, seed: int | None) -> None:
         super().__init__()
@@ -181,7 +181,7 @@ class RandomBand(_Random):
         self.rescale = fourier.check_rescale(rescale)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """The inner radius of the band, or None where the image stays as it is."""
+        """The inner radius of the band, or None if the image stays as it is."""
         height, width = _size_of(flat_inputs[0])
         high = min(height, width) / 2 if self.high is None else self.high
         if high - self.low < self.width:
@@ -254,7 +254,7 @@ class AmplitudePhaseMix(_Random):
         self.clip = checks.flag("clip", clip)
 
     def forward(self, images: Tensor, labels: Any = None) -> Any:
-        """``(N, C, H, W)``, and labels where they are given."""
+        """``(N, C, H, W)``, and labels if they are given."""
         if not isinstance(images, Tensor) or images.dim() != 4:
             what = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
             raise InputError(
@@ -351,7 +351,7 @@ class FrequencyFilter(nn.Module):
     stopped. What it shows is how much of the model's accuracy, and of an attack made
     without it, lies beyond the radius.
 
-    It takes what the model eats, normalised or not: low-passing and a per-channel
+    It takes the model's input, normalised or not: low-passing and a per-channel
     normalisation can change places, since DC is kept.
 
     Args:

@@ -31,7 +31,7 @@ def result(low, high, clean=95, n=100):
         ((10, 12, 15), (12, 13, 14), "Neither low nor high frequencies alone are enough"),
         ((90, 10, 90), (10, 90, 10), "low and high frequencies in turn"),
         ((44, 50, 52), (44, 42, 44), "Neither low nor high frequencies alone are enough"),
-        ((80, 70, 80), (70, 75, 70), "cannot be told apart"),
+        ((80, 70, 80), (70, 75, 70), "do not clearly differ"),
     ],
 )
 def test_what_the_numbers_say(low, high, words):

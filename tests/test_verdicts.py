@@ -189,7 +189,7 @@ def test_a_part_that_regains_the_accuracy_at_the_last_radius_alone_is_not_relied
         # Saturated: everything is right.
         ((512,) * 4, (512,) * 4, 512, 512, "Low or high frequencies alone are enough"),
         # Ten images: 8 of 9 in either part prove nothing.
-        ((8, 8, 8, 8), (8, 8, 8, 8), 9, 10, "cannot be told apart"),
+        ((8, 8, 8, 8), (8, 8, 8, 8), 9, 10, "do not clearly differ"),
         # ResNet-20 on CIFAR-10.
         ((80, 201, 401, 457), (283, 151, 100, 55), 470, 512, "are enough at 4 and 8"),
     ],
@@ -413,4 +413,4 @@ def test_corruptions_that_do_not_differ_are_not_ranked():
         severities=(1,), corruptions=("fourier_wave_low", "fourier_wave_high")
     )
     model, samples = band_model()
-    assert "not told apart from" in found.measure(model, samples).sentence()
+    assert "without a clear difference from" in found.measure(model, samples).sentence()

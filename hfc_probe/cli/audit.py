@@ -51,7 +51,7 @@ from .common import (
     "class is found; numbers, if folders are named by their index; or sorted. [default: the "
     "model's own names, or the sorted folders if they are as many as its classes]",
 )
-@click.option("--skip-broken", is_flag=True, help="Go on without images that cannot be read.")
+@click.option("--skip-broken", is_flag=True, help="Skip images that cannot be read.")
 @click.option("--normalize", type=click.Choice(["imagenet", "cifar10", "none"]))
 @click.option("--mean", metavar="R,G,B", help="With --std: the model's own normalisation.")
 @click.option("--std", metavar="R,G,B")
@@ -91,12 +91,12 @@ from .common import (
 @click.option(
     "--precision",
     type=float,
-    help="Sample each cell of the heatmap until its 95 % interval is within so much, e.g. 0.05.",
+    help="Sample each cell of the heatmap until its 95 % interval is this narrow, e.g. 0.05.",
 )
 @click.option(
     "--forwards",
     type=click.IntRange(min=1),
-    help="Model the heatmap from so many forward passes in all, e.g. 16000.",
+    help="Model the heatmap from this many forward passes in all, e.g. 16000.",
 )
 @click.option("--norm", type=float, help="L2 norm of the heatmap's noise. [default: by size]")
 @click.option("--crop", type=click.IntRange(min=1), help="Side of the heatmap's central window.")
@@ -226,7 +226,7 @@ def audit(
                 forwards=forwards,
                 crop=crop,
                 topk=topk,
-                checkpoint=out / ".fourier_heatmap.npz",  # an interrupted map goes on
+                checkpoint=out / ".fourier_heatmap.npz",  # an interrupted map resumes
                 seed=seed,
             )
         )

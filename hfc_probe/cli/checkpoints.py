@@ -144,7 +144,7 @@ def _read_safetensors(file: Path) -> Any:
 def _needs_code(file: Path) -> InputError:
     return InputError(
         f"checkpoint: expected tensors only in {file.name}, got a pickle that needs code to load, "
-        "which could do anything; where you trust it, convert it with "
+        "which could do anything; if you trust it, convert it with "
         'torch.save(model.state_dict(), "weights.pth") in the program that made it'
     )
 
@@ -196,7 +196,7 @@ def _fitting(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> int:
 
 
 def classes_of(model: nn.Module, state: Mapping[str, Tensor]) -> int | None:
-    """Number of classes of a checkpoint, where its head differs in that and nothing else."""
+    """Number of classes of a checkpoint, if its head differs in that and nothing else."""
     own = model.state_dict()
     state = _without_prefix(state, own)
     differing = {k for k in own if k in state and own[k].shape != state[k].shape}

@@ -157,7 +157,7 @@ def own_class_names(spec: str, model: nn.Module, logits: int) -> list[ClassNames
 
 
 def _synsets(logits: int) -> ClassNames | None:
-    """ImageNet's synset folders (n01440764, …), from timm where it is installed."""
+    """ImageNet's synset folders (n01440764, …), from timm if it is installed."""
     try:
         from timm import data
     except ImportError:

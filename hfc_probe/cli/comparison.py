@@ -49,10 +49,10 @@ class Change:
             return "no interval"
         if self.difference[0] > 0:
             return "more"
-        return "less" if self.difference[1] < 0 else "not told apart"
+        return "less" if self.difference[1] < 0 else "no clear difference"
 
     def sentence(self, a: str, b: str) -> str:
-        """The change in words; only for numbers that are told apart."""
+        """The change in words; only for numbers that differ."""
         assert self.difference is not None
         name, (low, high) = in_words(self.tag), self.difference
         return (
@@ -102,7 +102,7 @@ class Comparison:
 
     @property
     def told(self) -> list[Change]:
-        """The changes that are told apart."""
+        """The changes whose interval excludes 0."""
         return [change for change in self.changes if change.told_apart]
 
     @property
@@ -111,13 +111,13 @@ class Comparison:
         return [change for change in self.changes if change.refused]
 
     def count(self) -> str:
-        """How many numbers are told apart, and how many would be if nothing differed."""
+        """How many numbers differ, and how many would be if nothing differed."""
         judged = sum(not c.refused and c.difference is not None for c in self.changes)
         chance = 0.05 * judged
         expected = "less than one" if chance < 0.95 else f"about {chance:.0f}"
         return (
-            f"{len(self.told)} of {judged} judged differences are told apart by the 95 % interval "
-            f"of the difference; between equal models {expected} would be, by chance."
+            f"{len(self.told)} of {judged} judged differences are clear (their 95 % interval "
+            f"excludes 0); between equal models {expected} would be, by chance."
         )
 
 
@@ -167,7 +167,7 @@ _NAMED = (
 
 
 def in_words(tag: str) -> str:
-    """What a tag's number is, where there are words for it; else the tag.
+    """What a tag's number is, if there are words for it; else the tag.
 
     >>> in_words("hfc_hfc/r04"), in_words("hfc_channel/centre")
     ('accuracy on HFC(4)', 'hfc_channel/centre')

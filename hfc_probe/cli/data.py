@@ -46,7 +46,7 @@ def load_samples(
         class_names, own_names: which class a folder is, see
             :func:`hfc_probe.cli.class_names.folder_classes`; ``own_names`` is asked with the
             number of logits.
-        limit, seed: at most so many images, a seeded random choice.
+        limit, seed: maximum number of images, a seeded random choice.
         skip_broken: leave out images of a folder that cannot be read.
 
     Returns:
@@ -205,7 +205,7 @@ def cifar10_dataset(path: str | os.PathLike[str], *, train: bool) -> Any:
 
 
 def check_labels(targets: Tensor, logits: int) -> list[str]:
-    """Sentences on labels that can hardly be the indices of so many classes.
+    """Sentences on labels that can hardly be indices of that many classes.
 
     Raises:
         InputError: labels at or above the number of logits.

@@ -17,7 +17,7 @@ from .common import check_writable, clear_errors, pick_device, refuse_idle, show
     "--data",
     default="planted",
     metavar="DATA",
-    help="planted (built in), npz:FILE, folder:DIR or cifar10:DIR (downloaded where missing).",
+    help="planted (built in), npz:FILE, folder:DIR or cifar10:DIR (downloaded if missing).",
 )
 @click.option(
     "--band",

@@ -80,7 +80,7 @@ GROUP = "hfc_probe.detection"
     show_default=True,
     help="max: divide every image that the detector is shown by its own maximum.",
 )
-@click.option("--limit", type=click.IntRange(min=1), help="At most so many images.")
+@click.option("--limit", type=click.IntRange(min=1), help="Maximum number of images.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option(
     "--max-dets",
@@ -110,7 +110,7 @@ GROUP = "hfc_probe.detection"
     show_default=True,
     help="Replicates for the intervals.",
 )
-@click.option("--skip-broken", is_flag=True, help="Go on without unreadable images.")
+@click.option("--skip-broken", is_flag=True, help="Skip images that cannot be read.")
 @click.option(
     "--ignore-unknown",
     is_flag=True,
@@ -127,7 +127,7 @@ GROUP = "hfc_probe.detection"
     "--out",
     type=click.Path(path_type=Path),
     required=True,
-    help="Output directory. Running the same command again goes on where it was.",
+    help="Output directory. Running the same command again resumes.",
 )
 @clear_errors
 def detect(

@@ -15,7 +15,7 @@ _PUBLISHED_CLASSES = 91  # COCO's ids up to 90, and the background
 
 
 def load_detector(spec: str, weights: str | None, classes: int | None = None) -> Any:
-    """A detector, in evaluation mode on the CPU where it is a module.
+    """A detector, in evaluation mode on the CPU if it is a module.
 
     Args:
         spec: ``torchvision:NAME`` (RetinaNet, Faster R-CNN, FCOS, SSD, …), or

@@ -66,7 +66,7 @@ def load_model(spec: str, weights: str | None, classes: int | None = None) -> nn
         if is_lazy(tensor):
             raise InputError(
                 f"--model: expected a model whose weights have their sizes, got lazy {key}; give "
-                "it one batch where it is made"
+                "it one batch when it is made"
             )
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise InputError(

@@ -120,7 +120,7 @@ def _bits(text: Any, count: Any) -> NDArray[np.bool_]:
     """Outcomes by image, as :meth:`hfc_probe.Result.to_dict` packs them.
 
     Raises:
-        ValueError: not the outcomes of so many images.
+        ValueError: not the outcomes of that many images.
     """
     packed = np.frombuffer(base64.b64decode(text, validate=True), np.uint8)
     if not isinstance(count, int) or len(packed) != -(-count // 8):
@@ -137,7 +137,7 @@ def _number(value: Any) -> int | float | None:
 
 
 def _shallow(value: Any, levels: int) -> Any:
-    """A setting with its text made printable; ValueError where it is nested too deeply."""
+    """A setting with its text made printable; ValueError if it is nested too deeply."""
     if levels == 0:
         raise ValueError("nested too deeply")
     if isinstance(value, str):

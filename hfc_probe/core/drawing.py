@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-# Okabe and Ito's colours: told apart with any colour vision.
+# Okabe and Ito's colours: distinct with any colour vision.
 LFC, HFC, CLEAN = "#0072B2", "#D55E00", "#444444"
 
 

@@ -23,7 +23,7 @@ def log(result: Any, writer: Any, step: int) -> None:
     Args:
         result: any result.
         writer: an object with ``add_scalar``; ``add_histogram``, ``add_figure``,
-            ``add_image`` are used where it has them, and tensors are written where it is
+            ``add_image`` are used if it has them, and tensors are written where it is
             torch's own ``SummaryWriter``.
         step: of the training.
     """
@@ -49,7 +49,7 @@ def prepare(writers: Sequence[Any]) -> None:
 
 
 def flush(writer: Any) -> None:
-    """Bring what was logged to the disk, where the writer knows how."""
+    """Bring what was logged to the disk, if the writer knows how."""
     if hasattr(writer, "flush"):
         writer.flush()
 

@@ -16,7 +16,7 @@ def wilson(
 
     Args:
         successes: number of successes, any shape.
-        count: number of trials, broadcast against ``successes``. Where it is 0 the
+        count: number of trials, broadcast against ``successes``. If it is 0 the
             interval is [0, 1]: nothing is known.
         confidence: coverage, between 0 and 1.
 
@@ -59,7 +59,7 @@ def difference(
 
     Args:
         successes1, count1, successes2, count2: successes and trials of either sample, broadcast
-            against one another. Where a count is 0, nothing is known of that proportion.
+            against one another. If a count is 0, nothing is known of that proportion.
         confidence: coverage, between 0 and 1.
 
     Returns:
@@ -154,7 +154,7 @@ def _tango(b: NDArray[np.float64], c: NDArray[np.float64], n: int, z: float) -> 
 
 
 def percent(proportion: float, lower: float | None = None, upper: float | None = None) -> str:
-    """``91.2 %`` or ``91.2 % [88.5, 93.4]``; a dash where nothing was measured.
+    """``91.2 %`` or ``91.2 % [88.5, 93.4]``; a dash if nothing was measured.
 
     >>> percent(0.912, 0.885, 0.934)
     '91.2 % [88.5, 93.4]'

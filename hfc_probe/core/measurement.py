@@ -64,13 +64,13 @@ class Measurement(ABC):
 
         Args:
             model: any ``nn.Module``, in any mode, on any device, wrapped or not.
-            data: an iterable of batches as the model eats them, or :class:`Samples`.
+            data: an iterable of batches as the model takes them, or :class:`Samples`.
             pixels: the model's normalisation. With a loader, None means: as found in its
                 transforms, else none.
-            predict: ``predict(model, images) -> logits`` where the model returns neither a
+            predict: ``predict(model, images) -> logits`` if the model returns neither a
                 tensor, nor a tuple that starts with one, nor something with ``.logits``.
-            limit: at most so many samples (a seeded random choice).
-            batch_size: images per forward pass; halved and tried again where memory runs out.
+            limit: maximum number of samples (a seeded random choice).
+            batch_size: images per forward pass; halved and tried again if memory runs out.
             progress: show a progress bar on standard error.
 
         Raises:
@@ -160,7 +160,7 @@ class Measurement(ABC):
         """The measurement itself, on a model in isolation."""
 
     def cost(self, samples: int, image_shape: tuple[int, int, int]) -> int:
-        """How many single-image forward passes it takes: what the budget reckons with.
+        """How many single-image forward passes it takes: the budget is based on it.
 
         A backward pass, which takes about as long as two forward ones, counts as two. Where the
         number depends on what is found, this is the most it can be.
@@ -168,7 +168,7 @@ class Measurement(ABC):
         return samples
 
     def overhead(self, samples: int, image_shape: tuple[int, int, int]) -> float:
-        """Seconds that it takes beside its passes, roughly, where they are worth a mention."""
+        """Seconds that it takes beside its passes, roughly, if they are worth a mention."""
         return 0.0
 
 

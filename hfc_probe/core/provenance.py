@@ -39,7 +39,7 @@ def stamp(
     """Write into a result where it comes from; what it says of itself already stays.
 
     Args:
-        samples: the images looked at; None where the measurement looks at weights alone.
+        samples: the images looked at; None if the measurement looks at weights alone.
         seconds: that the measurement took.
         step, epoch: of the training, how many have ended; None outside of one.
     """

@@ -211,7 +211,7 @@ class CellResult(Result):
 
 
 def not_above_chance(result: Result) -> str | None:
-    """What is said in place of a verdict where the model does no better than a guess.
+    """What is said in place of a verdict if the model does no better than a guess.
 
     None if the interval of its accuracy on the original images lies above the larger of k/K and
     the share of the k largest classes, or if there is no such accuracy.
@@ -245,7 +245,7 @@ def caution(caveat: str) -> str:
 
 
 def origin(result: Result) -> str:
-    """Where a result comes from, in one line; nothing where it does not know."""
+    """Where a result comes from, in one line; nothing if it does not know."""
     of = result.provenance
     if not of:
         return ""

@@ -34,7 +34,7 @@ def inner_loader(data: Any) -> Any:
 
 
 def statistics(data: Any) -> Statistics | None:
-    """Mean and std of the normalisation in a loader, for values in [0, 1]; None where none is.
+    """Mean and std of the normalisation in a loader, for values in [0, 1]; None if there is none.
 
     Looked for among the transforms of its dataset, through ``Subset`` and the like, composed
     transforms, functions that hold a transform (as for ``set_transform`` of Hugging Face's

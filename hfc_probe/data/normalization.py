@@ -35,8 +35,8 @@ class Normalization:
 
     Attributes:
         pixels: how the model is given images.
-        undo: what the loader did to them; None where they are in pixel space.
-        largest: value of white where they are in pixel space: 1, or 255 if it was not divided by.
+        undo: what the loader did to them; None if they are in pixel space.
+        largest: value of white if they are in pixel space: 1, or 255 if it was not divided by.
         source: where this is known from.
         caveats: what contradicts it, or is taken on trust.
     """
@@ -246,7 +246,7 @@ def _steps(levels: Sequence[Tensor]) -> Tensor | None:
 def _measured(levels: Sequence[Tensor]) -> list[PixelSpace]:
     """Mean and std as the images tell them: the steps say std, black and white say the mean.
 
-    Rounded as people write them, then as found. None where a channel has no 8-bit steps, or not
+    Rounded as people write them, then as found. None if a channel has no 8-bit steps, or not
     both black and white.
     """
     stds = _steps(levels)

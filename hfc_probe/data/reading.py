@@ -35,7 +35,7 @@ class Reading:
     """What was read from a loader.
 
     Attributes:
-        images: in pixel space, uint8 where they were 8-bit, else float.
+        images: in pixel space, uint8 if they were 8-bit, else float.
         targets: class indices as the loader gives them.
         drawn: how the samples were chosen.
         normalization: what is known of the loader's normalisation.
@@ -118,8 +118,8 @@ def _in_fixed_order(data: Any) -> bool:
 def find_normalization(data: Any) -> PixelSpace | None:
     """The ``Normalize`` among the transforms of a loader's dataset, if there is one.
 
-    Looked for as :func:`hfc_probe.data.foreign_loaders.statistics` says. Whether it was applied
-    is another question, see :func:`hfc_probe.data.normalization.decide`.
+    Found by :func:`hfc_probe.data.foreign_loaders.statistics`. Whether it was applied is another
+    question, see :func:`hfc_probe.data.normalization.decide`.
     """
     if isinstance(data, (Tensor, list, tuple)):
         return None
@@ -277,7 +277,7 @@ class _Gathered:
 
 
 def to_pixels(images: Tensor, normalization: Normalization) -> Tensor:
-    """Images in pixel space, as uint8 where they were 8-bit; their normalisation is undone.
+    """Images in pixel space, as uint8 if they were 8-bit; their normalisation is undone.
 
     Raises:
         InputError: values outside [0, 1].

@@ -49,7 +49,7 @@ def batches_of(loader: DataLoader[Any]) -> Any:
 def indices_of(loader: DataLoader[Any], seed: int) -> tuple[list[Any] | None, tuple[str, ...]]:
     """Dataset indices that a loader draws in one epoch, and sentences on what is missing.
 
-    All ranks' shares together, in order. None where only reading the loader itself can tell: an
+    All ranks' shares together, in order. None if only reading the loader itself can tell: an
     ``__iter__`` of its own, a stream, batches made by the dataset, samplers without an end.
 
     Its samplers are copied, so that iterating them changes nothing of the user's. Call it inside
@@ -108,7 +108,7 @@ def _of_all_ranks(
 
 
 def _iterated(sampler: Any, batched: bool, seed: int) -> list[Any] | None:
-    """What one pass yields; None where it does not say how long it is, or it is endless."""
+    """What one pass yields; None if it does not say how long it is, or it is endless."""
     try:
         length = len(sampler)
     except Exception:  # not every sampler has one; what it raises is up to it

@@ -169,7 +169,7 @@ class Samples:
         samples that its sampler yields (on all ranks together), through its own dataset, collate
         function and workers; a few of them are read twice, to see whether they change. Anything
         else, such as a loader with an ``__iter__`` of its own, gives its first ``limit``. Random
-        states are restored, and the loader itself is not iterated where the dataset can be
+        states are restored, and the loader itself is not iterated if the dataset can be
         indexed. Images that were 8-bit are kept as uint8.
 
         What is known of the normalisation (``pixels``, a ``Normalize`` in the loader's transforms)
@@ -184,7 +184,7 @@ class Samples:
                 it, left to the model if the loader's images all lie in [0, 1], as when the
                 training loop normalises. None: what fits the images, of a ``Normalize`` found
                 in the loader, well-known ones and what the images show themselves.
-            limit: at most so many samples; None for all.
+            limit: maximum number of samples; None for all.
             seed: of the choice.
 
         Returns:

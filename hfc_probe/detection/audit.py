@@ -151,10 +151,10 @@ class DetectionAudit:
                 evaluation mode and tells detectors apart on resuming.
             device: where images go; None: where the module is, else the CPU.
             batch_size: images per call of the detector.
-            limit: at most so many images, a seeded random choice.
+            limit: maximum number of images, a seeded random choice.
             resume: directory that keeps the detections of finished images; when it holds
                 some of the same audit, those images are not run again.
-            skip_broken: count and name images that cannot be read, and go on without them.
+            skip_broken: count and name images that cannot be read, and continue without them.
             progress: show a progress bar on standard error.
 
         Raises:

@@ -25,7 +25,7 @@ MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError, Rec
 
 
 class BrokenImageError(InputError):
-    """An image file that cannot be used; with ``skip_broken`` the audit goes on without it."""
+    """An image file that cannot be used; with ``skip_broken`` the audit continues without it."""
 
 
 class Detections(NamedTuple):
@@ -213,7 +213,7 @@ class CocoImages:
     def load(self, image_id: ImageId) -> Tensor:
         """The image as RGB float32 ``(3, H, W)`` in [0, 1].
 
-        A photograph that is stored turned (EXIF) is turned upright where only that agrees
+        A photograph that is stored turned (EXIF) is turned upright if only that agrees
         with the annotated size.
 
         Raises:

@@ -78,7 +78,7 @@ def evaluate(
     """AP of detections in some images, exactly as pycocotools' COCOeval gives it.
 
     Per-image AP and matches are read from COCOeval's own per-image records, so nothing is
-    matched a second time. Where there are objects and no detections AP is 0.
+    matched a second time. If there are objects and no detections AP is 0.
 
     Args:
         image_ids: sorted; objects and detections in other images do not count.
@@ -86,7 +86,7 @@ def evaluate(
     """
     run = _coco_eval(truth, image_ids, detections, max_dets)
     categories = sorted(truth.categories)
-    precision = run.eval["precision"][..., 0]  # (T, R, K, A); −1 where there is no object
+    precision = run.eval["precision"][..., 0]  # (T, R, K, A); −1 if there is no object
     metrics = [
         _mean(precision[..., 0]),
         _mean(precision[:1, ..., 0]),
@@ -263,7 +263,7 @@ def resampled(
         weights: ``(B, I)``.
 
     Returns:
-        ``(B, 3)``; NaN where no object is drawn.
+        ``(B, 3)``; NaN if no object is drawn.
     """
     total = np.zeros((len(weights), len(_IOU)))
     classes = np.zeros((len(weights), 1))
@@ -311,7 +311,7 @@ def bootstrap_weights(images: int, replicates: int, seed: int) -> NDArray[np.flo
 def percentile_interval(
     differences: NDArray[np.float64], confidence: float = 0.95
 ) -> NDArray[np.float64]:
-    """Lower and upper bound of replicates ``(B, n)`` as ``(n, 2)``; NaN where none is finite.
+    """Lower and upper bound of replicates ``(B, n)`` as ``(n, 2)``; NaN if none is finite.
 
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, §13.3.
     """

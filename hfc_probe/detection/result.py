@@ -62,7 +62,7 @@ class DetectionAuditResult(Result):
     """AP of every variant, of the data set, by class, by image; matches by object.
 
     ``arrays()``, R radii, K categories by rising id, I images and G objects (crowds left out)
-    by image; AP in [0, 1], NaN where no object is:
+    by image; AP in [0, 1], NaN if no object is:
 
     - ``radii`` (R,) in the settings' units; ``metrics`` is the order AP, AP50, AP75,
       AP_small, AP_medium, AP_large;
@@ -76,7 +76,7 @@ class DetectionAuditResult(Result):
     - ``image_ids`` (I,), ``original_image`` (I,), ``lfc_image``, ``hfc_image`` (R, I): AP of
       each image alone;
     - ``object_ids`` (G,), ``original_object`` (G,), ``lfc_object``, ``hfc_object`` (R, G): score
-      of the detection that matches the object at IoU 0.5, NaN where it is missed.
+      of the detection that matches the object at IoU 0.5, NaN if it is missed.
 
     Attributes:
         image_ids: images evaluated, sorted.
@@ -274,7 +274,7 @@ class DetectionAuditResult(Result):
         """Images with the largest gains or drops, original beside the variant.
 
         Returns:
-            None where there is no such image.
+            None if there is no such image.
 
         Raises:
             InputError: no data set to read the images from.

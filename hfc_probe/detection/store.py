@@ -1,4 +1,4 @@
-"""Finished images on disk, so that an interrupted audit goes on where it was."""
+"""Finished images on disk, so that an interrupted audit resumes."""
 
 from __future__ import annotations
 

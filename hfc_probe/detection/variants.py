@@ -67,7 +67,7 @@ def pixel_mean_of(detector: Any) -> tuple[float, ...] | None:
     """The per-channel mean that a detector subtracts, in the range of the images it takes.
 
     Looked for as ``pixel_mean`` (detectron2, and whatever a wrapper names so) and as
-    ``transform.image_mean`` (torchvision); None where there is neither.
+    ``transform.image_mean`` (torchvision); None if there is neither.
     """
     for owner, name in ((detector, "pixel_mean"), (detector, "transform.image_mean")):
         value = owner

@@ -1,7 +1,6 @@
 """One family of checks for settings: each returns the value in one form, or says what was wrong.
 
-All of them take anything at all, and raise :class:`~hfc_probe.ground.errors.InputError` and
-nothing else.
+All of them accept anything, and raise only :class:`~hfc_probe.ground.errors.InputError`.
 """
 
 from __future__ import annotations

@@ -174,7 +174,7 @@ def pairs(
                     'pairing: expected at least two classes for "different", got class '
                     f"{classes[0]} only; measure a random choice of samples"
                 )
-            # A shift by the largest class's size leaves every class, where it can be left.
+            # A shift by the largest class's size leaves every class, if it can be left.
             own, other = order, np.roll(order, -int(sizes.max()))
             fits = labels[own] != labels[other]
             own, other = own[fits], other[fits]
@@ -289,7 +289,7 @@ def amplitude_phase_sentence(result: AmplitudePhaseResult) -> str:
         return f"The model follows phase: {figures}."
     if all(a[1] > p[2] for p, a in zip(phase, amplitude, strict=True)):
         return f"The model follows amplitude: {figures}."
-    return f"Phase and amplitude are not told apart in what the model follows: {figures}."
+    return f"The model follows neither phase nor amplitude clearly more: {figures}."
 
 
 def amplitude_phase_figure(result: AmplitudePhaseResult) -> Figure:

@@ -47,7 +47,7 @@ class BandAttribution(Measurement):
     Features are the bands' gains: 1 is the image, 0 an image without that band. ``shapley`` and
     ``integrated_gradients`` (along the gains from none to all) are complete: attributions sum
     to the logit of the image minus that of the baseline. ``feature_ablation`` is the logit
-    lost when one band alone is taken away, which sums to something else where bands interact.
+    lost when one band alone is taken away, which sums to something else if bands interact.
     Images are not rescaled here as :class:`FrequencyAccuracy` can: a gain would then change every
     band, since the maximum that is divided by depends on all of them.
 
@@ -60,7 +60,7 @@ class BandAttribution(Measurement):
             mean colour, which the DC band is then counted from).
         permutations: of Shapley sampling; each costs a forward pass per band.
         steps: of integrated gradients (Gauss-Legendre), each a forward and a backward pass.
-        samples: at most so many images, a seeded random choice.
+        samples: maximum number of images, a seeded random choice.
         seed: of that choice and of the permutations.
 
     Raises:
@@ -338,13 +338,13 @@ class BandAttributionResult(Result):
         first, second = int(order[0]), int(order[1])
         name = self._named(first)
         text = (
-            f"{name[0].upper()}{name[1:]} brings most to the "
+            f"{name[0].upper()}{name[1:]} contributes most to the "
             f"{self.settings['of']} class, {arrays['mean'][first]:+.2f} of "
             f"{(self.logit - self.baseline).mean():+.2f} logits"
         )
         if arrays["mean_lower"][first] <= arrays["mean_upper"][second]:
             return (
-                f"{text}; the next, {self._named(second)}, is not told apart from it "
+                f"{text}; the next, {self._named(second)}, does not clearly differ from it "
                 f"({arrays['mean'][second]:+.2f})."
             )
         return f"{text}; the next is {self._named(second)} with {arrays['mean'][second]:+.2f}."

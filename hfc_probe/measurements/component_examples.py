@@ -58,7 +58,7 @@ class ComponentExamples(Measurement):
         radius: the radius whose examples are kept; None: the one with the most of them.
         group: which group's examples are kept: ``"high_only"`` (the paper's), ``"low_only"``,
             ``"both"`` or ``"neither"``.
-        examples: at most so many.
+        examples: maximum number of pictures.
         class_names: names for the figure and the table, by class index.
         rescale: as :class:`FrequencyAccuracy`.
 
@@ -125,7 +125,7 @@ class ComponentExamples(Measurement):
                 if start == 0 and view.radius is None:
                     self._check_classes(subject, logits.shape[1])
                 right = rank(logits, targets) < 1
-                # Ties count as rank() counts them: right where the target ranks first.
+                # Ties count as rank() counts them: right if the target ranks first.
                 best = torch.where(right, targets, logits.argmax(1))
                 guesses.append(best)
                 sure.append(logits.softmax(1).gather(1, best[:, None])[:, 0])

@@ -94,7 +94,7 @@ class CorruptionAccuracy(Measurement):
             papers print them for AlexNet (as a share, not in per cent). One number does for all
             five severities only: errors grow with severity, and a mean over five against a few
             is no comparison.
-        samples: at most so many images of each corruption and severity, a seeded choice.
+        samples: maximum number of images of each corruption and severity, a seeded choice.
         seed: of that choice and of what is generated.
 
     Raises:
@@ -379,7 +379,7 @@ class CorruptionAccuracyResult(Result):
       ``_correct`` (here: errors) and ``_count``;
     - ``severities`` (S,); ``mean_error`` and its bounds (Wilson over all images that were
       looked at, which counts an image once per corruption: take it as a lower bound of the
-      width); ``mce`` where a baseline was given, in multiples of the baseline (1 is as good).
+      width); ``mce`` if a baseline was given, in multiples of the baseline (1 is as good).
       Papers on CIFAR-10-C often call the mean error mCE: compare those with ``mean_error``.
     """
 
@@ -426,7 +426,7 @@ class CorruptionAccuracyResult(Result):
 
     @property
     def mce_label(self) -> str:
-        """``mCE``, and over what where it is not the published fifteen at five severities."""
+        """``mCE``, and over what if it is not the published fifteen at five severities."""
         if set(self.corruptions) == set(COMMON) and len(self.severities) == SEVERITIES:
             return "mCE"
         count = len(self.corruptions)
@@ -523,7 +523,7 @@ class CorruptionAccuracyResult(Result):
         )
         if len(errors) > 1 and lower[worst] <= upper[second]:
             text += (
-                f", not told apart from {self.corruptions[second]} "
+                f", without a clear difference from {self.corruptions[second]} "
                 f"({percent(float(errors[second]))})"
             )
         if self.mce is not None:

@@ -55,7 +55,7 @@ class FourierSensitivity(Measurement):
     respect to pixels.
 
     Args:
-        samples: at most so many images, a seeded random choice.
+        samples: maximum number of images, a seeded random choice.
         per_class: keep a map for each class of the targets as well.
         seed: of the choice.
         channels: how channels become one amplitude: ``"rms"``, the root mean square of their
@@ -272,7 +272,7 @@ class FourierSensitivityResult(Result):
     - ``radial_profile`` (R,), mean over rings one cycle wide, ``radius`` (R,);
     - ``power_share`` (R,), share of the squared amplitude without DC that lies in each ring,
       mean over images: the authors' curve, see :class:`FourierSensitivity`;
-    - ``sensitivity_class`` (K, H, W) and ``class_count`` (K,) where asked for; a class
+    - ``sensitivity_class`` (K, H, W) and ``class_count`` (K,) if asked for; a class
       without images is NaN.
     """
 

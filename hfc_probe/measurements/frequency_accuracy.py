@@ -34,7 +34,7 @@ ENOUGH = 0.75
 def accuracy_sentence(result: FrequencyAccuracyResult) -> str:
     """What a model relies on, from its LFC and HFC accuracy.
 
-    The radii at which LFC and HFC accuracy are told apart by their 95 % intervals bracket
+    The radii at which LFC and HFC accuracy differ (95 % intervals do not overlap) bracket
     the frequencies that the model cannot do without: HFC ahead up to radius a and LFC ahead
     from radius b on means that what it needs lies between a and b. A model is said to rely on a
     part only if that part is enough for it: its interval lies above :data:`ENOUGH` of the
@@ -80,7 +80,7 @@ def accuracy_sentence(result: FrequencyAccuracyResult) -> str:
         if short[k]:
             return neither(f" at {radii[k]:g} {unit}", k) + end
         return (
-            "Low and high frequencies cannot be told apart in what they give this model: "
+            "Low and high frequencies do not clearly differ in what they give this model: "
             f"{both(k)}{end}"
         )
     if low_ahead and high_ahead:
@@ -120,7 +120,7 @@ def _nearly(radius: float, unit: str) -> str:
 
 
 def _ahead(arrays: dict[str, NDArray[Any]]) -> list[int]:
-    """Per radius: 1 where LFC accuracy is above HFC's, −1 where below, 0 where undecided."""
+    """Per radius: 1 if LFC accuracy is above HFC's, −1 if below, 0 if undecided."""
     low = arrays["lfc_lower"] > arrays["hfc_upper"]
     high = arrays["hfc_lower"] > arrays["lfc_upper"]
     return [int(a) - int(b) for a, b in zip(low, high, strict=True)]

@@ -123,7 +123,7 @@ def adcs(amplitude: Tensor) -> Tensor:
         ``(K, H, W)``, whole numbers from 1 − K to K − 1.
 
     Source: Wang et al., ICCV 2023. Their code sums a class's spectra instead of averaging
-    them, which ranks by class size where classes differ in it.
+    them, which ranks by class size if classes differ in it.
 
     >>> adcs(torch.tensor([3.0, 1.0, 2.0]).view(3, 1, 1)).flatten().tolist()
     [2.0, -2.0, 0.0]

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # "High" is beyond half the Nyquist frequency: the outer half of the radial range.
 HIGH_CYCLES_PER_PIXEL = 0.25
-# Pictures and their tensors hold so many kernels; all 768 of a vision transformer, logged every
+# At most this many kernels in pictures and tensors: all 768 of a vision transformer, logged every
 # 100 steps, would make event files of gigabytes.
 _LOGGED = 64
 
@@ -52,7 +52,7 @@ class KernelSpectra(Measurement):
         layer: dotted name of the layer; None: the first that sees pixels.
         size: points of the zero-padded transform along each axis; larger kernels raise it.
         layout: how a linear patch embedding's inputs were flattened
-            (:func:`hfc_probe.kernels.weight_of`), where the model cannot be run.
+            (:func:`hfc_probe.kernels.weight_of`), if the model cannot be run.
 
     Raises:
         InputError: a size below 2, an unknown layout.
@@ -148,7 +148,7 @@ class KernelSpectraResult(Result):
     - ``radial_profile`` (N, S // 2 + 1): mean share of power in rings 1 / S cycles per pixel
       wide, ``radial_frequency`` (S // 2 + 1,) in cycles per pixel.
 
-    A kernel of zeros has NaN throughout and is left out of the means; where all are zeros, there
+    A kernel of zeros has NaN throughout and is left out of the means; if all are zeros, there
     are no scalars.
     """
 
@@ -372,7 +372,7 @@ def profile_axes(axes: Axes, result: KernelSpectraResult) -> None:
 
 
 def kernel_tiles(kernels: NDArray[Any]) -> NDArray[np.uint8]:
-    """Kernels side by side: colour where there are three channels, else the channels' mean.
+    """Kernels side by side: colour if there are three channels, else the channels' mean.
 
     Args:
         kernels: ``(N, C, kh, kw)``.

@@ -267,7 +267,7 @@ def svd_sentence(result: TruncatedSVDResult) -> str:
     how = manner(result.settings, "background")
     if not ahead and not behind:
         return (
-            "HFC and the trailing singular components of the same energy are not told apart at "
+            "HFC and the trailing singular components of the same energy do not clearly differ at "
             f"any rank ({how})."
         )
     gap = np.abs(arrays["hfc"] - arrays["trailing"])

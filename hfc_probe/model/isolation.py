@@ -45,8 +45,7 @@ def isolated(
 
     Restored, also after an exception or ``KeyboardInterrupt``: every module's ``training``
     flag (module by module, so that frozen BatchNorm stays frozen), buffers and plain Python
-    attributes (in place, and only what changed; see
-    :class:`hfc_probe.model.attributes.Attributes`),
+    attributes (in place, if changed; see :class:`hfc_probe.model.attributes.Attributes`),
     ``.grad`` of every parameter and which data it has (not what is in them), random states, grad
     mode and autocast. Modes are set as flags, without calling the model's own ``eval()``, which
     some models override with work of their own. Autocast is off inside, compiled code runs
@@ -135,7 +134,7 @@ def _silence(module: nn.Module) -> None:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Device of the model's first parameter or buffer; the CPU where it has none."""
+    """Device of the model's first parameter or buffer; the CPU if it has none."""
     tensor = first_tensor(model)
     return torch.device("cpu") if tensor is None else tensor.device
 
@@ -151,7 +150,7 @@ def first_tensor(model: nn.Module) -> Tensor | None:
 @contextmanager
 def _eager() -> Iterator[None]:
     """Keep functions and submodules that the user compiled from compiling again."""
-    # Looked up, not imported: where nothing was compiled the import alone takes seconds.
+    # Looked up, not imported: if nothing was compiled the import alone takes seconds.
     dynamo = sys.modules.get("torch._dynamo")
     if dynamo is None or not hasattr(torch.compiler, "set_stance"):  # the latter: torch < 2.6
         yield

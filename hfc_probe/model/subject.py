@@ -37,7 +37,7 @@ Found = TypeVar("Found")
 Predict = Callable[[nn.Module, Tensor], Tensor]
 
 
-# Pixels of one batch where the caller names no size: 256 images of 32×32, 16 of 224×224.
+# Pixels of one batch if the caller names no size: 256 images of 32×32, 16 of 224×224.
 _BATCH_PIXELS = 256 * 3 * 32 * 32
 
 
@@ -251,7 +251,7 @@ def _check_first(outputs: Sequence[Any], count: int, needed: int) -> None:
 
 
 def default_batch_size(image_shape: tuple[int, int, int], device: str = "cpu") -> int:
-    """Images per forward pass where the caller names no number; four times as many on a GPU.
+    """Images per forward pass if the caller names no number; four times as many on a GPU.
 
     Fixed rather than found by timing, so that the same call gives the same last digit.
 

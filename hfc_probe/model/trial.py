@@ -53,8 +53,8 @@ class Verdict:
 def verdict_of(model: nn.Module, run: Run, *, again: bool = False) -> Verdict:
     """The verdict on a model, from its trial or from that of an earlier call.
 
-    The trial takes two isolated passes over at most :data:`SAMPLES` samples, one more where the
-    user's own forward hooks are to be judged, and one more where the answers differ.
+    The trial takes two isolated passes over at most :data:`SAMPLES` samples, one more if the
+    user's own forward hooks are to be judged, and one more if the answers differ.
 
     Args:
         model: the model, wrapped or not.

@@ -49,10 +49,10 @@ def attach(
 
     Args:
         model: any vision classifier, wrapped (DDP, ``torch.compile``) or not.
-        data: validation data: an iterable of batches as the model eats them (see
+        data: validation data: an iterable of batches as the model takes them (see
             :meth:`Samples.collect`), read once, now; or :class:`Samples`. None if no
             measurement needs data.
-        optimizer: if given, steps are counted by themselves; otherwise call
+        optimizer: if given, steps are counted automatically; otherwise call
             :meth:`Probe.step`, or :meth:`Probe.end_epoch` alone.
         log_dir: TensorBoard directory for a writer of the probe's own.
         writer: your writer, or a list of them: any object with ``add_scalar``, and what else
@@ -61,12 +61,12 @@ def attach(
             it. None: :func:`default_measurements`.
         pixels: how the model wants images normalised, be it that the loader does it or the
             training loop; None: as found in the loader's transforms.
-        limit: number of samples looked at, a seeded random choice; None for all.
+        limit: maximum number of samples, a seeded random choice; None for all.
         budget: share of the training's wall time that all measurements together may take
             (:class:`hfc_probe.probe.schedule.Budget`); 1 for no limit.
         strict: raise what a measurement raises, instead of reporting it and training on.
         predict: ``predict(model, images) -> logits`` for models of another form.
-        final: whether :meth:`Probe.close` measures the trained model, where that is not done yet.
+        final: whether :meth:`Probe.close` measures the trained model, if that is not done yet.
 
     Returns:
         The probe; close it after training, or use it as a context manager.
@@ -213,7 +213,7 @@ def default_measurements(
     """What a probe measures unless told otherwise.
 
     Accuracy by frequency every epoch; the first layer's kernels every 100 steps and every
-    epoch, where the model has such a layer; the Fourier heatmap from 16,000 forward passes (its
+    epoch, if the model has such a layer; the Fourier heatmap from 16,000 forward passes (its
     centre of 63×63 frequencies for larger images) every 5 epochs. The budget may space them out.
     """
     chosen: dict[Measurement, Every] = {FrequencyAccuracy(): Every(epochs=1)}
@@ -231,7 +231,7 @@ def default_measurements(
 
 
 def _scheduled(measurements: Measurements) -> list[tuple[Measurement, Every]]:
-    """Measurements with their schedules; every epoch where none is given."""
+    """Measurements with their schedules; every epoch if none is given."""
     items = measurements.items() if isinstance(measurements, Mapping) else measurements
     chosen: list[tuple[Measurement, Every]] = []
     for item in checks.listed(items):

@@ -10,7 +10,7 @@ from ..ground.errors import InputError
 
 @dataclass(frozen=True)
 class Every:
-    """A measurement is due every so many optimizer steps, epochs, or either of the two.
+    """A measurement is due every N optimizer steps, every N epochs, or both.
 
     Raises:
         InputError: neither given, or a number that is not a whole one of at least 1.
@@ -51,7 +51,7 @@ FIRST_RUN = 5.0  # seconds that nobody minds once
 class Budget:
     """Share of wall time that measurements may take, all together.
 
-    A measurement runs where the time spent so far and its own estimate fit the share of
+    A measurement runs if the time spent so far and its own estimate fit the share of
     the time elapsed. The first run of each measurement is let through earlier, so that there
     is something to see: when it should take no longer than training has taken so far, or
     5 seconds. So the share at any time is at most the budget plus one run of each measurement.

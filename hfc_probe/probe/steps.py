@@ -32,7 +32,7 @@ def count_steps(optimizer: Any, callback: Callable[[], Any]) -> Any:
             f"{type(inner).__name__}, whose class does not call Optimizer.__init__; leave it out "
             "and call probe.step() after each step"
         )
-    # Out of the graph where the step, or the whole training step, is compiled. What this imports
+    # Out of the graph if the step, or the whole training step, is compiled. What this imports
     # is there already: making an optimizer imports it.
     hook = torch.compiler.disable(lambda *_: callback())
     return inner.register_step_post_hook(hook)

@@ -72,7 +72,7 @@ def audit(
 
 
 def _registered(dataset: str | None, images: str | None, annotations: str | None) -> str | None:
-    """Register the user's own COCO JSON, where there is one."""
+    """Register the user's own COCO JSON, if there is one."""
     if images is None or annotations is None:
         return dataset
     CocoImages(images, annotations)  # says what is wrong with them
@@ -112,7 +112,7 @@ def _load(
 
 
 class _Checkpointer(DetectionCheckpointer):
-    """A checkpointer that stops where weights are missing, instead of a line in the log."""
+    """A checkpointer that stops if weights are missing, instead of a line in the log."""
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         missing = list(incompatible.missing_keys) + list(incompatible.incorrect_shapes)

@@ -47,10 +47,10 @@ class CatalogImages:
         if hasattr(metadata, "json_file"):
             self.truth = GroundTruth.read(PathManager.get_local_path(metadata.json_file))
         else:
-            # Without "annotations" where there are none at all.
+            # Without "annotations" if there are none at all.
             self.truth = GroundTruth.read({"annotations": [], **convert_to_coco_dict(name)})
         mapping = getattr(metadata, "thing_dataset_id_to_contiguous_id", None)
-        # What the model calls class k; where nothing says otherwise, category k.
+        # What the model calls class k; if nothing says otherwise, category k.
         self.category_ids: dict[int, int] | None = (
             None if mapping is None else {int(k): int(v) for v, k in mapping.items()}
         )

@@ -28,7 +28,7 @@ class BandEvaluator(DatasetEvaluator):
             FrequencyModel(model, audit), loader, BandEvaluator("coco_2017_val", audit)
         )
 
-    AP of the original equals ``COCOEvaluator``'s to the last digit where the loader covers the
+    AP of the original equals ``COCOEvaluator``'s to the last digit if the loader covers the
     data set (here only images that were processed count). Values are in [0, 1], undefined
     ones left out.
 

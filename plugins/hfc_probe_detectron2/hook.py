@@ -1,4 +1,4 @@
-"""A detectron2 training hook that audits the model every so many iterations."""
+"""A detectron2 training hook that audits the model every N iterations."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class DetectionAuditHook(HookBase):
                     raise
                 self._failures += 1
                 off = "; it is switched off" if self._failures == _FAILURES else ""
-                logger.exception("hfc_probe: the audit failed, training goes on%s", off)
+                logger.exception("hfc_probe: the audit failed, training continues%s", off)
         # Ranks do not take the same time; start the next iteration together.
         comm.synchronize()
 

@@ -55,10 +55,10 @@ def audit(
         cfg: a yaml config, for how images are read and resized.
         mapper: in place of cfg, such as ``instantiate(cfg.dataloader.test.mapper)``.
         dataset_name: the data set behind a loader.
-        limit: at most so many images, a seeded random choice; needs a name.
+        limit: maximum number of images, a seeded random choice; needs a name.
         batch_size, workers: of the loader made from a name.
         resume: directory that keeps finished images, which are not run again.
-        skip_broken: count and name images that cannot be read, and go on; needs a name.
+        skip_broken: count and name images that cannot be read, and continue; needs a name.
         quiet: without detectron2's progress lines.
 
     Raises:

@@ -27,7 +27,7 @@ class FrequencyHandler:
         model: the model.
         data: validation data as for :func:`hfc_probe.attach`.
         logger: Ignite's ``TensorboardLogger``, or any writer with ``add_scalar``.
-        log_dir: TensorBoard directory, where there is no logger.
+        log_dir: TensorBoard directory, if there is no logger.
         optimizer, measurements, pixels, limit, budget, strict, predict: as for
             :func:`hfc_probe.attach`.
 

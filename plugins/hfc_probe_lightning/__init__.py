@@ -46,7 +46,7 @@ class FrequencyCallback(Callback):
 
     Raises:
         InputError: when training starts, for what :func:`hfc_probe.attach` refuses, or
-            where there is no validation data.
+            if there is no validation data.
 
     Attributes:
         probe: the :class:`hfc_probe.Probe`, once training has started.
@@ -161,7 +161,7 @@ def _others(trainer: Trainer) -> list[FrequencyCallback]:
 
 
 def _validation_loader(trainer: Trainer) -> Any:
-    """The first validation loader; asked for where the trainer has not set it up."""
+    """The first validation loader; asked for if the trainer has not set it up."""
     loaders = trainer.val_dataloaders
     if loaders is None:
         source = getattr(trainer, "datamodule", None) or trainer.lightning_module

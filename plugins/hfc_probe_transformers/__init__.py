@@ -41,7 +41,7 @@ class FrequencyCallback(TrainerCallback):
         log_dir: TensorBoard directory of one training; what it holds of later steps becomes void
             when a training starts or is resumed in it.
         pixels: how the images are normalised; None: mean and std of the trainer's image
-            processor (``processing_class``) where it has one and the images are normalised,
+            processor (``processing_class``) if it has one and the images are normalised,
             else as found in transforms.
         measurements, limit, budget, strict, predict: as for :func:`hfc_probe.attach`.
 

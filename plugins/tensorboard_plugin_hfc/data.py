@@ -28,7 +28,7 @@ class Series:
     Attributes:
         steps, wall_times: increasing steps, one datum each; the last one logged wins.
         values: ``(steps, *shape)`` float32.
-        note: a sentence where something was left out; empty otherwise.
+        note: a sentence if something was left out; empty otherwise.
     """
 
     run: str

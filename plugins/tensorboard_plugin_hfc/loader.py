@@ -23,7 +23,7 @@ class HfcLoader(base_plugin.TBLoader):  # type: ignore[misc]
         samples.setdefault(PLUGIN_NAME, STEPS_KEPT)
 
     def load(self, context: Any) -> Any:
-        """The plugin, or None where there is no data provider to read from."""
+        """The plugin, or None if there is no data provider to read from."""
         if context.data_provider is None:
             return None
         from .plugin import HfcPlugin

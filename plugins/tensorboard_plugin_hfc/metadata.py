@@ -23,7 +23,7 @@ class Content:
     Attributes:
         measurement, array: which array of which measurement.
         unit: of its values.
-        axes: one mapping per dimension with ``name`` and, where known, ``unit`` and ``values``.
+        axes: one mapping per dimension with ``name`` and, if known, ``unit`` and ``values``.
         more: everything else (layer, norm, background and so on).
     """
 

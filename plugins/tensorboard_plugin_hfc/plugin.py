@@ -70,7 +70,7 @@ class HfcPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         )
 
     def is_active(self) -> bool:
-        """Whether there is anything of ours; where there are tensors, TensorBoard does not ask."""
+        """Whether there is anything of ours; if there are tensors, TensorBoard does not ask."""
         return self._reader.has_scalars_or_pictures(context.RequestContext(), "")
 
     def _index(self, request: Any) -> Any:

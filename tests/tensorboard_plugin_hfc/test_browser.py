@@ -323,7 +323,7 @@ def test_damaged_logs_show_a_sentence_and_run_no_script(tab, environment, tmp_pa
             tab.ready(view)
             text = tab.text()
             assert BAD in text
-            assert "series are not shown, or not wholly" in text
+            assert "series are hidden or incomplete" in text
             assert "1 more without anything from hfc_probe" in text
         tab.open(address, "p.hfc.mode=radius")
         tab.find(".problems summary").click()

@@ -69,7 +69,7 @@ class Engine:
         seed: of the signs.
         topk: ks of the errors counted.
         score: ``score(model, inputs, targets)`` in place of top-k error and cross-entropy.
-        autocast: run the model in bfloat16 where autocast allows.
+        autocast: run the model in bfloat16 if autocast allows.
         channels_last: hand the model its input in that memory format.
     """
 
@@ -152,7 +152,7 @@ class Engine:
         return _joined(parts)
 
     def _index(self, images: NDArray[np.int64]) -> Any:
-        """A slice where the images are in a row, which needs no copy."""
+        """A slice if the images are in a row, which needs no copy."""
         if len(images) and images[-1] - images[0] == len(images) - 1:
             run = slice(int(images[0]), int(images[-1]) + 1)
             if len(images) < 3 or bool((np.diff(images) == 1).all()):
@@ -187,7 +187,7 @@ class Engine:
         return out.clamp_(0, 1)
 
     def _forward(self, make: Callable[[], Tensor], targets: Tensor, what: str) -> Outcome:
-        """One batch; where memory does not suffice, its halves."""
+        """One batch; if memory does not suffice, its halves."""
         try:
             return self._evaluate(make(), targets, what)
         except (torch.cuda.OutOfMemoryError, RuntimeError, MemoryError) as error:

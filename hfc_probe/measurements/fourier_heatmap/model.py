@@ -53,7 +53,7 @@ class Fit:
         error: ``(D,)`` mean error rate over all N images.
         deviation: ``(D,)`` posterior standard deviation of it.
         residual: ``(D,)`` standardised: errors seen less errors expected from the
-            *other* cells and images, in standard deviations; about N(0, 1) where the map
+            *other* cells and images, in standard deviations; about N(0, 1) if the map
             is smooth.
         posterior: a later fit may start from it.
     """
@@ -118,7 +118,7 @@ def fit(
         cells, images, wrong: ``(n,)`` observations.
         patterns: ``(D, N)`` sign pattern of each pair.
         classes: ``(N,)`` class of each image.
-        margins: ``(N,)`` of the clean predictions; NaN where there are none.
+        margins: ``(N,)`` of the clean predictions; NaN if there are none.
         apart: ``(D,)`` cells known not to be smooth, which the model does not learn from.
         start: of an earlier fit to much the same observations, which saves time.
     """
@@ -202,7 +202,7 @@ def _posterior(
         move = _product(root.T, _product(root, aim)) - weights
         move_effect = (pull - _product(cross, weights + move)) / information - effect
         eta_move = rows.times(move) + move_effect[images]
-        # Halved until it helps: where classes separate, a full step can lead astray.
+        # Halved until it helps: if classes separate, a full step can lead astray.
         step = 1.0
         before = _minus_log(eta, wrong, weights, effect, prior, image_variance)
         while step > 1e-3:
@@ -230,7 +230,7 @@ def _posterior(
 def _product(left: Floats, right: Floats) -> Floats:
     """A matrix product on as many threads as torch has.
 
-    NumPy's own takes every core, and where they are busy with training and its loaders waits
+    NumPy's own takes every core, and if they are busy with training and its loaders waits
     for them far longer than it computes.
     """
     found: Floats = (torch.from_numpy(left) @ torch.from_numpy(right)).numpy()
@@ -265,7 +265,7 @@ def _of_cells(
     """Error rate, its deviation and the residual of the cells, ``(D,)`` each.
 
     Args:
-        known: ``(D, N)`` 1 for an error, −1 where not seen.
+        known: ``(D, N)`` 1 for an error, −1 if not seen.
         learnt: ``(D,)`` cells that the posterior has learnt from.
     """
     from scipy.special import expit
@@ -339,7 +339,7 @@ class _Design:
 
     @staticmethod
     def _groups(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Labels numbered from 0; one group for all where there are too many."""
+        """Labels numbered from 0; one group for all if there are too many."""
         found, numbered = np.unique(labels, return_inverse=True)
         if len(found) > _MOST_GROUPS:
             return np.zeros_like(labels)

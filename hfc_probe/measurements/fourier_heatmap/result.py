@@ -53,8 +53,8 @@ class FourierHeatmapResult(Result):
     - ``error``, ``lower``, ``upper``: proportion with its 95 % interval; ``count``: images
       seen under that noise. With a score that is a loss: its mean;
     - ``clean_error`` and its ``_lower``, ``_upper`` (Wilson): without noise, numbers;
-    - ``clean_loss``, and ``loss`` where every image was measured: mean cross-entropy;
-    - ``error_top5`` and the like: where further k were asked for, and every image measured;
+    - ``clean_loss``, and ``loss`` if every image was measured: mean cross-entropy;
+    - ``error_top5`` and the like: if further k were asked for, and every image measured;
     - ``radius`` (R,) in cycles per image, ``radial_error``, ``radial_lower``,
       ``radial_upper``, ``radial_count``: of the rings estimator, whose maps show each
       cell its ring's mean.
@@ -65,7 +65,7 @@ class FourierHeatmapResult(Result):
         quantity: ``"error"``, or ``"score"``, a loss.
         unsafe: frequencies that do not fit between their neighbours: the smooth model does
             not hold there, and they are shown as sampled.
-        detectable: where a model made the map, how far an isolated cell must typically lie
+        detectable: if a model made the map, how far an isolated cell must typically lie
             off its neighbours to be seen as such; a smaller spike may be smoothed away.
         passes: single-image forward passes of this call, the clean ones included.
         elapsed: seconds.

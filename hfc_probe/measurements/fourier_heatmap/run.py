@@ -27,7 +27,7 @@ FEWEST_PER_CELL = 4
 # Passes of one round of the sequential estimator, images a cell of one of the model's.
 _ROUND, _ROUND_PER_CELL = 2048, 8
 _WATCH_SECONDS = 5.0
-# Cells within this distance from DC get so many times the images of others.
+# Cells within this distance from DC get this many times the images of others.
 _NEAR, _MORE_NEAR = 1.5, 4
 
 
@@ -217,7 +217,7 @@ class Run:
         assert self.clean is not None
         if self.clean.wrong.shape[1] == 0:
             raise InputError(
-                "score: expected a bool per image (True where right) for a sampled map, got a "
+                "score: expected a bool per image (True if right) for a sampled map, got a "
                 "loss; leave precision, forwards, seconds and radial out to measure it in full"
             )
         return Table(self)
@@ -296,7 +296,7 @@ class Run:
     def _further(
         self, table: Table, counts: NDArray[np.int64], advance: Callable[[int], Any]
     ) -> None:
-        """So many more images of every cell, as far as there are any."""
+        """That many more images of every cell, as far as there are any."""
         counts = np.minimum(counts, self.count - table.seen)
         table.extend(np.arange(self.cells), counts, advance)
 
@@ -512,7 +512,7 @@ class Table:
     def extend(
         self, cells: NDArray[np.int64], counts: NDArray[np.int64], advance: Callable[[int], Any]
     ) -> None:
-        """The next so many images of each cell's walk."""
+        """The next images of each cell's walk."""
         which = np.repeat(cells, counts)
         first = np.repeat(self.start[cells] + self.target[cells], counts)
         within = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -523,7 +523,7 @@ class Table:
     def evaluate(
         self, cells: NDArray[np.int64], images: NDArray[np.int64], advance: Callable[[int], Any]
     ) -> NDArray[np.int8]:
-        """Errors of pairs, from the checkpoint where it has them."""
+        """Errors of pairs, from the checkpoint if it has them."""
         found = self._kept[cells, images]
         missing = np.flatnonzero(found < 0)
         engine, size = self.run.engine, self.run.subject.batch_size

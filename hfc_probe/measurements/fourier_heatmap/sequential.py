@@ -133,7 +133,7 @@ def coverage(
 
 
 def finest(samples: int) -> float:
-    """Half-width at an error rate of one half of the Wilson interval of so many images.
+    """Half-width at an error rate of one half of the Wilson interval of that many images.
 
     >>> print(f"{finest(1000):.3f}")
     0.031

@@ -54,24 +54,24 @@ class FourierHeatmap(Measurement):
         norm: v, the L2 norm of the perturbation of one channel in pixel space; None: by
             image size, the paper's 4.0 at 32×32 and 15.7 at 224×224
             (:func:`default_norm`).
-        samples: at most so many images, a seeded random choice.
+        samples: maximum number of images, a seeded random choice.
         precision: half-width of the 95 % interval that every cell must reach, in (0, 0.5).
         forwards: number of single-image forward passes to spend, all included.
         seconds: time to spend, in place of a number of passes; a first round over all cells
             is made whatever it takes.
         crop: side (or height and width) of the centred window of frequencies that is
             measured; None: all of them. The paper shows 63 at 224×224.
-        stride: measure every so many frequencies of each axis, DC among them.
+        stride: measure every n-th frequency of each axis, DC among them.
         radial: rings in place of cells; with ``precision`` or ``forwards`` to that effort,
             else at a hundredth of the exhaustive one.
         topk: a prediction is an error when the target is not among the k largest logits;
             of several k the first is the one that figures, intervals and estimators use.
         score: ``score(model, inputs, targets) -> (n,)``, in place of top-k errors, for
-            detectors, segmenters and others: a bool per image, True where right, or a
-            number, a loss. ``inputs`` are what the model eats. Where targets are no class
+            detectors, segmenters and others: a bool per image, True if right, or a
+            number, a loss. ``inputs`` are the model's input. If targets are no class
             indices, give the samples their own numbers as targets and look things up by
             them. A loss is measured exhaustively only.
-        autocast: run the model in bfloat16 where autocast allows. Changes predictions a little.
+        autocast: run the model in bfloat16 if autocast allows. Changes predictions a little.
         channels_last: hand over images in that memory format. May change predictions a little.
         checkpoint: a file in which an interrupted map is kept, to be continued by the next
             call with the same model, images and settings; removed when the map is done.

@@ -495,7 +495,7 @@ export class App {
       h(
         "details",
         {},
-        h("summary", {}, all.length === 1 ? all[0] : `${all.length} series are not shown, or not wholly`),
+        h("summary", {}, all.length === 1 ? all[0] : `${all.length} series are hidden or incomplete`),
         h("ul", {}, all.slice(0, 20).map((text) => h("li", {}, text)), more),
       ),
     );

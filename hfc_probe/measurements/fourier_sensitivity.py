@@ -104,7 +104,7 @@ class FourierSensitivity(Measurement):
         counts = np.zeros(0, np.int64)
         loss_sum, right = 0.0, 0
         ring = _rings(*samples.image_shape[1:], subject.device)
-        shares = torch.zeros(int(ring.max()) + 1, dtype=torch.float64)
+        shares = torch.zeros(int(ring.max()) + 1, dtype=torch.float64, device="cpu")
         known = 0
 
         def look(start: int, images: Tensor, targets: Tensor) -> _Seen:

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent
 plugins = find_packages("plugins")
 
 extras = {
+    "attribution": ["captum>=0.7"],
     "calibration": ["torchmetrics>=1.2"],
     # The tab draws by itself: where only logs are looked at, this is all it needs.
     "dashboard": ["tensorboard>=2.21,<3"],
@@ -68,7 +69,6 @@ setup(
         "tensorboard_plugin_hfc": ["static/*"],
     },
     install_requires=[
-        "captum>=0.7",
         "click>=8.1",
         "matplotlib>=3.8",
         "numpy>=1.26",

@@ -11,7 +11,6 @@ plugins = find_packages("plugins")
 
 extras = {
     "attribution": ["captum>=0.7"],
-    "calibration": ["torchmetrics>=1.2"],
     # The tab draws by itself: where only logs are looked at, this is all it needs.
     "dashboard": ["tensorboard>=2.21,<3"],
     "detection": ["pycocotools>=2.0.7"],

@@ -1,4 +1,7 @@
-"""Accuracy under FGSM and PGD, also with smoothed kernels (Wang et al., CVPR 2020, Table 2)."""
+"""Accuracy under FGSM and PGD, also with smoothed kernels (Wang et al., CVPR 2020, Table 2).
+
+Long because a measurement is one file: settings, attacks, result, sentence and figure.
+"""
 
 from __future__ import annotations
 

@@ -1,25 +1,21 @@
-"""Which radial bands a prediction rests on, by captum's attributions over DFT bands."""
+"""Which radial bands a prediction rests on, by captum's attributions over DFT bands.
+
+Long because a measurement is one file: settings, attribution, result, sentence and figure.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-
-from ..core.drawing import HFC, LFC, bare, new_figure, show_pixels, styled
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import fourier
+from ..core.drawing import HFC, LFC, bare, new_figure, show_pixels, styled
 from ..core.event_file import radius_tag
 from ..core.measurement import Measurement, settings_of
 from ..core.result import Result

@@ -1,16 +1,10 @@
-"""Error under common corruptions: published folders, or frequency corruptions made on the fly."""
+"""Error under common corruptions: published folders, or frequency corruptions made on the fly.
+
+Long because a measurement is one file, and this one reads published folders and makes its own
+corruptions.
+"""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-
-from ..core.drawing import CLEAN, HFC, LFC, new_figure, styled
-from ..core.intervals import percent
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 import functools
 import math
@@ -18,14 +12,16 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import fourier
-from ..core.intervals import proportion_arrays, wilson
+from ..core.drawing import CLEAN, HFC, LFC, new_figure, styled
+from ..core.intervals import percent, proportion_arrays, wilson
 from ..core.measurement import Measurement, settings_of
 from ..core.result import Result
 from ..data.noise import normal_noise

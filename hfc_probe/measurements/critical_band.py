@@ -1,4 +1,7 @@
-"""Which octave a model recognises objects by: critical-band masking (Subramanian et al., 2023)."""
+"""Which octave a model recognises objects by: critical-band masking (Subramanian et al., 2023).
+
+Long because a measurement is one file: settings, noise, fit, result, sentence and figure.
+"""
 
 from __future__ import annotations
 

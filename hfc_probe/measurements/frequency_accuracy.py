@@ -1,4 +1,7 @@
-"""TODO."""
+"""Accuracy on low- and high-frequency components by radius (Wang et al., CVPR 2020).
+
+Long because a measurement is one file: settings, counts, result, sentence and figure.
+"""
 
 from __future__ import annotations
 

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-from .. import fourier
-from ..core.drawing import CLEAN, HFC, LFC, new_figure, styled
-from ..core.intervals import percent
-from ..core.result import manner
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..core.intervals import proportion_arrays
+from .. import fourier
+from ..core.drawing import CLEAN, HFC, LFC, new_figure, styled
+from ..core.intervals import percent, proportion_arrays
 from ..core.measurement import Measurement, settings_of
-from ..core.result import CellResult
+from ..core.result import CellResult, manner
 from ..ground import checks
 from ..ground.errors import InputError
 from ..model.subject import Subject, right

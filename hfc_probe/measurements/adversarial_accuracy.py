@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from .. import fourier, kernels
 from ..core.drawing import CLEAN, HFC, LFC, new_figure, spectrum_axes, styled
-from ..core.intervals import percent, proportion_arrays
+from ..core.intervals import percent, percent_at, proportion_arrays
 from ..core.measurement import Measurement, settings_of
 from ..core.result import CellResult
 from ..data.noise import uniform_noise
@@ -329,15 +329,14 @@ class AdversarialAccuracyResult(CellResult):
     def table(self) -> tuple[list[str], list[list[str]]]:
         arrays = self.arrays()
 
-        def cell(name: str, at: tuple[int, ...]) -> str:
-            return percent(*(float(arrays[name + part][at]) for part in ("", "_lower", "_upper")))
-
         heads = ["ρ", "clean"]
         heads += [f"{n.upper()} ε = {e:g}" for n in ATTACKS for e in self.epsilons]
         rows = []
         for row, rho in enumerate(self.rhos):
-            line = [f"{rho:g}", cell("clean", (row,))]
-            line += [cell(n, (row, k)) for n in ATTACKS for k in range(len(self.epsilons))]
+            line = [f"{rho:g}", percent_at(arrays, "clean", row)]
+            line += [
+                percent_at(arrays, n, row, k) for n in ATTACKS for k in range(len(self.epsilons))
+            ]
             rows.append(line)
         return heads, rows
 

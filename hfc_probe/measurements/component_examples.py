@@ -14,7 +14,7 @@ from torch import Tensor
 from .. import fourier
 from ..core.drawing import CLEAN, HFC, LFC, bare, new_figure, show_pixels, styled
 from ..core.event_file import radius_tag
-from ..core.intervals import percent, proportion_arrays
+from ..core.intervals import percent, percent_at, proportion_arrays
 from ..core.measurement import Measurement, settings_of
 from ..core.result import CellResult
 from ..ground import checks
@@ -247,11 +247,7 @@ class ComponentExamplesResult(CellResult):
         heads = ["radius (cycles/image)", "HFC only", "LFC only", "both", "neither"]
         rows = []
         for k, radius in enumerate(self.radii):
-            cells = [
-                f"{self.counts[name][k]}, "
-                + percent(*(float(arrays[name + v][k]) for v in ("", "_lower", "_upper")))
-                for name in GROUPS
-            ]
+            cells = [f"{self.counts[name][k]}, " + percent_at(arrays, name, k) for name in GROUPS]
             rows.append([f"{radius:g}", *cells])
         return heads, rows
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .. import fourier
 from ..core.drawing import HFC, LFC, new_figure, styled
-from ..core.intervals import percent, proportion_arrays
+from ..core.intervals import percent, percent_at, proportion_arrays
 from ..core.measurement import Measurement, settings_of
 from ..core.result import Result
 from ..data.noise import normal_noise
@@ -334,13 +334,10 @@ class CriticalBandResult(Result):
     def table(self) -> tuple[list[str], list[list[str]]]:
         arrays = self.arrays()
         heads = ["noise (RMS)", *(f"{centre:g} cycles/image" for centre in self.centres)]
-        clean = percent(*(float(arrays["clean" + part]) for part in ("", "_lower", "_upper")))
+        clean = percent_at(arrays, "clean")
         rows = [["none", clean, *[""] * (len(self.centres) - 1)]]
         for row, strength in enumerate(self.settings["strengths"]):
-            cells = [
-                percent(*(float(arrays["accuracy" + p][row, k]) for p in ("", "_lower", "_upper")))
-                for k in range(len(self.centres))
-            ]
+            cells = [percent_at(arrays, "accuracy", row, k) for k in range(len(self.centres))]
             rows.append([f"{strength:g}", *cells])
         rows.append(["sensitivity", *(f"{value:.2f}" for value in self.sensitivity)])
         return heads, rows

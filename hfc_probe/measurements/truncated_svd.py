@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import fourier
 from ..core.drawing import CLEAN, HFC, LFC, new_figure, styled
-from ..core.intervals import percent, proportion_arrays
+from ..core.intervals import percent, percent_at, proportion_arrays
 from ..core.measurement import Measurement, settings_of
 from ..core.result import CellResult, manner
 from ..ground import checks
@@ -217,10 +217,7 @@ class TruncatedSVDResult(CellResult):
         heads = ["rank", "energy", "leading", "trailing", "radius", "LFC", "HFC"]
         rows = []
         for k, rank in enumerate(self.ranks):
-            cells = {
-                name: percent(*(float(arrays[name + part][k]) for part in ("", "_lower", "_upper")))
-                for name in VIEWS
-            }
+            cells = {name: percent_at(arrays, name, k) for name in VIEWS}
             rows.append(
                 [
                     str(rank),

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent
 plugins = find_packages("plugins")
 
 extras = {
-    "calibration": ["torchmetrics>=1.2"],
+    "attribution": ["captum>=0.7"],
     # The tab draws by itself: to look at logs, this is all it needs.
     "dashboard": ["tensorboard>=2.21,<3"],
     "detection": ["pycocotools>=2.0.7"],
@@ -68,7 +68,6 @@ setup(
         "tensorboard_plugin_hfc": ["static/*"],
     },
     install_requires=[
-        "captum>=0.7",
         "click>=8.1",
         "jinja2>=3.1",
         "matplotlib>=3.8",

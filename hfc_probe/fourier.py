@@ -5,6 +5,8 @@ Conventions (see Wang et al., CVPR 2020, §3.1): a frequency is a pair of signed
 that are shown or returned have DC in the middle, at ``[H // 2, W // 2]``. All transforms run
 in float32 at least, whatever the autocast state, because half precision has neither the
 range nor, on the CPU, the kernels.
+
+Long because all frequency maths stands in one place, each function with its doctest.
 """
 
 from __future__ import annotations

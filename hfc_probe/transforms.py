@@ -8,6 +8,8 @@ the values as they are, and its APR-S casts to uint8, which wraps them around.
 Random choices come from torch's global generator (which ``DataLoader`` seeds per worker), or
 from one of the transform's own if ``seed`` is given; it then differs between workers and
 is the same in every run.
+
+Long because every transform is documented with its source and its differences.
 """
 
 from __future__ import annotations

@@ -36,7 +36,8 @@ def _needs(module: str, extra: str) -> pytest.MarkDecorator:
 
 
 needs_coco = _needs("pycocotools", "detection")
-needs_torchmetrics = _needs("torchmetrics", "calibration")
+needs_torchmetrics = _needs("torchmetrics", "test")
+needs_captum = _needs("captum", "attribution")
 needs_timm = _needs("timm", "timm")
 
 

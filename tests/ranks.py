@@ -101,8 +101,8 @@ def everything():
     """All measurements, and the heatmap's other estimators."""
     model = Counting(slow=0.002)
     kinds = [kind(**SETTINGS.get(name, {})) for name, kind in registry.MEASUREMENTS.items()]
-    if importlib.util.find_spec("torchmetrics") is None:  # the extra "calibration"
-        kinds = [kind for kind in kinds if kind.name != "calibration"]
+    if importlib.util.find_spec("captum") is None:  # the extra "attribution"
+        kinds = [kind for kind in kinds if kind.name != "band_attribution"]
     kinds += [hfc_probe.FourierHeatmap(**settings) for settings in HEATMAPS]
     with hfc_probe.attach(model, samples(), measurements=kinds, limit=None, strict=True) as probe:
         probe.measure()

@@ -15,6 +15,8 @@ from hfc_probe import fourier
 from hfc_probe.core.intervals import percent
 from hfc_probe.measurements.overview import overview_figure
 
+from .conftest import needs_captum
+
 LOW_BLUE, HIGH_ORANGE = "#0072B2", "#D55E00"
 SIDE, COUNT, CLASSES = 8, 24, 4
 
@@ -365,6 +367,7 @@ def test_critical_band():
     assert peak == pytest.approx(result.human_centre, rel=0.05)
 
 
+@needs_captum
 def test_band_attribution():
     result = measured(h.BandAttribution(permutations=3, samples=6))
     arrays = result.arrays()
@@ -405,7 +408,6 @@ def test_corruption_accuracy():
 
 
 def test_calibration():
-    pytest.importorskip("torchmetrics", reason="pip install 'hfc_probe[calibration]'")
     result = measured(h.Calibration(radii=(1, 3), resamples=20))
     arrays = result.arrays()
     for axes, kind in zip(result.figure().axes, ("ece", "auroc"), strict=True):

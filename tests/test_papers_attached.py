@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import hfc_probe
 from hfc_probe.measurements.registry import MEASUREMENTS
 
-from .conftest import needs_torchmetrics
+from .conftest import needs_captum
 
 SMALL = {
     "adversarial_accuracy": {"rhos": (0, 0.5), "steps": 2, "samples": 8},
@@ -72,7 +72,7 @@ def train(measurements, log_dir=None):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@needs_torchmetrics
+@needs_captum
 def test_training_is_the_same_bit_for_bit_and_everything_is_logged(tmp_path):
     measurements = [MEASUREMENTS[name](**SMALL.get(name, {})) for name in NAMES]
     plain = train([])

@@ -103,7 +103,7 @@ def test_every_measurement_gives_the_numbers_of_one_process_to_the_last_bit(two,
     ((status, output),) = run(["tests/ranks.py", str(tmp_path), "60", "everything"], world=1)
     assert status == 0, output
     expected, passes = left(tmp_path, "everything")
-    missing = importlib.util.find_spec("torchmetrics") is None  # the extra "calibration"
+    missing = importlib.util.find_spec("captum") is None  # the extra "attribution"
     assert len(expected) == len(MEASUREMENTS) - missing + 3  # three more ways to make a heatmap
     shares = []
     for rank in range(2):

@@ -32,7 +32,7 @@ from hfc_probe.measurements.calibration import CalibrationResult
 from hfc_probe.measurements.component_examples import ComponentExamplesResult
 from hfc_probe.measurements.registry import MEASUREMENTS, build
 
-from .conftest import needs_torchmetrics
+from .conftest import needs_captum
 
 MODEL = """
 import torch
@@ -64,7 +64,7 @@ def audit(model, out, *options):
     return CliRunner().invoke(main, arguments)
 
 
-@needs_torchmetrics
+@needs_captum
 def test_every_measurement_runs_by_name(here):
     names = [n for n in MEASUREMENTS if n != "fourier_heatmap"]
     options = [part for name in names for part in ("--measure", name)]
@@ -362,9 +362,21 @@ def test_intervals_belong_to_scalars_and_hold_them(resnet20, cifar):
         (FrequencyAccuracy, {"radii": 64}, {"radii": (32, 64, 128)}, ["hfc_lfc/r64"]),
         (FrequencyAccuracy, {"radii": 0.25}, {"radii": (0.25, 100)}, ["hfc_hfc/r00.25"]),
         (TruncatedSVD, {"ranks": 4}, {"ranks": (4, 100)}, ["hfc_svd/hfc_k04"]),
-        (BandAttribution, {"edges": (8, 99)}, {"edges": (8, 100)}, ["hfc_bands/r08"]),
+        pytest.param(
+            BandAttribution,
+            {"edges": (8, 99)},
+            {"edges": (8, 100)},
+            ["hfc_bands/r08"],
+            marks=needs_captum,
+        ),
         # Rounded, these two would have shared a tag, and one number would have been lost.
-        (BandAttribution, {"edges": 1.2}, {"edges": (1.2, 1.4)}, ["hfc_bands/r01.2"]),
+        pytest.param(
+            BandAttribution,
+            {"edges": 1.2},
+            {"edges": (1.2, 1.4)},
+            ["hfc_bands/r01.2"],
+            marks=needs_captum,
+        ),
     ],
 )
 def test_a_radius_has_one_tag_whatever_else_is_measured(measurement, one, many, tags):

@@ -21,8 +21,6 @@ from hfc_probe import (
 from hfc_probe.detection import DetectionAudit
 from hfc_probe.detection.variants import run_variants
 
-from .conftest import needs_torchmetrics
-
 IMAGENET = PixelSpace.imagenet()
 
 
@@ -138,7 +136,6 @@ def test_every_measurement_of_components_feeds_the_same_images(resnet20, cifar):
     assert svd.counts["lfc"].tolist() == same["lfc_correct"].tolist()
 
 
-@needs_torchmetrics
 def test_calibration_feeds_them_too_and_a_second_data_set(resnet20, cifar):
     some, other = cifar.subset(48), Samples(images(8, 32, 32) * 0.3, torch.zeros(8).long())
     settings = {"radii": (4,), "rescale": "max", "resamples": 2}

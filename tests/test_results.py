@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
+import pickle
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.utils.tensorboard import SummaryWriter
 
+import hfc_probe
 from hfc_probe import FourierHeatmap, FrequencyAccuracy, InputError, KernelSpectra, Samples
 from hfc_probe.core.drawing import png
 from hfc_probe.measurements.overview import overview_figure
@@ -132,3 +136,32 @@ def test_drawing_does_not_touch_the_callers_plotting_state(results):
         assert dict(matplotlib.rcParams) == before
     finally:
         matplotlib.rcdefaults()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Counted(hfc_probe.measurements.FrequencyAccuracyResult):
+    """A user's own result, which adds an array to its parent's and counts how often."""
+
+    calls = 0
+
+    def arrays(self):
+        type(self).calls += 1
+        return super().arrays() | {"twice": 2 * self.radii}
+
+
+def test_arrays_are_computed_once_however_much_of_a_result_is_asked_for(tmp_path):
+    samples = hfc_probe.Samples(torch.rand(6, 3, 8, 8), torch.arange(6) % 3)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3))
+    found = hfc_probe.FrequencyAccuracy(radii=(1, 2)).measure(model, samples)
+    fields = {f.name: getattr(found, f.name) for f in dataclasses.fields(found)}
+    result = Counted(**fields)
+    with SummaryWriter(tmp_path) as writer:
+        result.log(writer, step=1)
+    result.to_dict(), result.figure(), result.intervals(), str(result)
+    assert Counted.calls == 1
+    result.arrays().clear()  # the dictionary is the caller's own
+    assert result.arrays()["twice"].tolist() == [2, 4]
+    again = pickle.loads(pickle.dumps(result))
+    assert again.arrays().keys() == result.arrays().keys()
+    assert dataclasses.replace(result, radii=2 * result.radii).arrays()["twice"].tolist() == [4, 8]
+    assert Counted.calls == 3

@@ -29,9 +29,7 @@ SMALL = {
     "fourier_heatmap": {"norm": 1.0, "crop": 3},
     "truncated_svd": {"ranks": (2, 4)},
 }
-# Calibration's own tests have the same of it: torchmetrics takes seconds to import.
-OTHERS = {"calibration", "input_spectrum", "kernel_spectra"}
-OF_ACCURACY = sorted(set(registry.MEASUREMENTS) - OTHERS)
+OF_ACCURACY = sorted(set(registry.MEASUREMENTS) - {"input_spectrum", "kernel_spectra"})
 
 
 class Constant(nn.Module):
@@ -53,7 +51,7 @@ def random_samples(targets, size=16):
 @pytest.mark.parametrize("name", OF_ACCURACY)
 def test_no_measurement_judges_a_constant_predictor(name):
     if name == "band_attribution":
-        pytest.importorskip("captum")
+        pytest.importorskip("captum", reason="pip install 'hfc_probe[attribution]'")
     # 3 of 12 images are of the class that is always said: right in 25 %, as a guess is.
     samples = random_samples(torch.arange(12) % 4)
     result = registry.MEASUREMENTS[name](**SMALL.get(name, {})).measure(Constant(), samples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from statistics import NormalDist
 from typing import Any
 
@@ -165,6 +166,15 @@ def percent(proportion: float, lower: float | None = None, upper: float | None =
     if lower is None or upper is None:
         return text
     return f"{text} [{100 * lower:.1f}, {100 * upper:.1f}]"
+
+
+def percent_at(arrays: Mapping[str, NDArray[Any]], name: str, *at: int) -> str:
+    """:func:`percent` of one cell of an array, with the bounds that stand beside it.
+
+    >>> percent_at(proportion_arrays("hit", [4, 8], 10), "hit", 1)
+    '80.0 % [49.0, 94.3]'
+    """
+    return percent(*(float(arrays[name + part][at]) for part in ("", "_lower", "_upper")))
 
 
 def proportion_arrays(name: str, correct: ArrayLike, count: ArrayLike) -> dict[str, NDArray[Any]]:

@@ -7,8 +7,9 @@ import json
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,22 @@ from .intervals import percent, wilson
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def _computed_once(arrays: Callable[[Any], Arrays]) -> Callable[[Any], Arrays]:
+    """A method ``arrays`` that each result computes once: results do not change."""
+
+    @wraps(arrays)
+    def kept(self: Any) -> Arrays:
+        found = self.__dict__.setdefault("_arrays", {})
+        if kept not in found:  # by method: a subclass may call that of its parent
+            found[kept] = arrays(self)
+        return dict(found[kept])
+
+    return kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +58,14 @@ class Result(ABC):
     samples: int
     provenance: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "arrays" in vars(cls):
+            cls.arrays = _computed_once(cls.arrays)  # type: ignore[method-assign]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_arrays"}
+
     @property
     def caveats(self) -> tuple[str, ...]:
         """What cannot be trusted about these numbers; said before anything else is."""
@@ -50,8 +75,12 @@ class Result(ABC):
     def scalars(self) -> dict[str, float]:
         """TensorBoard tags and their values."""
 
+    @_computed_once
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Every array by name; the class's docstring gives shapes and units."""
+        """Every array by name; the class's docstring gives shapes and units.
+
+        Computed once for each result, in subclasses too; the arrays are shared, not copied.
+        """
         return {tag: np.asarray(value) for tag, value in self.scalars().items()}
 
     def figure(self) -> Figure:

@@ -1,4 +1,7 @@
-"""Reading a loader once: which batches, what is in them, and whether they can be relied on."""
+"""Reading a loader once: which batches, what is in them, and whether they can be relied on.
+
+Long because reading, trying and refusing a loader share what they know of it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A detector on original, low- and high-frequency images: one pass over a COCO data set."""
+"""A detector on original, low- and high-frequency images: one pass over a COCO data set.
+
+Long because settings, the single pass and its continuation depend on one another.
+"""
 
 from __future__ import annotations
 

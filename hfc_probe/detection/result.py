@@ -1,4 +1,7 @@
-"""What a detection audit found: AP, its changes by image and object, and where to see them."""
+"""What a detection audit found: AP, its changes by image and object, and where to see them.
+
+Long because a detection audit has many views of the same arrays.
+"""
 
 from __future__ import annotations
 

@@ -1,40 +1,35 @@
-"""Accuracy under FGSM and PGD, also with smoothed kernels (Wang et al., CVPR 2020, Table 2)."""
+"""Accuracy under FGSM and PGD, also with smoothed kernels (Wang et al., CVPR 2020, Table 2).
+
+Long because a measurement is one file: settings, attacks, result, sentence and figure.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
-
-from ..core.drawing import CLEAN, HFC, LFC, new_figure, spectrum_axes, styled
-from ..core.intervals import percent
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import fourier, kernels
-from ..core.intervals import proportion_arrays
+from ..core.drawing import CLEAN, HFC, LFC, new_figure, spectrum_axes, styled
+from ..core.intervals import percent, percent_at, proportion_arrays
 from ..core.measurement import Measurement, settings_of
 from ..core.result import CellResult
 from ..data.noise import uniform_noise
 from ..ground import checks
 from ..ground.errors import InputError
 from ..model.subject import Subject, rank, right
+from .gradients import reached
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 ATTACKS = ("fgsm", "pgd")
@@ -44,8 +39,8 @@ ATTACKS = ("fgsm", "pgd")
 class AdversarialAccuracy(Measurement):
     """Accuracy under L∞ attacks in pixel space, clean accuracy beside it.
 
-    Both attacks are captum's, on the cross-entropy of the true class, within ε of the image
-    and within [0, 1]; the model's normalisation is part of what is attacked. With several
+    Both attacks raise the cross-entropy of the true class, within ε of the image and within
+    [0, 1]; the model's normalisation is part of what is attacked. With several
     ``rhos`` the model's first layer is smoothed by each (its parameters are never written)
     and attacked anew, which is the paper's Table 2; its kernels are not normalised, so
     activations grow by up to 1 + 8ρ. With BatchNorm, whose statistics are those of training,
@@ -66,7 +61,7 @@ class AdversarialAccuracy(Measurement):
 
     Raises:
         InputError: settings outside those bounds; when measuring, a model that gives no
-            gradient, an installed captum without the attacks.
+            gradient.
 
     Source: Wang et al., CVPR 2020, §6.3 and Table 2 (ε of 0.03, 0.06, 0.09); Goodfellow et
     al., ICLR 2015 (FGSM); Madry et al., ICLR 2018 (PGD).
@@ -95,7 +90,6 @@ class AdversarialAccuracy(Measurement):
             checks.keep(self, step_size=step_size)
 
     def validate(self, model: nn.Module, image_shape: tuple[int, int, int] | None) -> None:
-        _captum_attacks()
         if any(self.rhos):
             channels = image_shape[0] if image_shape else None
             with kernels.smoothed(model, max(self.rhos), channels=channels):
@@ -148,11 +142,10 @@ class AdversarialAccuracy(Measurement):
         self, subject: Subject, row: int, start: int, images: Tensor, targets: Tensor
     ) -> _Tally:
         tally = self._tally(subject)
-        logits: list[Tensor] = []  # of the clean images, on the way to their gradient
-        direction = fgsm_direction(subject, images, targets, seen=logits.append)
+        direction, logits = fgsm_direction(subject, images, targets)
         if row == 0 and start == 0:
-            subject.check_targets(logits[0].shape[1])
-        tally.clean = int((rank(logits[0], targets) < 1).sum())
+            subject.check_targets(logits.shape[1])
+        tally.clean = int((rank(logits, targets) < 1).sum())
         tally.moved = int(direction.flatten(1).any(1).sum())
         noise = uniform_noise(self.seed, start, images) if self.random_start else None
         for column, epsilon in enumerate(self.epsilons):
@@ -205,26 +198,17 @@ class _Tally:
             self.filtered[pair] += other.filtered[pair]
 
 
-def fgsm_direction(
-    subject: Subject,
-    images: Tensor,
-    targets: Tensor,
-    *,
-    seen: Callable[[Tensor], Any] = lambda logits: None,
-) -> Tensor:
-    """Sign of the gradient of the cross-entropy at the images, by captum's FGSM.
+def fgsm_direction(subject: Subject, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Sign of the gradient of the cross-entropy at the images, and the logits there.
 
     One backward pass serves every ε, since FGSM's step is ε times this.
-
-    Args:
-        seen: called with the clean logits on the way, so that they need no pass of their own.
     """
-    attack = _captum_attacks()[0](_forward(subject, seen), _loss)
-    attack.zero_thresh = 0.0  # captum's own, 1e-6, would leave confident images as they are
-    with _attacking():
-        stepped = attack.perturb(images, 1.0, targets)
-    direction: Tensor = (stepped - images).detach().round()
-    return direction
+    with torch.enable_grad(), reached("AdversarialAccuracy", "attack the model without that"):
+        images = images.detach().requires_grad_()
+        logits = subject.logits(images, "attacked")
+        loss = F.cross_entropy(logits, targets, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, images)
+    return gradient.sign(), logits.detach()
 
 
 def pgd(
@@ -237,69 +221,17 @@ def pgd(
     steps: int,
     start: Tensor | None,
 ) -> Tensor:
-    """Adversarial images by captum's PGD, L∞, in pixel space and within [0, 1].
+    """Adversarial images by PGD, L∞, in pixel space and within [0, 1].
 
     Args:
         start: offset from the images where it starts; None: at the images.
     """
-    attack = _captum_attacks()[1](_forward(subject), _loss, lower_bound=0.0, upper_bound=1.0)
-    attack.fgsm.zero_thresh = 0.0
-    if start is not None:
-        # captum would draw from the global generator, batch by batch.
-        attack._random_point = lambda center, *_: center + start
-    with _attacking():
-        adversarial: Tensor = attack.perturb(
-            images, epsilon, step_size, steps, targets, random_start=start is not None
-        )
-    return adversarial.detach()
-
-
-def _forward(
-    subject: Subject, seen: Callable[[Tensor], Any] = lambda logits: None
-) -> Callable[[Tensor], Tensor]:
-    def forward(images: Tensor) -> Tensor:
-        logits = subject.logits(images, "attacked")
-        seen(logits.detach())
-        return logits
-
-    return forward
-
-
-def _loss(logits: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(logits, targets, reduction="none")
-
-
-@contextmanager
-def _attacking() -> Iterator[None]:
-    with warnings.catch_warnings(), torch.enable_grad():
-        warnings.filterwarnings("ignore", message="Input Tensor .* did not already require")
-        try:
-            yield
-        except RuntimeError as error:
-            text = str(error)
-            if "does not require grad" in text or "have been used in the graph" in text:
-                raise InputError(
-                    "AdversarialAccuracy: expected a model through which gradients reach the "
-                    "image, got one that cuts them (torch.no_grad, detach or NumPy inside); "
-                    "attack the model without that"
-                ) from error
-            raise
-
-
-def _captum_attacks() -> tuple[Any, Any]:
-    try:
-        from captum.robust import FGSM, PGD
-    except ImportError as error:
-        raise InputError(
-            "AdversarialAccuracy: expected captum with captum.robust.FGSM and PGD (0.7 or newer), "
-            f"got none ({error}); pip install -U captum"
-        ) from error
-    if not hasattr(PGD, "_random_point"):
-        raise InputError(
-            "AdversarialAccuracy: expected a captum whose PGD draws its start in _random_point, "
-            "got a version without it; pip install 'captum<1' or pass random_start=False"
-        )
-    return FGSM, PGD
+    adversarial = images if start is None else (images + start).clamp(0, 1)
+    for _ in range(steps):
+        direction, _ = fgsm_direction(subject, adversarial, targets)
+        change = adversarial + step_size * direction - images
+        adversarial = (images + change.clamp(-epsilon, epsilon)).clamp(0, 1)
+    return adversarial
 
 
 @contextmanager
@@ -397,15 +329,14 @@ class AdversarialAccuracyResult(CellResult):
     def table(self) -> tuple[list[str], list[list[str]]]:
         arrays = self.arrays()
 
-        def cell(name: str, at: tuple[int, ...]) -> str:
-            return percent(*(float(arrays[name + part][at]) for part in ("", "_lower", "_upper")))
-
         heads = ["ρ", "clean"]
         heads += [f"{n.upper()} ε = {e:g}" for n in ATTACKS for e in self.epsilons]
         rows = []
         for row, rho in enumerate(self.rhos):
-            line = [f"{rho:g}", cell("clean", (row,))]
-            line += [cell(n, (row, k)) for n in ATTACKS for k in range(len(self.epsilons))]
+            line = [f"{rho:g}", percent_at(arrays, "clean", row)]
+            line += [
+                percent_at(arrays, n, row, k) for n in ATTACKS for k in range(len(self.epsilons))
+            ]
             rows.append(line)
         return heads, rows
 

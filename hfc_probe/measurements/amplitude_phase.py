@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from ..core.drawing import CLEAN, HFC, LFC, new_figure, show_pixels, styled
-from ..core.intervals import percent
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from .. import fourier
-from ..core.intervals import proportion_arrays
+from ..core.drawing import CLEAN, HFC, LFC, new_figure, show_pixels, styled
+from ..core.intervals import percent, proportion_arrays
 from ..core.measurement import Measurement, settings_of
 from ..core.result import Result
 from ..ground import checks
@@ -27,6 +19,7 @@ from ..ground.errors import InputError
 from ..model.subject import Subject, rank
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Pairing = Literal["any", "same", "different"]

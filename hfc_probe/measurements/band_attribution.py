@@ -1,25 +1,21 @@
-"""Which radial bands a prediction rests on, by captum's attributions over DFT bands."""
+"""Which radial bands a prediction rests on, by captum's attributions over DFT bands.
+
+Long because a measurement is one file: settings, attribution, result, sentence and figure.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-
-from ..core.drawing import HFC, LFC, bare, new_figure, show_pixels, styled
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import fourier
+from ..core.drawing import HFC, LFC, bare, new_figure, show_pixels, styled
 from ..core.event_file import radius_tag
 from ..core.measurement import Measurement, settings_of
 from ..core.result import Result
@@ -27,6 +23,7 @@ from ..ground import checks
 from ..ground.errors import InputError
 from ..model.subject import Subject
 from .frequency_accuracy import Background
+from .gradients import reached
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -179,21 +176,18 @@ class BandAttribution(Measurement):
             with torch.device(subject.device):
                 result: Tensor = attribution.attribute(gains, **options)
             return result.detach()
-        try:
-            with torch.enable_grad(), torch.device(subject.device):
-                result = attribution.attribute(
-                    gains.requires_grad_(),
-                    n_steps=self.steps,
-                    internal_batch_size=max(len(gains), subject.batch_size),
-                    **options,
-                )
-        except RuntimeError as error:
-            if "does not require grad" in str(error) or "have been used in the graph" in str(error):
-                raise InputError(
-                    "BandAttribution: expected a model through which gradients reach the image, "
-                    'got one that cuts them; use method="shapley"'
-                ) from error
-            raise
+        advice = 'use method="shapley"'
+        with (
+            torch.enable_grad(),
+            torch.device(subject.device),
+            reached("BandAttribution", advice),
+        ):
+            result = attribution.attribute(
+                gains.requires_grad_(),
+                n_steps=self.steps,
+                internal_batch_size=max(len(gains), subject.batch_size),
+                **options,
+            )
         return result.detach()
 
 
@@ -217,7 +211,8 @@ def _captum(name: str) -> Any:
         import captum.attr
     except ImportError as error:
         raise InputError(
-            f"BandAttribution: expected captum, got none ({error}); pip install captum"
+            f"BandAttribution: expected captum, got none ({error}); "
+            "pip install 'hfc_probe[attribution]'"
         ) from error
     found = getattr(captum.attr, name, None)
     if found is None:

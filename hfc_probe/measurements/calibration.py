@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from .. import fourier
-from ..core.drawing import CLEAN, HFC, LFC, new_figure, styled
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .. import fourier
+from ..core.drawing import CLEAN, HFC, LFC, new_figure, styled
 from ..core.event_file import radius_tag
 from ..core.measurement import Measurement, settings_of
-from ..core.result import CellResult
+from ..core.result import CellResult, manner
 from ..data.samples import Samples
 from ..ground import checks
 from ..ground.errors import InputError
@@ -50,8 +45,8 @@ class Calibration(Measurement):
         rescale: as :class:`FrequencyAccuracy`; a second data set is rescaled as well.
 
     Raises:
-        InputError: settings outside their bounds; torchmetrics not installed; when measuring,
-            a second data set of another image shape.
+        InputError: settings outside their bounds; when measuring, a second data set of another
+            image shape.
 
     Source: Guo et al., ICML 2017 (ECE); Hendrycks and Gimpel, ICLR 2017 (max-softmax). The code
     of Chen et al., ICCV 2021, has the AUROC of a second data set, by the largest logit.
@@ -79,7 +74,6 @@ class Calibration(Measurement):
             )
 
     def validate(self, model: Any, image_shape: tuple[int, int, int] | None) -> None:
-        _torchmetrics()
         if self.ood is None or image_shape is None:
             return
         if self.ood.image_shape != image_shape:
@@ -117,88 +111,62 @@ class Calibration(Measurement):
             return logits.cpu().double().softmax(1).amax(1)
 
         rows = torch.cat(list(subject.map(look)), 1)
-        confidence = dict(zip(views, rows[::2], strict=True))
-        hits = dict(zip(views, rows[1::2].bool(), strict=True))
+        confidence = dict(zip(views, rows[::2].numpy(), strict=True))
+        hits = dict(zip(views, rows[1::2].bool().numpy(), strict=True))
         if self.ood is not None:
             others_subject = replace(subject, samples=self.ood)
-            confidence["ood"] = torch.cat(list(others_subject.map(look_at_ood)))
-            hits["ood"] = torch.zeros(len(self.ood), dtype=torch.bool, device="cpu")
-        views = list(confidence)
-        labelled = [name for name in views if name != "ood"]
-        others = [name for name in views if name != "original"]
-        rng = np.random.default_rng(self.seed)
-        ece = np.array(
-            [
-                interval(
-                    expected_calibration_error(confidence[n], hits[n], self.bins),
-                    lambda a, h: _ece(a, h, self.bins),
-                    [confidence[n].numpy(), hits[n].numpy()],
-                    paired=True,
-                    rng=rng,
-                    resamples=self.resamples,
-                )
-                for n in labelled
-            ]
-        )
-        auroc = np.array(
-            [
-                interval(
-                    area_under_roc(confidence["original"], confidence[n]),
-                    _auroc,
-                    [confidence["original"].numpy(), confidence[n].numpy()],
-                    paired=False,
-                    rng=rng,
-                    resamples=self.resamples,
-                )
-                for n in others
-            ]
-        )
+            confidence["ood"] = torch.cat(list(others_subject.map(look_at_ood))).numpy()
+        others = [name for name in confidence if name != "original"]
+        bounded = partial(interval, rng=np.random.default_rng(self.seed), resamples=self.resamples)
+        error = partial(expected_calibration_error, bins=self.bins)
+        ece = [bounded(error, (confidence[n], hits[n]), paired=True) for n in views]
+        auroc = [
+            bounded(area_under_roc, (confidence["original"], confidence[n]), paired=False)
+            for n in others
+        ]
         return CalibrationResult(
             settings=settings_of(self)
             | {"radii": radii, "ood": None if self.ood is None else f"{len(self.ood)} images"},
             samples=len(samples),
             radii=np.asarray(radii, np.float64),
-            labelled=tuple(labelled),
+            labelled=tuple(views),
             others=tuple(others),
-            ece=ece,
-            auroc=auroc,
-            confidence=np.array([float(confidence[n].mean()) for n in labelled]),
-            accuracy=np.array([float(hits[n].double().mean()) for n in labelled]),
+            ece=np.array(ece),
+            auroc=np.array(auroc),
+            confidence=np.array([confidence[n].mean() for n in views]),
+            accuracy=np.array([hits[n].mean() for n in views]),
         )
 
 
-def expected_calibration_error(confidence: Tensor, right: Tensor, bins: int = 15) -> float:
-    """ECE in [0, 1] by torchmetrics, from confidences and whether each was right.
+def expected_calibration_error(
+    confidence: NDArray[np.float64], is_correct: NDArray[np.bool_], bins: int = 15
+) -> float:
+    """ECE in [0, 1], from confidences and whether each prediction was correct.
 
-    >>> sure = torch.tensor([0.9, 0.9, 0.6, 0.6])
-    >>> round(expected_calibration_error(sure, torch.tensor([True, True, True, False])), 3)
+    >>> sure = np.array([0.9, 0.9, 0.6, 0.6])
+    >>> round(expected_calibration_error(sure, np.array([True, True, True, False])), 3)
     0.1
     """
-    functional = _torchmetrics()
-    return float(
-        functional.binary_calibration_error(
-            confidence.float(), right.long(), n_bins=bins, norm="l1"
-        )
-    )
+    places = np.minimum((confidence * bins).astype(int), bins - 1)
+    gap = np.bincount(places, is_correct, bins) - np.bincount(places, confidence, bins)
+    return float(np.abs(gap).sum() / len(confidence))
 
 
-def area_under_roc(inside: Tensor, outside: Tensor) -> float:
-    """AUROC by torchmetrics of telling ``inside`` from ``outside`` by larger scores.
+def area_under_roc(inside: NDArray[np.float64], outside: NDArray[np.float64]) -> float:
+    """AUROC of telling ``inside`` from ``outside`` by larger scores; ties count half.
 
-    >>> area_under_roc(torch.tensor([0.9, 0.8]), torch.tensor([0.1, 0.8]))
+    >>> area_under_roc(np.array([0.9, 0.8]), np.array([0.1, 0.8]))
     0.875
     """
-    functional = _torchmetrics()
-    scores = torch.cat([inside, outside])
-    truth = torch.cat([torch.ones_like(inside), torch.zeros_like(outside)]).long()
-    # torchmetrics squashes scores outside [0, 1] through a sigmoid; confidences are inside.
-    return float(functional.binary_auroc(scores, truth))
+    ordered = np.sort(outside)
+    below = np.searchsorted(ordered, inside, "left")
+    upto = np.searchsorted(ordered, inside, "right")
+    return float((below + upto).mean() / 2 / len(outside))
 
 
 def interval(
-    value: float,
-    statistic: Any,
-    samples: list[NDArray[Any]],
+    statistic: Callable[..., float],
+    samples: tuple[NDArray[Any], ...],
     *,
     paired: bool,
     rng: np.random.Generator,
@@ -213,32 +181,10 @@ def interval(
         else:
             drawn = [s[rng.integers(0, len(s), len(s))] for s in samples]
         found.append(statistic(*drawn))
+    value = statistic(*samples)
     low, high = np.percentile(found, (2.5, 97.5))
     # ECE is biased upwards in resamples; the interval still has to hold the estimate.
     return value, min(float(low), value), max(float(high), value)
-
-
-def _ece(confidence: NDArray[Any], right: NDArray[Any], bins: int) -> float:
-    where = np.minimum((confidence * bins).astype(int), bins - 1)
-    gap = np.bincount(where, right, bins) - np.bincount(where, confidence, bins)
-    return float(np.abs(gap).sum() / len(confidence))
-
-
-def _auroc(inside: NDArray[Any], outside: NDArray[Any]) -> float:
-    ordered = np.sort(outside)
-    below = np.searchsorted(ordered, inside, "left")
-    upto = np.searchsorted(ordered, inside, "right")
-    return float((below + upto).mean() / 2 / len(outside))
-
-
-def _torchmetrics() -> Any:
-    try:
-        from torchmetrics.functional import classification
-    except ImportError as error:
-        raise InputError(
-            "Calibration: expected torchmetrics, got none; pip install hfc_probe[calibration]"
-        ) from error
-    return classification
 
 
 @dataclass(frozen=True, eq=False)
@@ -324,8 +270,6 @@ class CalibrationResult(CellResult):
         )
 
     def verdict(self) -> str:
-        from ..core.result import manner
-
         original = self.ece[0]
         worst = int(np.argmax(self.ece[:, 0]))
         part, _, radius = self.labelled[worst].partition("_")

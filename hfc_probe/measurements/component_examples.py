@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from .. import fourier
 from ..core.drawing import CLEAN, HFC, LFC, bare, new_figure, show_pixels, styled
-from ..core.intervals import percent
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-import torch
-from torch import Tensor
-
 from ..core.event_file import radius_tag
-from ..core.intervals import proportion_arrays
+from ..core.intervals import percent, percent_at, proportion_arrays
 from ..core.measurement import Measurement, settings_of
 from ..core.result import CellResult
 from ..ground import checks
@@ -32,6 +23,7 @@ from ..model.subject import Subject, rank
 from .frequency_accuracy import Background, FrequencyAccuracy
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # (LFC right, HFC right), of the images that are right as they are.
@@ -255,11 +247,7 @@ class ComponentExamplesResult(CellResult):
         heads = ["radius (cycles/image)", "HFC only", "LFC only", "both", "neither"]
         rows = []
         for k, radius in enumerate(self.radii):
-            cells = [
-                f"{self.counts[name][k]}, "
-                + percent(*(float(arrays[name + v][k]) for v in ("", "_lower", "_upper")))
-                for name in GROUPS
-            ]
+            cells = [f"{self.counts[name][k]}, " + percent_at(arrays, name, k) for name in GROUPS]
             rows.append([f"{radius:g}", *cells])
         return heads, rows
 

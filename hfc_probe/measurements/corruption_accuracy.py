@@ -1,16 +1,10 @@
-"""Error under common corruptions: published folders, or frequency corruptions made on the fly."""
+"""Error under common corruptions: published folders, or frequency corruptions made on the fly.
+
+Long because a measurement is one file, and this one reads published folders and makes its own
+corruptions.
+"""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-
-from ..core.drawing import CLEAN, HFC, LFC, new_figure, styled
-from ..core.intervals import percent
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 import functools
 import math
@@ -18,14 +12,16 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import fourier
-from ..core.intervals import proportion_arrays, wilson
+from ..core.drawing import CLEAN, HFC, LFC, new_figure, styled
+from ..core.intervals import percent, percent_at, proportion_arrays, wilson
 from ..core.measurement import Measurement, settings_of
 from ..core.result import Result
 from ..data.noise import normal_noise
@@ -491,15 +487,12 @@ class CorruptionAccuracyResult(Result):
     def table(self) -> tuple[list[str], list[list[str]]]:
         arrays = self.arrays()
 
-        def cell(name: str, at: tuple[int, ...] = ()) -> str:
-            return percent(*(float(arrays[name + part][at]) for part in ("", "_lower", "_upper")))
-
         heads = ["corruption", *(f"severity {s}" for s in self.severities), "mean error"]
-        rows = [["none", *[""] * len(self.severities), cell("clean_error")]]
+        rows = [["none", *[""] * len(self.severities), percent_at(arrays, "clean_error")]]
         for row, name in enumerate(self.corruptions):
-            cells = [cell("error", (row, k)) for k in range(len(self.severities))]
+            cells = [percent_at(arrays, "error", row, k) for k in range(len(self.severities))]
             rows.append([name, *cells, percent(float(arrays["error"][row].mean()))])
-        rows.append(["mean", *[""] * len(self.severities), cell("mean_error")])
+        rows.append(["mean", *[""] * len(self.severities), percent_at(arrays, "mean_error")])
         if self.mce is not None:
             rows.append([self.mce_label, *[""] * len(self.severities), percent(self.mce)])
         return heads, rows

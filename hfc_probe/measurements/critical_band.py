@@ -1,27 +1,21 @@
-"""Which octave a model recognises objects by: critical-band masking (Subramanian et al., 2023)."""
+"""Which octave a model recognises objects by: critical-band masking (Subramanian et al., 2023).
+
+Long because a measurement is one file: settings, noise, fit, result, sentence and figure.
+"""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-from ..core.drawing import HFC, LFC, new_figure, styled
-from ..core.intervals import percent
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-import math
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
-
 from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import fourier
-from ..core.intervals import proportion_arrays
+from ..core.drawing import HFC, LFC, new_figure, styled
+from ..core.intervals import percent, percent_at, proportion_arrays
 from ..core.measurement import Measurement, settings_of
 from ..core.result import Result
 from ..data.noise import normal_noise
@@ -30,6 +24,7 @@ from ..ground.errors import InputError
 from ..model.subject import Subject, rank, right
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Fit to the average of 14 people at 224 pixels, as computed in the authors' published
@@ -244,37 +239,26 @@ def fit_channel(
     """
     if not (sensitivity > 0).any():
         return math.nan, math.nan, math.nan
-    span = octaves[-1] - octaves[0]
-    mean_low, mean_high = octaves[0] - 0.5, octaves[-1] + 0.5
-    log_low, log_high = math.log(0.15), math.log(4 * span)
-    best = (math.inf, 0.0, 0.0, 0.0)
-    # Amplitude is linear and solved for; the other two by a grid that is refined around its
-    # best point. There is no local minimum to fall into, and no dependency.
-    for _ in range(10):
-        means = np.linspace(mean_low, mean_high, 61)
-        widths = np.exp(np.linspace(log_low, log_high, 61))
-        shape = np.exp(-((octaves - means[:, None, None]) ** 2) / (2 * widths[None, :, None] ** 2))
-        peak = (shape * sensitivity).sum(-1) / np.maximum((shape**2).sum(-1), 1e-12)
-        error = ((peak[..., None] * shape - sensitivity) ** 2).sum(-1)
-        row, column = np.unravel_index(int(error.argmin()), error.shape)
-        candidate = (
-            float(error[row, column]),
-            float(peak[row, column]),
-            float(means[row]),
-            float(widths[column]),
-        )
-        best = min(best, candidate)
-        step, log_step = means[1] - means[0], math.log(widths[1] / widths[0])
-        mean_low, mean_high = (
-            max(octaves[0] - 0.5, best[2] - 8 * step),
-            min(octaves[-1] + 0.5, best[2] + 8 * step),
-        )
-        log_low, log_high = (
-            max(math.log(0.15), math.log(best[3]) - 8 * log_step),
-            min(math.log(4 * span), math.log(best[3]) + 8 * log_step),
-        )
-    _, top, centre, sigma = best
-    return top, centre, 2 * math.sqrt(math.log(4)) * sigma
+    from scipy.optimize import least_squares
+
+    def shape(mean: float, log_width: float) -> NDArray[np.float64]:
+        return np.exp(-((octaves - mean) ** 2) / (2 * math.exp(log_width) ** 2))
+
+    def peak(found: NDArray[np.float64]) -> float:  # enters linearly
+        return float(found @ sensitivity) / max(float(found @ found), 1e-12)
+
+    def residuals(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
+        found = shape(*parameters)
+        return peak(found) * found - sensitivity
+
+    low = (octaves[0] - 0.5, math.log(0.15))
+    high = (octaves[-1] + 0.5, math.log(4 * (octaves[-1] - octaves[0])))
+    # From every band, narrow and wide: the least of the local minima.
+    starts = [(octave, log_width) for octave in octaves for log_width in (-1.0, 0.0, 1.0)]
+    fits = [least_squares(residuals, np.clip(s, low, high), bounds=(low, high)) for s in starts]
+    mean, log_width = min(fits, key=lambda fit: fit.cost).x
+    width = 2 * math.sqrt(math.log(4)) * math.exp(log_width)
+    return peak(shape(mean, log_width)), float(mean), width
 
 
 @dataclass(frozen=True, eq=False)
@@ -350,13 +334,10 @@ class CriticalBandResult(Result):
     def table(self) -> tuple[list[str], list[list[str]]]:
         arrays = self.arrays()
         heads = ["noise (RMS)", *(f"{centre:g} cycles/image" for centre in self.centres)]
-        clean = percent(*(float(arrays["clean" + part]) for part in ("", "_lower", "_upper")))
+        clean = percent_at(arrays, "clean")
         rows = [["none", clean, *[""] * (len(self.centres) - 1)]]
         for row, strength in enumerate(self.settings["strengths"]):
-            cells = [
-                percent(*(float(arrays["accuracy" + p][row, k]) for p in ("", "_lower", "_upper")))
-                for k in range(len(self.centres))
-            ]
+            cells = [percent_at(arrays, "accuracy", row, k) for k in range(len(self.centres))]
             rows.append([f"{strength:g}", *cells])
         rows.append(["sensitivity", *(f"{value:.2f}" for value in self.sensitivity)])
         return heads, rows

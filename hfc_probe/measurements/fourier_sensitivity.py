@@ -1,27 +1,23 @@
-"""Which frequencies the loss leans on, from input gradients (Krishnamachari et al., TMLR 2022)."""
+"""Which frequencies the loss leans on, from input gradients (Krishnamachari et al., TMLR 2022).
+
+Long because a measurement is one file: settings, gradients, result, sentence and figure.
+"""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-import numpy as np
-
-from ..core.drawing import LFC, map_extent, new_figure, styled
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 import dataclasses
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import fourier
+from ..core.drawing import LFC, map_extent, new_figure, styled
 from ..core.measurement import Measurement, settings_of
 from ..core.result import Result
 from ..ground import checks

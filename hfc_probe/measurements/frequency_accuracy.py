@@ -1,4 +1,7 @@
-"""TODO."""
+"""Accuracy on low- and high-frequency components by radius (Wang et al., CVPR 2020).
+
+Long because a measurement is one file: settings, counts, result, sentence and figure.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from torch import Tensor
 from .. import fourier
 from ..core.drawing import CLEAN, HFC, LFC, new_figure, styled
 from ..core.event_file import radius_tag
-from ..core.intervals import percent, proportion_arrays
+from ..core.intervals import percent, percent_at, proportion_arrays
 from ..core.measurement import Measurement, settings_of
 from ..core.result import Result, manner
 from ..ground import checks
@@ -408,13 +411,6 @@ class FrequencyAccuracyResult(Result):
     def table(self) -> tuple[list[str], list[list[str]]]:
         arrays = self.arrays()
 
-        def cell(name: str, row: int | None = None) -> str:
-            low, value, high = (
-                float(arrays[name + part] if row is None else arrays[name + part][row])
-                for part in ("_lower", "", "_upper")
-            )
-            return percent(value, low, high)
-
         unit = "cycles/image" if self.settings["units"] == "cycles" else "× Nyquist"
         top = "" if self.topk[0] == 1 else f", top {self.topk[0]}"
         heads = [
@@ -423,9 +419,9 @@ class FrequencyAccuracyResult(Result):
             f"HFC accuracy{top} (background {self.background}"
             f"{', rescaled' if self.rescale else ''})",
         ]
-        rows = [["original image", cell("original"), ""]]
+        rows = [["original image", percent_at(arrays, "original"), ""]]
         for k, radius in enumerate(self.radii):
-            rows.append([f"{radius:g}", cell("lfc", k), cell("hfc", k)])
+            rows.append([f"{radius:g}", percent_at(arrays, "lfc", k), percent_at(arrays, "hfc", k)])
         return heads, rows
 
     def _title(self) -> str:

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-from ..core.drawing import HFC, LFC, bare, new_figure, spectrum_axes, styled
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import fourier
+from ..core.drawing import HFC, LFC, bare, new_figure, spectrum_axes, styled
 from ..core.measurement import Measurement, settings_of
 from ..core.result import Result
 from ..ground import checks

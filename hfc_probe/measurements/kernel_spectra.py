@@ -1,25 +1,20 @@
-"""Spectra and smoothness of the first layer's kernels (Wang et al., CVPR 2020, §6.1)."""
+"""Spectra and smoothness of the first layer's kernels (Wang et al., CVPR 2020, §6.1).
+
+Long because a measurement is one file: settings, spectra, result, sentence and figure.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
-
-from ..core.drawing import CLEAN, LFC, new_figure, styled
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
-
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from .. import fourier, kernels, stem
+from ..core.drawing import CLEAN, LFC, new_figure, styled
 from ..core.measurement import Measurement, settings_of
 from ..core.result import Result
 from ..ground import checks
@@ -28,6 +23,7 @@ from ..model.isolation import isolated
 from ..model.subject import Subject
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # "High" is beyond half the Nyquist frequency: the outer half of the radial range.

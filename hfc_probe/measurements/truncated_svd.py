@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-from .. import fourier
-from ..core.drawing import CLEAN, HFC, LFC, new_figure, styled
-from ..core.intervals import percent
-from ..core.result import manner
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..core.intervals import proportion_arrays
+from .. import fourier
+from ..core.drawing import CLEAN, HFC, LFC, new_figure, styled
+from ..core.intervals import percent, percent_at, proportion_arrays
 from ..core.measurement import Measurement, settings_of
-from ..core.result import CellResult
+from ..core.result import CellResult, manner
 from ..ground import checks
 from ..ground.errors import InputError
 from ..model.subject import Subject, right
@@ -226,10 +217,7 @@ class TruncatedSVDResult(CellResult):
         heads = ["rank", "energy", "leading", "trailing", "radius", "LFC", "HFC"]
         rows = []
         for k, rank in enumerate(self.ranks):
-            cells = {
-                name: percent(*(float(arrays[name + part][k]) for part in ("", "_lower", "_upper")))
-                for name in VIEWS
-            }
+            cells = {name: percent_at(arrays, name, k) for name in VIEWS}
             rows.append(
                 [
                     str(rank),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -12,6 +13,10 @@ from torch import nn
 
 from hfc_probe import BandAttribution, InputError, PixelSpace, Samples, fourier
 from hfc_probe.measurements.band_attribution import bands
+
+from ..conftest import needs_captum
+
+pytestmark = needs_captum
 
 METHODS = ["feature_ablation", "shapley", "integrated_gradients"]
 
@@ -127,4 +132,7 @@ def test_bad_input(monkeypatch):
 
     monkeypatch.delattr(captum.attr, "ShapleyValueSampling")
     with pytest.raises(InputError, match="expected captum with ShapleyValueSampling"):
+        BandAttribution().measure(ReadsWave(0, 1), data)
+    monkeypatch.setitem(sys.modules, "captum.attr", None)
+    with pytest.raises(InputError, match=r"pip install 'hfc_probe\[attribution\]'"):
         BandAttribution().measure(ReadsWave(0, 1), data)

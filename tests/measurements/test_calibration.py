@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -11,12 +9,8 @@ from scipy.stats import mannwhitneyu
 from torch import nn
 
 from hfc_probe import Calibration, InputError, PixelSpace, Samples
-from hfc_probe.measurements.calibration import (
-    _auroc,
-    _ece,
-    area_under_roc,
-    expected_calibration_error,
-)
+from hfc_probe.measurements.calibration import area_under_roc, expected_calibration_error
+from hfc_probe.model.subject import subject_of
 
 from ..conftest import needs_torchmetrics
 
@@ -29,7 +23,6 @@ class Sure(nn.Module):
         return torch.stack([sure.log(), (1 - sure).log()], 1)
 
 
-@needs_torchmetrics
 def test_planted_the_error_is_confidence_minus_accuracy():
     # 7 of 10 right at confidence 0.8; HFC has no DC, is dark: confidence 0.6.
     data = Samples(torch.rand(10, 1, 16, 16) / 2 + 0.5, torch.tensor([0] * 7 + [1] * 3))
@@ -49,29 +42,41 @@ def test_planted_the_error_is_confidence_minus_accuracy():
     assert "AUROC 1.000" in result.verdict()
 
 
-@needs_torchmetrics
-def test_the_bootstraps_statistics_are_torchmetrics_and_scipys():
+def test_the_statistics_are_scipys_and_a_slow_references():
     rng = np.random.default_rng(0)
     inside, outside = rng.random(80).round(2), rng.random(60).round(2) ** 2
     area = mannwhitneyu(inside, outside).statistic / (80 * 60)
-    assert _auroc(inside, outside) == pytest.approx(area)
-    assert area_under_roc(torch.tensor(inside), torch.tensor(outside)) == pytest.approx(
-        area, abs=1e-5
-    )
+    assert area_under_roc(inside, outside) == pytest.approx(area)
     inside = rng.random(80)
-    right = rng.random(80) < inside
+    is_correct = rng.random(80) < inside
     slow = 0.0
     for k in range(15):
         own = (inside >= k / 15) & ((inside < (k + 1) / 15) | (k == 14))
         if own.any():
-            slow += own.mean() * abs(right[own].mean() - inside[own].mean())
-    assert _ece(inside, right, 15) == pytest.approx(slow)
-    assert expected_calibration_error(torch.tensor(inside), torch.tensor(right)) == pytest.approx(
-        slow, abs=1e-5
-    )
+            slow += own.mean() * abs(is_correct[own].mean() - inside[own].mean())
+    assert expected_calibration_error(inside, is_correct) == pytest.approx(slow)
 
 
 @needs_torchmetrics
+def test_the_statistics_are_torchmetrics_on_resnet20(resnet20, cifar):
+    from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
+
+    confidence, is_correct = [], []
+    with subject_of(resnet20, cifar.subset(256), pixels=PixelSpace.imagenet()) as subject:
+        for images, targets in subject.batches():
+            sure, predicted = subject.logits(images).double().softmax(1).max(1)
+            confidence.append(sure)
+            is_correct.append(predicted == targets)
+    confidence, is_correct = torch.cat(confidence), torch.cat(is_correct)
+    for bins in (10, 15):
+        theirs = binary_calibration_error(confidence.float(), is_correct.long(), n_bins=bins)
+        ours = expected_calibration_error(confidence.numpy(), is_correct.numpy(), bins)
+        assert ours == pytest.approx(float(theirs), abs=1e-6)
+    theirs = binary_auroc(confidence, is_correct.long())
+    ours = area_under_roc(confidence[is_correct].numpy(), confidence[~is_correct].numpy())
+    assert ours == pytest.approx(float(theirs), abs=1e-6)
+
+
 def test_resnet20_is_overconfident_on_low_frequencies(resnet20, cifar):
     some = Samples(cifar.images[:96], cifar.targets[:96])
     result = Calibration(radii=(4,), resamples=50).measure(
@@ -85,13 +90,9 @@ def test_resnet20_is_overconfident_on_low_frequencies(resnet20, cifar):
     assert result.to_dict()["settings"]["ood"] is None
 
 
-@needs_torchmetrics
-def test_bad_input(monkeypatch, cifar):
+def test_bad_input(cifar):
     with pytest.raises(InputError, match="ood: expected Samples"):
         Calibration(ood=torch.rand(2, 3, 8, 8))
     small = Samples(torch.rand(2, 3, 8, 8), torch.zeros(2, dtype=torch.long))
     with pytest.raises(InputError, match="ood: expected images of shape"):
         Calibration(ood=small).measure(Sure(), cifar)
-    monkeypatch.setitem(sys.modules, "torchmetrics.functional", None)
-    with pytest.raises(InputError, match=r"pip install hfc_probe\[calibration\]"):
-        Calibration().measure(Sure(), cifar)

@@ -10,6 +10,7 @@ from torch import nn
 import hfc_probe as h
 from hfc_probe.measurements.registry import MEASUREMENTS
 
+from ..conftest import needs_captum
 from ..toys import Tally
 
 N, SHAPE, CLASSES = 20, (3, 16, 16), 4
@@ -70,8 +71,8 @@ def counted(measurement):
 
 @pytest.mark.parametrize("name", MEASUREMENTS)
 def test_every_measurement_costs_what_it_says(name):
-    if name == "calibration":
-        pytest.importorskip("torchmetrics", reason="pip install 'hfc_probe[calibration]'")
+    if name == "band_attribution":
+        pytest.importorskip("captum", reason="pip install 'hfc_probe[attribution]'")
     measurement = MEASUREMENTS[name](**QUICK.get(name, {}))
     assert measurement.cost(N, SHAPE) == counted(measurement)
 
@@ -83,9 +84,9 @@ def test_every_measurement_costs_what_it_says(name):
             epsilons=(0.03, 0.1), rhos=(0, 0.5), steps=3, perturbation_radii=(2,), samples=7
         ),
         h.AmplitudePhase(pairing="any"),
-        h.BandAttribution(method="feature_ablation", samples=7),
-        h.BandAttribution(edges=(3,), permutations=4),
-        h.BandAttribution(method="integrated_gradients", steps=5),
+        pytest.param(h.BandAttribution(method="feature_ablation", samples=7), marks=needs_captum),
+        pytest.param(h.BandAttribution(edges=(3,), permutations=4), marks=needs_captum),
+        pytest.param(h.BandAttribution(method="integrated_gradients", steps=5), marks=needs_captum),
         h.ComponentExamples(radii=(2, 4)),
         h.CriticalBand(strengths=(0.1,), samples=7),
         h.FourierHeatmap(stride=3, samples=7),

@@ -19,6 +19,8 @@ residuals; see :attr:`Fit.residual`.
 
 Sources: Rasmussen and Williams, *Gaussian Processes for Machine Learning*, 2006, §3.4; MacKay,
 "Bayesian interpolation", Neural Computation 1992, for the variances; Rasch, 1960, for b_n.
+
+Long because the model, its fit and its intervals are one derivation.
 """
 
 from __future__ import annotations

@@ -1,16 +1,9 @@
-"""The result of a Fourier heatmap, and the names of what can make one."""
+"""The result of a Fourier heatmap, and the names of what can make one.
+
+Long because one result speaks for three estimators.
+"""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-import numpy as np
-
-from ...core.drawing import CLEAN, HFC, LFC, map_extent, new_figure, styled
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 import math
 from collections.abc import Mapping
@@ -18,12 +11,15 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 
+from ...core.drawing import CLEAN, HFC, LFC, map_extent, new_figure, styled
 from ...core.intervals import percent, wilson
 from ...core.result import Result
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Estimator = Literal["exhaustive", "sequential", "model", "rings"]

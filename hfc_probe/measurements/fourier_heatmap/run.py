@@ -1,4 +1,7 @@
-"""One Fourier heatmap under way: what is looked at next, and what is made of it."""
+"""One Fourier heatmap under way: what is looked at next, and what is made of it.
+
+Long because the estimators share one run: its state, checkpoints and what is looked at next.
+"""
 
 from __future__ import annotations
 

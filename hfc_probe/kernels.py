@@ -2,6 +2,8 @@
 
 A kernel here is one output channel's weights, ``(C, kh, kw)``. A kernel's spectrum is taken
 over its two spatial axes, zero-padded to a common size, with DC in the middle.
+
+Long because the public functions on kernels and the search for their layer are one namespace.
 """
 
 from __future__ import annotations

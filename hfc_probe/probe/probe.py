@@ -1,4 +1,7 @@
-"""The probe: it measures on schedule and logs, and leaves no trace."""
+"""The probe: it measures on schedule and logs, and leaves no trace.
+
+Long because one class holds all state of a training's measurements: counts, budget, history.
+"""
 
 from __future__ import annotations
 

@@ -38,7 +38,14 @@ def main() -> None:
         from hfc_probe.cli import page as report
         from hfc_probe.detection import coco, store
         from hfc_probe.probe import state as probe_state
-    from tests.test_fuzz_json import COCO, DETECTED, FINGERPRINT, FINISHED, RESULT, one_sentence
+    from tests.promises.test_fuzz_json import (
+        COCO,
+        DETECTED,
+        FINGERPRINT,
+        FINISHED,
+        RESULT,
+        one_sentence,
+    )
 
     which = sys.argv.pop(1)
     folder = Path(tempfile.mkdtemp())

@@ -18,8 +18,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from hfc_probe.measurements.registry import MEASUREMENTS
 
-from . import test_no_trace as no_trace
 from .conftest import ROOT
+from .promises import test_no_trace as no_trace
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hfc_probe import PixelSpace, Probe, attach
-from hfc_probe.probe import Predict
+from hfc_probe.model.subject import Predict
 from hfc_probe.probe.attach import Measurements
 
 try:

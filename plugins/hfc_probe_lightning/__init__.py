@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from hfc_probe import InputError, PixelSpace, Probe, attach
-from hfc_probe.probe import Predict
+from hfc_probe.model.subject import Predict
 from hfc_probe.probe.attach import Measurements
 
 try:

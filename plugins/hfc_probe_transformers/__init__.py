@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from hfc_probe import InputError, PixelSpace, Probe, Samples, attach
-from hfc_probe.probe import Predict
+from hfc_probe.model.subject import Predict
 from hfc_probe.probe.attach import Measurements
 
 try:

@@ -17,7 +17,7 @@ from hfc_probe.core.event_file import MOMENTARY
 from hfc_probe.core.provenance import weights_hash
 from hfc_probe.measurements import FrequencyAccuracyResult, registry
 
-from .measurements.planted import ReadsFrequencies, coded
+from ..measurements.planted import ReadsFrequencies, coded
 
 CHANCE = "Accuracy on the original images is not above chance"
 SMALL = {

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 import hfc_probe
 from hfc_probe import Every, FrequencyAccuracy, InputError, KernelSpectra, Samples
 
-from .conftest import ROOT
+from ..conftest import ROOT
 
 SAMPLES = Samples(torch.rand(64, 3, 12, 12), torch.arange(64) % 4)
 

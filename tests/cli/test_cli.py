@@ -21,7 +21,7 @@ from torch import nn
 
 from hfc_probe.cli.main import main
 
-from .conftest import ROOT, cli_runner, needs_timm
+from ..conftest import ROOT, cli_runner, needs_timm
 
 MODEL_FILE = """
 import torch

@@ -11,7 +11,7 @@ import hfc_probe
 from hfc_probe import FourierHeatmap, FrequencyAccuracy, InputError, InputSpectrum, Samples
 from hfc_probe.model.subject import try_model
 
-from .test_no_trace_matrix import IMAGES, TARGETS, plain
+from ..promises.test_no_trace_matrix import IMAGES, TARGETS, plain
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 SAMPLES = Samples(IMAGES, TARGETS)

@@ -32,7 +32,7 @@ from hfc_probe.measurements.calibration import CalibrationResult
 from hfc_probe.measurements.component_examples import ComponentExamplesResult
 from hfc_probe.measurements.registry import MEASUREMENTS, build
 
-from .conftest import needs_captum
+from ..conftest import needs_captum
 
 MODEL = """
 import torch

@@ -19,7 +19,7 @@ from hfc_probe.cli.checkpoints import refuse_code
 from hfc_probe.cli.main import main
 from hfc_probe.cli.models import load_model
 
-from .conftest import ROOT
+from ..conftest import ROOT
 
 MODEL = """
 import pathlib

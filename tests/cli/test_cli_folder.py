@@ -18,7 +18,7 @@ from hfc_probe.cli.data import check_labels, load_samples, load_splits, read_npz
 from hfc_probe.cli.folders import ClassFolders, FolderImages
 from hfc_probe.cli.main import main
 
-from .conftest import ROOT, needs_timm
+from ..conftest import ROOT, needs_timm
 
 CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import hfc_probe
 from hfc_probe.measurements.registry import MEASUREMENTS
 
-from .conftest import needs_captum
+from ..conftest import needs_captum
 
 SMALL = {
     "adversarial_accuracy": {"rhos": (0, 0.5), "steps": 2, "samples": 8},

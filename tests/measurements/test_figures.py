@@ -15,7 +15,7 @@ from hfc_probe import fourier
 from hfc_probe.core.intervals import percent
 from hfc_probe.measurements.overview import overview_figure
 
-from .conftest import needs_captum
+from ..conftest import needs_captum
 
 LOW_BLUE, HIGH_ORANGE = "#0072B2", "#D55E00"
 SIDE, COUNT, CLASSES = 8, 24, 4

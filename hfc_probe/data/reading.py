@@ -82,6 +82,8 @@ def read(data: Any, pixels: PixelSpace | None, limit: int | None, seed: int) -> 
                 ended = True
                 break
             images, targets = unpack(batch)
+            if not gathered.batches:
+                plan.caveats = (*plan.caveats, *_rival_labels(batch))
             if limit is not None:
                 rest = limit - gathered.count
                 images, targets = images[:rest], targets[:rest]
@@ -372,6 +374,25 @@ def unpack(batch: Any) -> tuple[Tensor, Tensor]:
             f"targets of shape {tuple(labels.shape)}; soft or one-hot labels need .argmax(1)"
         )
     return plain_tensor(images), labels
+
+
+def _rival_labels(batch: Any) -> Iterator[str]:
+    """The sentence on further fields of a batch that could be its labels as well."""
+    if not isinstance(batch, (tuple, list)) or not isinstance(batch[1], Tensor):
+        return
+    rivals = [
+        str(k)
+        for k, other in enumerate(batch[2:], 2)
+        if isinstance(other, Tensor)
+        and other.shape == batch[1].shape
+        and not other.is_floating_point()
+    ]
+    if rivals:
+        yield (
+            f"Batches have {len(batch)} fields; field 1 is taken for the labels, and field "
+            f"{', '.join(rivals)} looks like labels too. If that is wrong, pass a loader of "
+            "(images, labels)."
+        )
 
 
 def plain_tensor(value: Tensor) -> Tensor:

@@ -426,3 +426,13 @@ def test_caveats_are_logged_once_per_loader(photographs, caplog):
     for _ in range(2):
         assert "8-bit values" in Samples.collect(loader).caveats[0]
     assert [r.levelno for r in caplog.records].count(logging.WARNING) == 1
+
+
+def test_a_further_field_that_looks_like_labels_is_said():
+    images, labels = torch.rand(12, 3, 8, 8), torch.arange(12) % 3
+    three = DataLoader(TensorDataset(images, torch.arange(12) % 2, labels), batch_size=4)
+    samples = Samples.collect(three)
+    assert samples.targets.tolist() == [0, 1] * 6
+    assert any("field 2 looks like labels too" in one for one in samples.caveats)
+    two = DataLoader(TensorDataset(images, labels, torch.rand(12)), batch_size=4)
+    assert not any("looks like labels" in one for one in Samples.collect(two).caveats)

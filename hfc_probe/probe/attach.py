@@ -44,8 +44,8 @@ def attach(
     """Attach a probe to a model in training. The training run stays the same, bit for bit.
 
     Under ``torch.distributed`` call it, and what you call of the probe, on every rank and with the
-    same arguments: each measures a share of the images, all have the results, rank 0 logs them. On
-    rank 0 only it works as well, unless the model is sharded; then that rank measures alone.
+    same arguments: each measures a share of the images, all have the results, rank 0 logs them. If
+    rank 0 alone calls it, that rank measures alone (a sharded model is refused).
 
     Args:
         model: any vision classifier, wrapped (DDP, ``torch.compile``) or not.

@@ -341,4 +341,4 @@ def _float(value: Any) -> float:
 
 
 def _said(value: Any) -> str:
-    return "(not said)" if value is None else str(value)
+    return "none" if value is None else str(value)

@@ -34,7 +34,7 @@ def page(found: Comparison) -> str:
         decisive=[str(one) for one in found.differing if one.decisive],
         rest=[str(one) for one in found.differing if not one.decisive],
         words=[change.sentence(a.name, b.name) for change in found.told]
-        or ["No number is told apart by the 95 % interval of the difference."],
+        or ["No clear difference: no 95 % interval of a difference excludes 0."],
         count=found.count(),
         notes=" ".join(found.notes),
         measurements=[_measurement(name, a, b) for name in common],

@@ -166,11 +166,11 @@ def test_the_same_images_are_compared_image_by_image(tab, pair, tag):
     [
         ({"topk": [5], "closed": False}, {}, "topk 1 against 5; closed true against false", 0),
         ({"units": "nyquist"}, {}, "units cycles against nyquist", 0),
-        ({"rescale": "max"}, {}, "rescale (not said) against max", 0),
+        ({"rescale": "max"}, {}, "rescale none against max", 0),
         ({"hfc_background": "mean"}, {}, "hfc_background zero against mean", 1),
         ({}, {"data": "SVHN", "images": "2"}, "data CIFAR-10 against SVHN", 0),
         ({}, {"classes": 100}, "classes 10 against 100", 0),
-        ({}, {"resampling": "to 37"}, "resampling (not said) against to 37", 0),
+        ({}, {"resampling": "to 37"}, "resampling none against to 37", 0),
     ],
 )
 def test_what_was_measured_differently_gets_no_verdict(tab, pair, settings, provenance, said, low):

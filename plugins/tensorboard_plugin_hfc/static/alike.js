@@ -9,7 +9,7 @@ const AT_THE_TOP = ["hfc_background", "norm", "estimator"]; // of the metadata o
 
 const same = (a, b) => JSON.stringify(a ?? null) === JSON.stringify(b ?? null);
 const first = (value) => (Array.isArray(value) ? value[0] : value);
-const said = (value) => (value === undefined || value === null ? "(not said)" : typeof value === "object" ? JSON.stringify(value) : String(value));
+const said = (value) => (value === undefined || value === null ? "none" : typeof value === "object" ? JSON.stringify(value) : String(value));
 
 function settings(content) {
   const top = AT_THE_TOP.filter((key) => content[key] !== undefined).map((key) => [key, content[key]]);

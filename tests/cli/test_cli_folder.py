@@ -370,7 +370,7 @@ def test_an_untrained_network_is_said_first(audit):
         (["--topk", "4"], {}, "--topk: expected fewer than the model's 4 logits, got 4"),
         (["--device", "meta"], {}, "--device: expected a device of this machine"),
         (["--class-names", "no"], {}, "expected a file, numbers or sorted, got no (no such file)"),
-        ([], {"model": "lazy"}, "got lazy 0.weight; give it one batch where it is made"),
+        ([], {"model": "lazy"}, "got lazy 0.weight; give it one batch when it is made"),
         ([], {"model": "detector"}, "a detector is measured by hfc-probe detect"),
         (
             ["--model", "torchvision:ssd300_vgg16", "--weights", "DEFAULT"],

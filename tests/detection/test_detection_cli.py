@@ -254,7 +254,7 @@ def test_the_plugin_is_found_by_its_entry_point_and_not_imported(tmp_path):
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     code = (
         "import sys, hfc_probe.cli;"
-        "from hfc_probe.detection.cli import GROUP;"
+        "from hfc_probe.cli.detect import GROUP;"
         "from importlib.metadata import entry_points;"
         "found = [e for e in entry_points(group=GROUP) if e.name == 'detectron2'];"
         "print(found[0].value, 'hfc_probe_detectron2' in sys.modules)"

@@ -144,7 +144,7 @@ def test_notebook_pages_of_results_with_hostile_names(measurement):
 
 def test_the_tab_answers_hostile_names_as_data(tmp_path):
     """Never as a page: JSON and bytes that say so, and that a browser may not take for HTML."""
-    from .tensorboard_plugin_hfc.test_plugin import BASE, client_of
+    from ..tensorboard_plugin_hfc.test_plugin import BASE, client_of
 
     with SummaryWriter(str(tmp_path / FILE)) as writer:
         KernelSpectra().measure(Evil()).log(writer, 1)

@@ -218,6 +218,28 @@ def test_a_run_at_chance_gets_no_verdict(tab, pair):
     assert rows(tab)["HFC(4)"][1] == "not above chance"
 
 
+@pytest.mark.skipif(not hasattr(Result, "per_image"), reason="results keep no outcomes by image")
+def test_what_the_library_writes_is_what_the_tab_reads(tab, pair):
+    first = np.arange(400) % 2 == 0
+    second = first.copy()
+    second[1:24:2] = True
+    for name, right in (("a", first), ("b", second)):
+        result = accuracy_result([0.5] * 4, [0.5] * 4)
+        own = np.repeat(right[None, None], 9, 0)
+        object.__setattr__(result, "right", own)
+        for part in ("lfc", "hfc"):
+            result.counts[part][:, 0, :] = 0
+            result.counts[part][:, 0, 0] = right.sum()
+        object.__setattr__(result, "provenance", PROVENANCE)
+        with SummaryWriter(str(pair.folder / name)) as writer:
+            event_file._log_tensors(result, writer, 1)
+    low, high = (100 * float(bound) for bound in paired_difference(first, second))
+    pair()
+    expected = f"−3.0 [−{-low:.1f}, −{-high:.1f}] points"
+    for radius in (4, 8, 12, 16):
+        assert rows(tab)[f"HFC({radius})"] == [expected, "told apart since step 1, paired"]
+
+
 def test_caveats_come_first_and_missing_provenance_is_said(tab, pair):
     evil = "dropout <b>stays</b> on"
     accuracies(pair.folder / "a", MANY, provenance=None)
@@ -280,25 +302,3 @@ def test_detections_made_differently_are_said_and_old_tags_are_the_same_radius(t
     assert "not to be compared: a and b: closed true against false." in text
     table = tab.find("table").last.locator("tbody tr").all_inner_texts()
     assert [row.split("\t")[3:5] for row in table if "LFC" in row] == [["64", "20.0 %"]] * 2
-
-
-@pytest.mark.skipif(not hasattr(Result, "per_image"), reason="results keep no outcomes by image")
-def test_what_the_library_writes_is_what_the_tab_reads(tab, pair):
-    first = np.arange(400) % 2 == 0
-    second = first.copy()
-    second[1:24:2] = True
-    for name, right in (("a", first), ("b", second)):
-        result = accuracy_result([0.5] * 4, [0.5] * 4)
-        own = np.repeat(right[None, None], 9, 0)
-        object.__setattr__(result, "right", own)
-        for part in ("lfc", "hfc"):
-            result.counts[part][:, 0, :] = 0
-            result.counts[part][:, 0, 0] = right.sum()
-        object.__setattr__(result, "provenance", PROVENANCE)
-        with SummaryWriter(str(pair.folder / name)) as writer:
-            event_file._log_tensors(result, writer, 1)
-    low, high = (100 * float(bound) for bound in paired_difference(first, second))
-    pair()
-    expected = f"−3.0 [−{-low:.1f}, −{-high:.1f}] points"
-    for radius in (4, 8, 12, 16):
-        assert rows(tab)[f"HFC({radius})"] == [expected, "told apart since step 1, paired"]

@@ -8,3 +8,7 @@ class Tally(dict):
 
     Of a class of its own, it is an object to the isolation, and what happens inside it stays.
     """
+
+
+class Log(list):
+    """A list that a measurement does not put back, for the same reason."""

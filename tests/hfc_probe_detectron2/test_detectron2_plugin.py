@@ -13,6 +13,8 @@ from torch import nn
 
 from hfc_probe.ground.errors import InputError
 
+from ..toys import Log
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -39,7 +41,7 @@ class Oracle(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor([103.0, 116.0, 123.0]).view(-1, 1, 1))
         self.entries = {e["image_id"]: e for e in entries}
         self.contiguous = contiguous
-        self.shown = []
+        self.shown = Log()  # a plain list would be put back
 
     def forward(self, inputs):
         from detectron2.structures import Boxes, Instances

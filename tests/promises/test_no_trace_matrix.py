@@ -172,7 +172,7 @@ def global_state():
             backends.cudnn.allow_tf32,
         ),
         "cuda": (backends.cuda.matmul.allow_tf32, backends.cuda.flash_sdp_enabled()),
-        "mkldnn": (backends.mkldnn.enabled, backends.mkldnn.deterministic),
+        "mkldnn": (backends.mkldnn.enabled, getattr(backends.mkldnn, "deterministic", None)),
         "einsum": (backends.opt_einsum.enabled, backends.opt_einsum.strategy),
         "attention": backends.mha.get_fastpath_enabled(),
         "numpy": np.geterr(),

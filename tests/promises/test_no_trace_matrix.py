@@ -173,7 +173,7 @@ def global_state():
         ),
         "cuda": (backends.cuda.matmul.allow_tf32, backends.cuda.flash_sdp_enabled()),
         "mkldnn": (backends.mkldnn.enabled, getattr(backends.mkldnn, "deterministic", None)),
-        "einsum": (backends.opt_einsum.enabled, backends.opt_einsum.strategy),
+        "einsum": torch.backends.opt_einsum.enabled if hasattr(backends, "opt_einsum") else None,
         "attention": backends.mha.get_fastpath_enabled(),
         "numpy": np.geterr(),
         "hooks of all modules": [

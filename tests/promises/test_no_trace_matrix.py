@@ -173,7 +173,7 @@ def global_state():
         ),
         "cuda": (backends.cuda.matmul.allow_tf32, backends.cuda.flash_sdp_enabled()),
         "mkldnn": (backends.mkldnn.enabled, getattr(backends.mkldnn, "deterministic", None)),
-        "einsum": torch.backends.opt_einsum.enabled if hasattr(backends, "opt_einsum") else None,
+        "einsum": (torch.backends.opt_einsum.enabled, torch.backends.opt_einsum.strategy),
         "attention": backends.mha.get_fastpath_enabled(),
         "numpy": np.geterr(),
         "hooks of all modules": [
@@ -386,7 +386,7 @@ def unusual():
     torch.autograd.set_detect_anomaly(True, check_nan=False)
     backends.mha.set_fastpath_enabled(False)
     backends.cuda.enable_flash_sdp(False)
-    backends.opt_einsum.strategy = "greedy"
+    strategy, backends.opt_einsum.strategy = backends.opt_einsum.strategy, "greedy"
     errors = np.seterr(under="warn")
     with (
         backends.cudnn.flags(enabled=False, benchmark=True, deterministic=True, allow_tf32=False),
@@ -394,7 +394,7 @@ def unusual():
     ):
         yield before
     np.seterr(**errors)
-    backends.opt_einsum.strategy = "auto"
+    backends.opt_einsum.strategy = strategy
     backends.cuda.enable_flash_sdp(True)
     backends.mha.set_fastpath_enabled(True)
     torch.autograd.set_detect_anomaly(False)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..ground.errors import InputError, named
+from ..ground.hashing import file_digest
 
 ImageId = int | str
 # What entries of the wrong kind, size or depth raise.
@@ -209,6 +210,10 @@ class CocoImages:
 
     def __len__(self) -> int:
         return len(self.truth.images)
+
+    def digest(self, image_id: ImageId) -> str:
+        """Of the image's file; empty if it cannot be read."""
+        return file_digest(self.folder / self.truth.images[image_id]["file_name"])
 
     def load(self, image_id: ImageId) -> Tensor:
         """The image as RGB float32 ``(3, H, W)`` in [0, 1].

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from hfc_probe.detection import BrokenImageError, GroundTruth
 from hfc_probe.ground.errors import InputError
+from hfc_probe.ground.hashing import file_digest
 
 BROKEN = "hfc_probe_broken"  # key of an input that stands for an image that cannot be read
 
@@ -70,15 +71,22 @@ class CatalogImages:
             )
         return self.category_ids[label]
 
+    def _file(self, image_id: Any) -> str:
+        if not self._entries:
+            self._entries = {entry["image_id"]: entry for entry in DatasetCatalog.get(self.name)}
+        return str(self._entries[image_id]["file_name"])
+
+    def digest(self, image_id: Any) -> str:
+        """Of the image's file; empty if it cannot be read."""
+        return file_digest(PathManager.get_local_path(self._file(image_id)))
+
     def load(self, image_id: Any) -> Tensor:
         """The image as RGB float32 ``(3, H, W)`` in [0, 1].
 
         Raises:
             BrokenImageError: the file cannot be read.
         """
-        if not self._entries:
-            self._entries = {entry["image_id"]: entry for entry in DatasetCatalog.get(self.name)}
-        file = self._entries[image_id]["file_name"]
+        file = self._file(image_id)
         try:
             pixels = read_image(file, "RGB").copy()
         except (OSError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -30,25 +31,30 @@ class FrequencyModel(nn.Module):
         audit: radii, units, HFC background and rescaling (which the model's own output is then
             on as well).
         store: detections of finished images; a batch of nothing else is not run again.
+        again: images that are, all the same.
 
     Raises:
         InputError: ``hfc_background="mean"`` and a model without ``pixel_mean``.
     """
 
     def __init__(
-        self, model: nn.Module, audit: DetectionAudit, store: PredictionStore | None = None
+        self,
+        model: nn.Module,
+        audit: DetectionAudit,
+        store: PredictionStore | None = None,
+        again: Collection[Any] = (),
     ) -> None:
         super().__init__()
         self.model = model
         self.audit = audit
-        self._store = store
+        self._done = {} if store is None else store.finished
+        self._again = again
         mean = audit.pixel_mean or pixel_mean_of(model)
         self._background = background_of(audit.hfc_background, mean)
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        if self._store is not None and all(
-            x.get("image_id") in self._store.finished for x in batched_inputs
-        ):
+        image_ids = [x.get("image_id") for x in batched_inputs]
+        if all(i in self._done and i not in self._again for i in image_ids):
             return [{} for _ in batched_inputs]
         readable = [x for x in batched_inputs if BROKEN not in x]
         results = iter(self._run(readable) if readable else [])

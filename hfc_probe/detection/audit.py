@@ -29,7 +29,6 @@ from ..model.isolation import device_of, first_tensor, isolated, unwrap
 from ..ranks import together
 from . import evaluation
 from .coco import (
-    BrokenImageError,
     DetectionDataset,
     Detections,
     GroundTruth,
@@ -37,6 +36,7 @@ from .coco import (
     detections_from,
 )
 from .identity import detector_identity
+from .pictures import BrokenImageError
 from .result import DetectionAuditResult
 from .store import Finished, PredictionStore
 from .variants import (

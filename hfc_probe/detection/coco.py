@@ -19,14 +19,11 @@ from torch import Tensor
 
 from ..ground.errors import InputError, named
 from ..ground.hashing import file_digest
+from .pictures import read_picture
 
 ImageId = int | str
 # What entries of the wrong kind, size or depth raise.
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
-
-
-class BrokenImageError(InputError):
-    """An image file that cannot be used; with ``skip_broken`` the audit continues without it."""
 
 
 class Detections(NamedTuple):
@@ -218,39 +215,16 @@ class CocoImages:
     def load(self, image_id: ImageId) -> Tensor:
         """The image as RGB float32 ``(3, H, W)`` in [0, 1].
 
-        A photograph that is stored turned (EXIF) is turned upright if only that agrees
-        with the annotated size.
+        See :func:`hfc_probe.detection.pictures.read_picture`.
 
         Raises:
             BrokenImageError: the file is missing, truncated, no image, or of another size than
                 annotated.
         """
-        from PIL import Image, ImageOps, UnidentifiedImageError
-
         entry = self.truth.images[image_id]
         path = self.folder / entry["file_name"]
-        try:
-            with Image.open(path) as file:
-                picture = file.convert("RGB")
-                wanted = (entry.get("width", file.width), entry.get("height", file.height))
-                if picture.size != wanted:
-                    picture = ImageOps.exif_transpose(file).convert("RGB")
-        except FileNotFoundError as error:
-            raise BrokenImageError(
-                f"images: expected {path.name} (id {image_id}), no such file"
-            ) from (error)
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-            raise BrokenImageError(
-                f"images: expected an image in {path.name} (id {image_id}), got a file that "
-                f"cannot be read as one ({error})"
-            ) from error
-        if picture.size != wanted:
-            raise BrokenImageError(
-                f"images: expected {wanted[0]}×{wanted[1]} pixels in {path.name} (id {image_id}), "
-                f"as annotated, got {picture.size[0]}×{picture.size[1]}"
-            )
-        pixels = torch.from_numpy(np.array(picture))
-        return pixels.permute(2, 0, 1).to(torch.float32) / 255
+        size = entry.get("width"), entry.get("height")
+        return read_picture(path, f"{path.name} (id {image_id})", size)
 
 
 def detections_from(output: Any, count: int) -> list[Detections]:

@@ -7,7 +7,6 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from detectron2.data import (
     DatasetCatalog,
     DatasetMapper,
@@ -17,11 +16,11 @@ from detectron2.data import (
 )
 from detectron2.data import transforms as T
 from detectron2.data.datasets.coco import convert_to_coco_dict
-from detectron2.data.detection_utils import read_image
 from detectron2.utils.file_io import PathManager
 from torch import Tensor
 
-from hfc_probe.detection import BrokenImageError, GroundTruth
+from hfc_probe.detection import GroundTruth
+from hfc_probe.detection.pictures import check_depth, read_picture
 from hfc_probe.ground.errors import InputError
 from hfc_probe.ground.hashing import file_digest
 
@@ -87,13 +86,7 @@ class CatalogImages:
             BrokenImageError: the file cannot be read.
         """
         file = self._file(image_id)
-        try:
-            pixels = read_image(file, "RGB").copy()
-        except (OSError, ValueError) as error:
-            raise BrokenImageError(
-                f"images: expected an image in {file} (id {image_id}), got {error}"
-            ) from error
-        return torch.from_numpy(pixels).permute(2, 0, 1).to(torch.float32) / 255
+        return read_picture(PathManager.get_local_path(file), f"{file} (id {image_id})")
 
 
 def check_name(name: str) -> None:
@@ -156,6 +149,7 @@ class _Tolerant:
 
     def __call__(self, entry: Mapping[str, Any]) -> Any:
         try:
+            check_depth(PathManager.get_local_path(entry["file_name"]))
             return self._mapper(entry)
         except Exception as error:  # whatever a decoder raises
             reason = f"images: expected an image in {entry.get('file_name')}, got {error}"

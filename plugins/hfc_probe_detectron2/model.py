@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hfc_probe.detection import DetectionAudit
+from hfc_probe.detection.pictures import check_depth
 from hfc_probe.detection.store import PredictionStore
 from hfc_probe.detection.variants import ORIGINAL, background_of, pixel_mean_of, run_variants
 
@@ -62,6 +64,9 @@ class FrequencyModel(nn.Module):
 
     def _run(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        for x in inputs:
+            if Path(x.get("file_name", "")).is_file():
+                check_depth(x["file_name"])
         images = [x["image"].to(device, torch.float32) for x in inputs]
 
         def detect(shown: list[Tensor]) -> Any:

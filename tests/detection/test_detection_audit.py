@@ -342,18 +342,6 @@ def test_an_image_of_another_size_than_annotated_is_broken(folder):
         CocoImages(path, content).load(1000)
 
 
-def test_a_turned_photograph_is_read_as_annotated(tmp_path):
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
-    picture.save(tmp_path / "a.png", exif=exif)
-    content = {"annotations": [], "categories": [{"id": 1}]}
-    raw = {"images": [{"id": 1, "file_name": "a.png", "width": 60, "height": 40}], **content}
-    upright = {"images": [{"id": 1, "file_name": "a.png", "width": 40, "height": 60}], **content}
-    assert CocoImages(tmp_path, raw).load(1).shape == (3, 40, 60)
-    assert CocoImages(tmp_path, upright).load(1).shape == (3, 60, 40)
-
-
 @pytest.mark.parametrize(
     ("output", "message"),
     [

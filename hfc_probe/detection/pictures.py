@@ -89,7 +89,8 @@ def check_depth(path: str | os.PathLike[str]) -> None:
 def _pixels(picture: Image.Image, named: str) -> NDArray[np.float32]:
     """``(H, W, 3)`` in [0, 1]."""
     if picture.mode in _READ:
-        return np.asarray(picture.convert("RGB"), dtype=np.float32) / np.float32(255)
+        colours: NDArray[np.float32] = np.asarray(picture.convert("RGB"), dtype=np.float32)
+        return np.divide(colours, 255, dtype=np.float32)
     values = np.asarray(picture)
     scale = 65535.0 if picture.mode.startswith("I;16") else 1.0
     if picture.mode == "I" and picture.format == "PNG":  # older Pillow's 16 bits

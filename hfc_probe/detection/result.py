@@ -24,6 +24,7 @@ from ..core.result import Result
 from ..ground.errors import InputError, named
 from ..ground.files import plain, write_atomically
 from .coco import DetectionDataset, Detections, GroundTruth, ImageId, to_results
+from .doubts import doubts_about
 from .evaluation import (
     METRICS,
     Evaluation,
@@ -88,6 +89,7 @@ class DetectionAuditResult(Result):
         match: per variant, which of its image's detections matched each object; −1: none.
         skipped: images left out, and why.
         notes: what a reader of the numbers has to know.
+        doubts: what is wrong with the detector's boxes or labels; the caveats.
         dataset: where pictures for :meth:`examples_figure` are read again.
     """
 
@@ -103,6 +105,7 @@ class DetectionAuditResult(Result):
     difference_intervals: Mapping[str, NDArray[np.float64]]
     skipped: Mapping[ImageId, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
     dataset: DetectionDataset | None = None
 
     @classmethod
@@ -119,7 +122,8 @@ class DetectionAuditResult(Result):
         """Put evaluations together and bootstrap their differences."""
         intervals = {n: np.full((3, 2), np.nan) for n in evaluations if n != ORIGINAL}
         replicates = settings["bootstrap"]
-        if replicates and len(image_ids) > 1:
+        nothing = not any(m.hit.any() for m in evaluations[ORIGINAL].by_class)
+        if replicates and len(image_ids) > 1 and not nothing:
             weights = bootstrap_weights(len(image_ids), replicates, settings["seed"])
             base = resampled(evaluations[ORIGINAL].by_class, weights)
             for name in intervals:
@@ -140,11 +144,16 @@ class DetectionAuditResult(Result):
             difference_intervals=intervals,
             skipped=skipped,
             notes=_notes(settings, truth, image_ids, predictions, skipped),
+            doubts=doubts_about(truth, image_ids, predictions[ORIGINAL]),
         )
 
     def reading(self, dataset: DetectionDataset | None) -> DetectionAuditResult:
         """The same result with a data set that pictures are read from."""
         return dataclasses.replace(self, dataset=dataset)
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        return self.doubts
 
     @property
     def radii(self) -> tuple[float, ...]:
@@ -255,6 +264,7 @@ class DetectionAuditResult(Result):
     def to_dict(self) -> dict[str, Any]:
         out = super().to_dict()
         out["notes"] = list(self.notes)
+        out["caveats"] = list(self.caveats)
         out["skipped"] = {str(k): v for k, v in self.skipped.items()}
         out["categories"] = {str(k): v for k, v in self.truth.categories.items()}
         return out

@@ -192,8 +192,8 @@ class DetectionAudit:
             ranks.gather(None)  # nobody writes before everybody has read
             broken: dict[ImageId, str] = {}
             digest = getattr(dataset, "digest", None)
-            again = store.believe(image_ids, digest, say=ranks.leads)
             with contextlib.closing(store), _undisturbed(detector, module) as run:
+                again = store.believe(image_ids, digest, say=ranks.leads)
                 where = torch.device(device or (device_of(module) if module else "cpu"))
                 plan = _Plan(image_ids, batch_size, ranks.rank, ranks.world)
                 shown = progress and ranks.leads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -53,6 +54,8 @@ class PredictionStore:
         if self._folder is not None and self._folder.is_dir():
             for part in sorted(self._folder.glob("part-*.jsonl")):
                 self._read(part)
+        # Last, so that what is refused above holds no lock.
+        self._lock = self._locked() if self._folder is not None and rank == 0 else None
 
     def _read(self, part: Path) -> int:
         """Take over what a file holds; returns how many bytes of it are whole lines."""
@@ -155,30 +158,63 @@ class PredictionStore:
                 for name, found in variants.items()
             },
         }
-        file = self._file or self._open()
-        file.write(json.dumps(content).encode() + b"\n")
-        file.flush()
+        with _writable(self._folder):
+            file = self._file or self._open(self._folder)
+            file.write(json.dumps(content).encode() + b"\n")
+            file.flush()
 
-    def _open(self) -> IO[bytes]:
-        assert self._folder is not None
-        part = self._folder / f"part-{self._rank:03d}.jsonl"
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            whole = self._read(part) if part.exists() else 0
-            self._file = part.open("ab")
-        except OSError as error:
-            raise InputError(
-                f"output: expected a place that can be written, got {part} ({error.strerror})"
-            ) from error
+    def _open(self, folder: Path) -> IO[bytes]:
+        part = folder / f"part-{self._rank:03d}.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+        whole = self._read(part) if part.exists() else 0
+        self._file = part.open("ab")
         self._file.truncate(whole)
         if whole == 0:
             self._file.write(json.dumps(self._fingerprint).encode() + b"\n")
         return self._file
 
+    def _locked(self) -> int | None:
+        """A lock on the folder; None on systems without such locks."""
+        assert self._folder is not None
+        try:
+            import fcntl
+        except ImportError:
+            return None
+        with _writable(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self._folder, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(lock)
+            raise InputError(
+                f"resume: expected that nobody else writes into {self._folder}, got another run "
+                "that does; wait for it or choose another directory"
+            ) from error
+        except OSError:  # a file system without locks
+            os.close(lock)
+            return None
+        return lock
+
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file, lock = self._file, self._lock
+        self._file = self._lock = None
+        if lock is not None:
+            os.close(lock)
+        if file is not None:
+            with contextlib.suppress(OSError):  # what a full disk did not take was said
+                file.close()
+
+
+@contextlib.contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"output: expected a place that can be written, got {folder} ({error.strerror}); what "
+            "was finished before is kept"
+        ) from error
 
 
 def _differing(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:

@@ -84,9 +84,9 @@ def audit(
         ranks.gather(None)  # nobody writes before everybody has read
         entries = getattr(dataset, "_dataset", None)
         image_ids = images.truth.images if entries is None else [e["image_id"] for e in entries]
-        again = store.believe(list(image_ids), images.digest, say=ranks.leads)
         evaluator = BandEvaluator(images, used, store=store)
         with contextlib.closing(store), isolated(inner), _progress(quiet):
+            again = store.believe(list(image_ids), images.digest, say=ranks.leads)
             wrapped = FrequencyModel(inner, used, store, again)
             wrapped.training = False
             inference_on_dataset(wrapped, loader, evaluator)

@@ -2,6 +2,8 @@
 
 import functools
 import logging
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from torch import nn
 from hfc_probe import InputError
 from hfc_probe.detection import CocoImages, DetectionAudit
 from hfc_probe.detection.identity import detector_identity
+from hfc_probe.detection.store import PredictionStore
 
 from ..conftest import needs_coco
 from .known_answer import BLOB, PlantedShapes
@@ -195,3 +198,45 @@ def test_a_real_session_with_another_preprocessing_is_known_by_its_answer(coco, 
     WHERE[0] = 0.9
     with pytest.raises(InputError, match="finds other boxes in image"):
         audit.measure(Scaled(data.truth), data, limit=5, resume=tmp_path)
+
+
+def test_two_runs_into_one_directory_are_refused(tmp_path):
+    first = PredictionStore(tmp_path, {})
+    with pytest.raises(InputError, match=r"nobody else writes into .*, got another run that"):
+        PredictionStore(tmp_path, {})
+    first.close()
+    PredictionStore(tmp_path, {}).close()
+
+
+FULL = """
+import resource, signal, sys
+from hfc_probe import InputError
+from hfc_probe.detection.coco import Detections
+from hfc_probe.detection.store import PredictionStore
+import numpy as np
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (3000, resource.RLIM_INFINITY))
+store = PredictionStore(sys.argv[1], {})
+found = {"original": Detections(np.ones((9, 4)), np.ones(9), np.ones(9, dtype=int))}
+try:
+    for k in range(50):
+        store.add(k, found)
+except InputError as error:
+    store.close()
+    print(error)
+"""
+
+
+def test_a_full_disk_is_a_sentence_and_what_was_finished_is_kept(tmp_path):
+    pytest.importorskip("resource", reason="limits of a file's size are of Unix")
+    run = subprocess.run(
+        [sys.executable, "-c", FULL, tmp_path], capture_output=True, text=True, check=True
+    )
+    assert run.stdout == (
+        f"output: expected a place that can be written, got {tmp_path} (File too large); what was "
+        "finished before is kept\n"
+    )
+    kept = PredictionStore(tmp_path, {})
+    kept.close()
+    assert sorted(kept.finished) == list(range(len(kept.finished)))
+    assert len(kept.finished) > 3

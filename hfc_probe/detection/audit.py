@@ -42,6 +42,7 @@ from .store import Finished, PredictionStore
 from .variants import (
     ORIGINAL,
     Background,
+    Place,
     background_of,
     pixel_mean_of,
     run_variants,
@@ -80,6 +81,9 @@ class DetectionAudit:
         ignore_unknown: leave out detections whose category id the annotations do not have,
             as COCOeval does, instead of stopping.
         seed: of the bootstrap and of the choice under ``limit``.
+        at: where the filter acts: on the original ``"image"``, as the paper's r is in cycles of the
+            image, or on the detector's ``"input"``, resized already, where that can be reached
+            (detectron2). With ``units="nyquist"`` the two are different filters.
         rescale: ``"max"`` divides every image that the detector is shown, the original too, by
             its own maximum and multiplies it by full scale, as the paper's code does for
             classification; None feeds them as they are.
@@ -105,6 +109,7 @@ class DetectionAudit:
     ignore_unknown: bool = False
     seed: int = 0
     rescale: fourier.Rescale | None = None
+    at: Place = "image"
 
     def __post_init__(self) -> None:
         checks.plain(self)
@@ -112,6 +117,7 @@ class DetectionAudit:
         fourier.check_units(self.units)
         checks.choice("hfc_background", self.hfc_background, ("zero", "mean"))
         fourier.check_rescale(self.rescale)
+        checks.choice("at", self.at, ("image", "input"))
         for name, least in (("max_dets", 1), ("bootstrap", 0)):
             checks.keep(self, **{name: checks.whole(name, getattr(self, name), least)})
         for name in ("margin", "floor"):
@@ -170,6 +176,11 @@ class DetectionAudit:
             raise InputError(
                 f"detector: expected something to call with a list of images, got "
                 f"{type(detector).__name__}"
+            )
+        if self.at == "input":
+            raise InputError(
+                'at: expected "image", got "input", and what happens to an image inside of a '
+                "detector cannot be reached here; hfc_probe_detectron2 can filter a model's input"
             )
         batch_size = checks.whole("batch_size", batch_size)
         module = detector if isinstance(detector, nn.Module) else model
@@ -301,7 +312,7 @@ class DetectionAudit:
             truth: for the images' names; their annotations do not matter.
             reading: what else decides how images are read and batched.
         """
-        names = ("radii", "units", "hfc_background", "pixel_mean", "closed", "rescale")
+        names = ("radii", "units", "hfc_background", "pixel_mean", "closed", "rescale", "at")
         files = sorted(f"{i} {image.get('file_name')}" for i, image in truth.images.items())
         return {
             "version": 3,  # 1 named the variants by another pad, 2 knew less of a detector

@@ -383,6 +383,7 @@ def test_no_detection_at_all_is_ap_zero_and_said(shapes):
         ({"radii": (-1,)}, "at least 0"),
         ({"units": "pixels"}, 'units: expected "cycles" or "nyquist"'),
         ({"hfc_background": "grey"}, 'hfc_background: expected "zero" or "mean"'),
+        ({"at": "mapper"}, 'at: expected "image" or "input"'),
         ({"max_dets": 0}, "max_dets: expected a whole number of at least 1"),
         ({"margin": 2}, "margin: expected a number from 0 to 1"),
     ],

@@ -38,6 +38,7 @@ from .coco import (
 from .identity import detector_identity
 from .pictures import BrokenImageError
 from .result import DetectionAuditResult
+from .signed import sign_doubt
 from .store import Finished, PredictionStore
 from .variants import (
     ORIGINAL,
@@ -223,6 +224,10 @@ class DetectionAudit:
                         else:
                             used._check_categories(content, truth)
                             store.add(image_id, content, digest(image_id) if digest else "")
+                doubt = None
+                known = [i for i in image_ids if i in store.finished]
+                if ranks.leads and known:
+                    doubt = sign_doubt(run, dataset.load(known[0]).to(where))
             finished: Finished = {}
             for part, unreadable in ranks.gather((store.finished, broken)):
                 finished |= part
@@ -233,7 +238,9 @@ class DetectionAudit:
                     image_ids=image_ids,
                 ) if ranks.leads else None
             )  # fmt: skip
-        return result.reading(dataset)
+            doubt = ranks.broadcast(doubt)
+        doubts = (*result.doubts, *((doubt,) if doubt else ()))
+        return dataclasses.replace(result, dataset=dataset, doubts=doubts)
 
     def evaluate(
         self,

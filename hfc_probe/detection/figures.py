@@ -158,4 +158,45 @@ def scatter_figure(result: Any, variant: str) -> Figure:
     return figure
 
 
-__all__ = ["radius_figure", "scatter_figure"]
+# Okabe and Ito's colours, as lines of their own dash too.
+_KINDS = {
+    "classification": ("#CC79A7", "o", "-"),
+    "localization": ("#0072B2", "s", "-"),
+    "both": ("#56B4E9", "D", "--"),
+    "duplicate": ("#009E73", "^", "--"),
+    "background": ("#E69F00", "v", "-"),
+    "missed": ("#D55E00", "X", "-"),
+}
+
+
+def errors_figure(result: Any) -> Figure:
+    """What each kind of mistake costs, on LFC and on HFC, against radius; the original dotted."""
+    errors, radii = result.errors(), np.asarray(result.radii)
+    count = len(radii)
+    original = errors[ORIGINAL]
+    with styled():
+        figure = new_figure(9.6, 4.4)
+        panels: Any = figure.subplots(1, 2, sharey=True)
+        parts = {"LFC": result.variants[1 : 1 + count], "HFC": result.variants[1 + count :]}
+        for axes, (part, names) in zip(panels, parts.items(), strict=True):
+            for k, (kind, (colour, marker, style)) in enumerate(_KINDS.items()):
+                costs = [100 * errors[name].cost[k] for name in names]
+                axes.plot(radii, costs, style, color=colour, marker=marker, ms=5, label=kind)
+                axes.axhline(100 * original.cost[k], color=colour, lw=0.9, ls=":")
+            found = ", ".join(f"{100 * errors[name].ap50:.1f}" for name in names)
+            axes.set_title(f"{part}\nAP50 {found} %", fontsize=11)
+            axes.set_xlabel(f"radius r ({result.unit})")
+            axes.set_xticks(radii[np.isfinite(radii)])
+        panels[0].set_ylabel("AP50 lost to this kind (points)")
+        panels[0].set_ylim(bottom=0)
+        handles = panels[1].get_lines()[::2]
+        figure.legend(handles=handles, frameon=False, fontsize=9, loc="outside right center")
+        figure.suptitle(
+            f"Errors by kind ({result.samples} images; dotted: original, AP50 "
+            f"{100 * original.ap50:.1f} %)",
+            fontsize=12,
+        )
+    return figure
+
+
+__all__ = ["errors_figure", "radius_figure", "scatter_figure"]

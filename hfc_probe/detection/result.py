@@ -27,6 +27,7 @@ from ..ground.errors import InputError, named
 from ..ground.files import plain, write_atomically
 from .coco import DetectionDataset, Detections, GroundTruth, ImageId, to_results
 from .doubts import doubts_about
+from .errors_by_kind import KINDS, Errors, errors_of
 from .evaluation import (
     METRICS,
     Evaluation,
@@ -314,6 +315,24 @@ class DetectionAuditResult(Result):
 
         return radius_figure(self)
 
+    def errors(self) -> dict[str, Errors]:
+        """Mistakes by kind and what each kind costs, by variant; computed once."""
+        return self._errors
+
+    @cached_property
+    def _errors(self) -> dict[str, Errors]:
+        most = self.settings["max_dets"]
+        return {
+            name: errors_of(self.truth, self.image_ids, self.predictions[name], max_dets=most)
+            for name in self.variants
+        }
+
+    def errors_figure(self) -> Figure:
+        """What each kind of mistake costs in AP at IoU 0.5, against radius."""
+        from .figures import errors_figure
+
+        return errors_figure(self)
+
     def scatter_figure(self, variant: str | None = None) -> Figure:
         """AP of each image alone, original against a variant (None: :attr:`main_variant`)."""
         from .figures import scatter_figure
@@ -349,6 +368,7 @@ class DetectionAuditResult(Result):
         out: dict[str, Any] = {
             "hfc_detection/by_radius": self.figure(),
             "hfc_detection/by_image": self.scatter_figure(),
+            "hfc_detection/errors": self.errors_figure(),
         }
         if self.dataset is not None:
             for direction in _DIRECTIONS:
@@ -435,6 +455,7 @@ class DetectionAuditResult(Result):
         pictures = {
             self.name: self.figure(),
             "by_image": self.scatter_figure(),
+            "errors": self.errors_figure(),
         }
         if self.dataset is not None:
             for direction in _DIRECTIONS:
@@ -446,6 +467,7 @@ class DetectionAuditResult(Result):
         files.append(write_atomically(out / "images.csv", self.images_csv().encode()))
         files.append(write_atomically(out / "objects.csv", self.objects_csv().encode()))
         files.append(write_atomically(out / "classes.csv", self.classes_csv().encode()))
+        files.append(write_atomically(out / "errors.csv", self.errors_csv().encode()))
         for name in self.variants:
             text = json.dumps(plain(to_results(self.predictions[name])))
             files.append(write_atomically(out / f"results_{name}.json", text.encode()))
@@ -464,6 +486,15 @@ class DetectionAuditResult(Result):
             for k, category in enumerate(sorted(self.truth.categories))
         ]
         return _csv(heads, rows)
+
+    def errors_csv(self) -> str:
+        """One row per variant and kind of mistake: how many, and what they cost."""
+        rows = [
+            [name, kind, int(count), _cell(cost)]
+            for name, found in self.errors().items()
+            for kind, count, cost in zip(KINDS, found.counts, found.cost, strict=True)
+        ]
+        return _csv(["variant", "kind", "count", "cost_AP50"], rows)
 
     def images_csv(self) -> str:
         """One row per image: its objects and its AP alone on every variant."""

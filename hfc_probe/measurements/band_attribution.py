@@ -17,6 +17,7 @@ from torch import Tensor
 from .. import fourier
 from ..core.drawing import HFC, LFC, bare, new_figure, show_pixels, styled
 from ..core.event_file import radius_tag
+from ..core.labels import Label
 from ..core.measurement import Measurement, settings_of
 from ..core.result import Result
 from ..ground import checks
@@ -274,7 +275,7 @@ class BandAttributionResult(Result):
         }
 
     @property
-    def labels(self) -> list[str]:
+    def bands(self) -> list[str]:
         """The bands' names."""
         ends = [f"{edge:.3g}" for edge in self.edges]
         return ["DC", *(f"{a}–{b}" for a, b in pairwise(ends))]
@@ -289,6 +290,12 @@ class BandAttributionResult(Result):
     def scalars(self) -> dict[str, float]:
         mean = self.arrays()["mean"]
         return {tag: float(value) for tag, value in zip(self._tags(), mean, strict=True)}
+
+    def labels(self) -> dict[str, Label]:
+        return {
+            tag: Label(f"the mean attribution of the band {band} (cycles/image)", "logit")
+            for tag, band in zip(self._tags(), self.bands, strict=True)
+        }
 
     def intervals(self) -> dict[str, tuple[float, float]]:
         arrays = self.arrays()
@@ -314,7 +321,7 @@ class BandAttributionResult(Result):
                 f"[{arrays['mean_lower'][k]:+.2f}, {arrays['mean_upper'][k]:+.2f}]",
                 f"{100 * arrays['share'][k]:.0f} %",
             ]
-            for k, label in enumerate(self.labels)
+            for k, label in enumerate(self.bands)
         ]
         return heads, rows
 
@@ -325,7 +332,7 @@ class BandAttributionResult(Result):
         )
 
     def _named(self, band: int) -> str:
-        return "DC" if band == 0 else f"the band {self.labels[band]} cycles/image"
+        return "DC" if band == 0 else f"the band {self.bands[band]} cycles/image"
 
     def verdict(self) -> str:
         arrays = self.arrays()
@@ -364,7 +371,7 @@ def band_figure(result: BandAttributionResult) -> Figure:
             ecolor="black",
         )
         axes.axhline(0, color="black", lw=0.8)
-        axes.set_xticks(where, result.labels, rotation=30, ha="right")
+        axes.set_xticks(where, result.bands, rotation=30, ha="right")
         axes.set_xlabel("band (cycles/image)")
         axes.set_ylabel("attribution (logits)")
         method = str(result.settings["method"]).replace("_", " ")

@@ -15,6 +15,7 @@ from torch import Tensor
 from .. import fourier
 from ..core.drawing import CLEAN, HFC, LFC, new_figure, styled
 from ..core.event_file import radius_tag
+from ..core.labels import Label, accuracy_label
 from ..core.measurement import Measurement, settings_of
 from ..core.result import CellResult, manner
 from ..data.samples import Samples
@@ -235,6 +236,19 @@ class CalibrationResult(CellResult):
                     yield f"hfc_calibration/{kind}_{part}_{tag}", f"{kind}_{part}", (k,)
         if "ood" in self.others:
             yield "hfc_calibration/auroc_ood", "auroc_ood", ()
+
+    def labels(self) -> dict[str, Label]:
+        kinds = {"ece": "the calibration error", "auroc": "the AUROC against the original images"}
+        out = {}
+        for tag, name, at in self.cells():
+            kind, _, part = name.partition("_")
+            if part == "ood":
+                out[tag] = Label("the AUROC against the second data set", "AUROC")
+            else:
+                radius = float(self.radii[at[0]]) if at else None
+                text = accuracy_label(part, radius, quantity=kinds[kind]).text
+                out[tag] = Label(text, kind.upper(), part, radius)
+        return out
 
     def images(self) -> dict[str, Any]:
         return {"hfc_calibration/overview": self.figure()}

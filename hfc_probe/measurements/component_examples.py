@@ -15,6 +15,7 @@ from .. import fourier
 from ..core.drawing import CLEAN, HFC, LFC, bare, new_figure, show_pixels, styled
 from ..core.event_file import radius_tag
 from ..core.intervals import percent, percent_at, proportion_arrays
+from ..core.labels import Label
 from ..core.measurement import Measurement, settings_of
 from ..core.result import CellResult
 from ..ground import checks
@@ -230,6 +231,17 @@ class ComponentExamplesResult(CellResult):
             for name in ("high_only", "low_only")
             for k, radius in enumerate(self.radii)
         ]
+
+    def labels(self) -> dict[str, Label]:
+        out = {}
+        for tag, name, (k,) in self.cells():
+            part, radius = name.partition("_")[0], float(self.radii[k])
+            text = (
+                f"the share of images that the {part} frequencies alone keep right at "
+                f"r = {radius:g}"
+            )
+            out[tag] = Label(text, f"share right on {part} frequencies alone", radius=radius)
+        return out
 
     def images(self) -> dict[str, Any]:
         return {"hfc_examples/pictures": self.figure()}

@@ -22,6 +22,7 @@ from torch import Tensor
 from .. import fourier
 from ..core.drawing import CLEAN, HFC, LFC, new_figure, styled
 from ..core.intervals import percent, percent_at, proportion_arrays, wilson
+from ..core.labels import Label
 from ..core.measurement import Measurement, settings_of
 from ..core.result import Result
 from ..data.noise import normal_noise
@@ -460,6 +461,16 @@ class CorruptionAccuracyResult(Result):
         if self.mce is not None:
             out[f"{self._section}/mce"] = self.mce
         return out
+
+    def labels(self) -> dict[str, Label]:
+        def of(name: str, text: str) -> tuple[str, Label]:
+            return f"{self._section}/{name}", Label(text, "error rate")
+
+        found = [of(name, f"the error under {name.replace('_', ' ')}") for name in self.corruptions]
+        found.append(of("clean_error", "the error on the original images"))
+        found.append(of("mean_error", "the mean error over corruptions"))
+        mce = Label("the error relative to the baseline model's (mCE)", "mCE")
+        return dict(found) | ({} if self.mce is None else {f"{self._section}/mce": mce})
 
     def intervals(self) -> dict[str, tuple[float, float]]:
         arrays = self.arrays()

@@ -16,6 +16,7 @@ from torch import Tensor
 from .. import fourier
 from ..core.drawing import HFC, LFC, new_figure, styled
 from ..core.intervals import percent, percent_at, proportion_arrays
+from ..core.labels import Label
 from ..core.measurement import Measurement, settings_of
 from ..core.result import Result
 from ..data.noise import normal_noise
@@ -323,6 +324,13 @@ class CriticalBandResult(Result):
             "hfc_channel/peak": self.peak,
         }
         return {tag: value for tag, value in out.items() if math.isfinite(value)}
+
+    def labels(self) -> dict[str, Label]:
+        return {
+            "hfc_channel/centre": Label("the channel's centre (cycles/image)", "frequency"),
+            "hfc_channel/bandwidth": Label("the channel's bandwidth (octaves)", "bandwidth"),
+            "hfc_channel/peak": Label("the channel's peak (octaves of noise)", "sensitivity"),
+        }
 
     def images(self) -> dict[str, Any]:
         return {"hfc_channel/overview": self.figure()}

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from .. import fourier
 from ..core.drawing import LFC, map_extent, new_figure, styled
+from ..core.labels import Label
 from ..core.measurement import Measurement, settings_of
 from ..core.result import Result
 from ..ground import checks
@@ -315,6 +316,14 @@ class FourierSensitivityResult(Result):
         return {
             "hfc_sensitivity/mean": float(self.sensitivity.mean()),
             "hfc_sensitivity/centroid": self.centroid(),
+        }
+
+    def labels(self) -> dict[str, Label]:
+        return {
+            "hfc_sensitivity/mean": Label("the mean gradient sensitivity", "sensitivity"),
+            "hfc_sensitivity/centroid": Label(
+                "the centroid of the gradient's spectrum (cycles/image)", "frequency"
+            ),
         }
 
     def images(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import fourier
 from ..core.drawing import HFC, LFC, bare, new_figure, spectrum_axes, styled
+from ..core.labels import Label
 from ..core.measurement import Measurement, settings_of
 from ..core.result import Result
 from ..ground import checks
@@ -172,6 +173,16 @@ class InputSpectrumResult(Result):
         return {
             "hfc_input/slope": self.slope,
             "hfc_input/energy_within_quarter_nyquist": self.share_within(self.quarter),
+        }
+
+    def labels(self) -> dict[str, Label]:
+        return {
+            "hfc_input/slope": Label("the slope of the images' spectrum", "slope"),
+            "hfc_input/energy_within_quarter_nyquist": Label(
+                "the images' energy within a quarter of the Nyquist frequency",
+                "share of energy",
+                radius=self.quarter,
+            ),
         }
 
     @property

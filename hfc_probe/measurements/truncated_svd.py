@@ -13,6 +13,7 @@ from torch import Tensor
 from .. import fourier
 from ..core.drawing import CLEAN, HFC, LFC, new_figure, styled
 from ..core.intervals import percent, percent_at, proportion_arrays
+from ..core.labels import Label, accuracy_label
 from ..core.measurement import Measurement, settings_of
 from ..core.result import CellResult, manner
 from ..ground import checks
@@ -204,6 +205,17 @@ class TruncatedSVDResult(CellResult):
             for name in VIEWS
             for k, rank in enumerate(self.ranks)
         ]
+
+    def labels(self) -> dict[str, Label]:
+        out = {}
+        for tag, name, (k,) in self.cells():
+            rank, radius = int(self.ranks[k]), float(self.radii[k])
+            if name in ("lfc", "hfc"):  # of the energy of so many components
+                text = f"{accuracy_label(name, radius).text}, matched to rank {rank}"
+                out[tag] = Label(text, "accuracy", name, radius)
+            else:
+                out[tag] = Label(f"accuracy on the {name} components, rank {rank}", "accuracy")
+        return out
 
     def images(self) -> dict[str, Any]:
         return {"hfc_svd/accuracy": self.figure()}

@@ -65,7 +65,7 @@ setup(
     package_dir={name: "plugins/" + name.replace(".", "/") for name in plugins},
     package_data={
         "hfc_probe": ["py.typed", "cli/*.j2"],
-        "tensorboard_plugin_hfc": ["static/*"],
+        "tensorboard_plugin_hfc": ["static/*", "static/*/*"],
     },
     install_requires=[
         "click>=8.1",

@@ -140,6 +140,7 @@ def _log_tensors(result: Any, writer: Any, step: int) -> None:
         axes["per_image"] = {"unit": "8 images a byte, 1 is right", "axes": [tags, packed]}
     # TensorBoard keeps the metadata of an array's first step: only what lasts belongs there.
     origin = {
+        "samples": result.samples,
         "settings": plain(dict(result.settings)),
         "provenance": plain(lasting(result.provenance)),
     }

@@ -1,18 +1,18 @@
 // The frame around the views: runs, steps, the address, live refresh, keys.
 
-import { setDark, theme } from "./cards.js";
-import { runColor } from "./colors.js";
+import { setDark, theme } from "./charts/cards.js";
+import { runColor } from "./charts/colors.js";
 import { Data } from "./data.js";
 import { choice, h, note } from "./dom.js";
 import { onReload, onTheme } from "./host.js";
 import { State } from "./state.js";
-import { CostView } from "./view_cost.js";
-import { CurvesView } from "./view_curves.js";
-import { DetectionsView } from "./view_detections.js";
-import { emptyState } from "./view_empty.js";
-import { ExamplesView } from "./view_examples.js";
-import { HeatmapView } from "./view_heatmap.js";
-import { KernelsView } from "./view_kernels.js";
+import { CostView } from "./views/cost.js";
+import { CurvesView } from "./views/curves.js";
+import { DetectionsView } from "./views/detections.js";
+import { emptyState } from "./views/empty.js";
+import { ExamplesView } from "./views/examples.js";
+import { HeatmapView } from "./views/heatmap.js";
+import { KernelsView } from "./views/kernels.js";
 
 const VIEWS = [
   ["curves", "Curves", CurvesView],
@@ -319,7 +319,7 @@ export class App {
     });
   }
 
-  /** Whether the places of a series are told apart by their epoch. */
+  /** Whether each place of a series has an epoch of its own. */
   hasEpochs(run, series) {
     const epochs = this.epochs(run, series);
     return epochs.every((epoch, k) => Number.isFinite(epoch) && (k === 0 || epoch > epochs[k - 1]));

@@ -1,7 +1,7 @@
 // A plot on its card: drawn on a canvas, read by hovering, taken away as PNG or CSV.
 
 import { DARK, FONT, LIGHT } from "./colors.js";
-import { csv, download, h } from "./dom.js";
+import { csv, download, h } from "../dom.js";
 
 let dark = false;
 const cards = new Set();

@@ -1,11 +1,11 @@
 // A value per frequency: error under Fourier noise, or gradient sensitivity; run A, run B, A − B.
 
-import { differences } from "./alike.js";
-import { Card, figures, percent } from "./cards.js";
-import { runColor } from "./colors.js";
-import { choice, h, note, toggle } from "./dom.js";
-import { lines } from "./lines.js";
-import { maps, range } from "./maps.js";
+import { differences } from "../alike.js";
+import { Card, figures, percent } from "../charts/cards.js";
+import { runColor } from "../charts/colors.js";
+import { choice, h, note, toggle } from "../dom.js";
+import { lines } from "../charts/lines.js";
+import { maps, range } from "../charts/maps.js";
 
 const BESIDE = ["lower", "upper", "count"];
 const CELLS = 6;

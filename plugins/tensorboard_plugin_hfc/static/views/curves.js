@@ -1,11 +1,11 @@
 // Accuracy on LFC and HFC: over training per radius, or at one step against the radius.
 
-import { concerns, differences, how, sameImages, signs } from "./alike.js";
-import { Card, percent } from "./cards.js";
-import { ordered, runColor } from "./colors.js";
-import { choice, h, note, segments, table, toggle } from "./dom.js";
-import { lines } from "./lines.js";
-import { byChance, compare, guessing, points, verdict } from "./words.js";
+import { concerns, differences, how, sameImages, signs } from "../alike.js";
+import { Card, percent } from "../charts/cards.js";
+import { ordered, runColor } from "../charts/colors.js";
+import { choice, h, note, segments, table, toggle } from "../dom.js";
+import { lines } from "../charts/lines.js";
+import { byChance, compare, guessing, points, verdict } from "../words.js";
 
 const DASH = [6, 4];
 const PARTS = ["lfc", "hfc"];
@@ -100,11 +100,9 @@ export class CurvesView {
     const series = this.curve(run, "per_image");
     const k = series?.place.get(step);
     if (k === undefined) return undefined;
-    const [tags, images] = series.content.axes;
-    const row = (tags.values ?? []).findIndex((tag) => {
-      const [, kind, number] = /^hfc_(lfc|hfc)\/r([\d.]+)$/.exec(tag) ?? [];
-      return kind === part && Number(number) === Number(radius.toPrecision(6));
-    });
+    const [{ labels }, images] = series.content.axes;
+    // The first of several k is the one that the curves show.
+    const row = Array.isArray(labels) ? labels.findIndex((label) => label.part === part && label.radius === radius) : -1;
     if (row < 0 || !Number.isFinite(images.count)) return undefined;
     const width = series.shape[1];
     return { packed: series.at(k).subarray(row * width, (row + 1) * width), count: images.count };
@@ -311,8 +309,8 @@ export class CurvesView {
     const keys = (run, series) => (epochs ? app.epochs(run, series) : series.steps);
     const where = (key) => (key === null ? "" : epochs ? `epoch ${key}` : `step ${key}`);
     const [one, two] = [a, b].map((run) => this.any(run).content);
-    const apart = differences(one, two);
-    const refused = (part) => apart.some((difference) => concerns(difference, part));
+    const unalike = differences(one, two);
+    const refused = (part) => unalike.some((difference) => concerns(difference, part));
     const together = sameImages(one, two);
     const unit = this.unitOf(a);
     const radii = this.radiiOf(a).filter((radius) => this.radiiOf(b).includes(radius));
@@ -330,7 +328,7 @@ export class CurvesView {
       if (refused(part)) return "measured differently";
       if (guesses.length) return "not above chance";
       if (!found.interval) return "no interval";
-      return (found.apart ? `told apart since ${where(found.since)}` : "not told apart") + (found.paired ? ", paired" : "");
+      return (found.differs ? `differs since ${where(found.since)}` : "no clear difference") + (found.paired ? ", paired" : "");
     };
     const rows = PARTS.flatMap((part) =>
       found[part]
@@ -345,8 +343,8 @@ export class CurvesView {
     );
     const judged = PARTS.filter((part) => !refused(part)).flatMap((part) => found[part].filter((row) => row.found?.interval));
     const silent = [a, b].filter((run) => !this.any(run).content.provenance);
-    const words = apart.length
-      ? [`${a} and ${b} were measured differently (${apart.map(({ text }) => text).join("; ")}): not the same quantity, so no verdict.`, ...guesses]
+    const words = unalike.length
+      ? [`${a} and ${b} were measured differently (${unalike.map(({ text }) => text).join("; ")}): not the same quantity, so no verdict.`, ...guesses]
       : guesses.length
         ? guesses
         : [verdict([a, b], found.hfc, where)];

@@ -1,13 +1,13 @@
 // Average precision of a detector against the radius, and the audit's pictures.
 
-import { differences, sameImages, signs } from "./alike.js";
-import { Card, percent } from "./cards.js";
-import { choice, h, note, table } from "./dom.js";
-import { lines } from "./lines.js";
-import { gallery, pictures } from "./view_examples.js";
+import { differences, sameImages, signs } from "../alike.js";
+import { Card, figures, percent } from "../charts/cards.js";
+import { choice, h, note, table } from "../dom.js";
+import { lines } from "../charts/lines.js";
+import { gallery, pictures } from "./examples.js";
 
-const TAG = /^hfc_detection\/([^/]+)\/(original|(lfc|hfc)_r([\d.]+|inf))$/;
-const COUNTS = /^(images|objects)_(\w+?)(_any)?$/; // how many are better or worse than on the original
+const OURS = "hfc_detection/";
+const COUNT = "count"; // of images or objects, no average precision
 const SHOWN = 24;
 
 export class DetectionsView {
@@ -27,24 +27,44 @@ export class DetectionsView {
   async load() {
     const { app } = this;
     const { scalars, images } = app.data.index;
-    const ours = (tag) => TAG.test(tag);
-    this.runs = app.selected().filter((run) => Object.keys(scalars[run] ?? {}).some(ours));
-    const tags = [...new Set(this.runs.flatMap((run) => Object.keys(scalars[run]).filter(ours)))];
-    const metrics = [...new Set(tags.map((tag) => TAG.exec(tag)[1]))];
-    this.metrics = metrics.filter((metric) => !COUNTS.test(metric));
-    this.counts = metrics.filter((metric) => COUNTS.test(metric));
+    const ours = (tag) => tag.startsWith(OURS);
+    const audits = ({ measurement, array }) => measurement === "detection_audit" && array === "scalars";
+    this.tag = new Map();
+    for (const run of app.selected()) {
+      const [found] = app.data.find(run, audits);
+      if (found) this.tag.set(run, found.tag);
+    }
+    this.runs = [...this.tag.keys()];
+    // Earlier versions logged no labels: their numbers are shown by their tags.
+    this.unlabelled = app.selected().filter((run) => !this.tag.has(run) && Object.keys(scalars[run] ?? {}).some(ours));
+    const tags = [...new Set(this.unlabelled.flatMap((run) => Object.keys(scalars[run]).filter(ours)))];
+    this.read = tags.length ? await app.data.scalars(this.unlabelled, tags) : {};
+    this.arrays = await app.data.tensors(this.runs, [...new Set(this.tag.values())]);
+    this.runs = this.runs.filter((run) => this.series(run));
+    const kinds = this.runs.flatMap((run) => this.labels(run).map(({ quantity }) => quantity));
+    this.metrics = [...new Set(kinds)].filter((kind) => kind && kind !== COUNT);
     await this.loadIntervals();
-    this.read = this.runs.length ? await app.data.scalars(this.runs, tags) : {};
     const entries = app
       .selected()
       .flatMap((run) => Object.keys(images[run] ?? {}).map((tag) => ({ run, tag })))
-      .filter(({ tag }) => tag.startsWith("hfc_detection/"));
+      .filter(({ tag }) => ours(tag));
     this.found = await pictures(app, entries.slice(0, SHOWN));
     const steps = new Set(this.found.flatMap(({ steps }) => steps.map(({ step }) => step)));
-    for (const run of this.runs) {
+    for (const run of this.runs) for (const step of this.series(run).steps) steps.add(step);
+    for (const run of this.unlabelled) {
       for (const { steps: own } of Object.values(this.read[run] ?? {})) for (const step of own) steps.add(step);
     }
     app.setSteps(steps);
+  }
+
+  /** The audit's numbers of a run: a row per tag. */
+  series(run) {
+    return this.arrays.get(run)?.[this.tag.get(run)];
+  }
+
+  labels(run) {
+    const { labels } = this.series(run).content.axes[0];
+    return Array.isArray(labels) ? labels : [];
   }
 
   /** Intervals of the differences to the original, by bootstrap over images, where logged. */
@@ -94,7 +114,7 @@ export class DetectionsView {
 
   show() {
     const { app } = this;
-    const nothing = !this.runs.length && !this.found.length;
+    const nothing = !this.runs.length && !this.unlabelled.length && !this.found.length;
     this.controls.replaceChildren();
     if (nothing) {
       this.body.replaceChildren(
@@ -117,27 +137,27 @@ export class DetectionsView {
 
   step() {
     this.card.update();
-    if (this.runs.length || this.found.length) this.rest();
+    if (this.runs.length || this.unlabelled.length || this.found.length) this.rest();
+  }
+
+  /** The labels of a run with their values at the step. */
+  now(run) {
+    const series = this.series(run);
+    const k = series.before(this.app.step());
+    if (k < 0) return [];
+    const width = series.shape[1];
+    return this.labels(run).map((label, n) => ({ ...label, value: series.at(k)[n * width] }));
   }
 
   /** {original, lfc: [[radius, value]], hfc: […]} of a run at the step. */
   of(run, metric) {
-    const step = this.app.step();
-    const out = { original: NaN, lfc: [], hfc: [] };
-    for (const [tag, { steps, values }] of Object.entries(this.read[run] ?? {})) {
-      const [, own, what, part, radius] = TAG.exec(tag) ?? [];
-      if (own !== metric) continue;
-      const k = steps.findLastIndex((one) => one <= step);
-      const value = k < 0 || values[k] === null ? NaN : values[k];
-      if (what === "original") out.original = value;
-      else if (k >= 0) out[part].push([radius === "inf" ? Infinity : Number(radius), value, steps[k]]);
-    }
-    for (const part of ["lfc", "hfc"]) {
-      // A radius may have been logged under two tags, r064 and r64: the later one counts.
-      const latest = new Map(out[part].sort((a, b) => a[2] - b[2]).map((one) => [one[0], one]));
-      out[part] = [...latest.values()].sort((a, b) => a[0] - b[0]);
-    }
-    return out;
+    const found = this.now(run).filter(({ quantity }) => quantity === metric);
+    const curve = (part) =>
+      found
+        .filter((one) => one.part === part)
+        .map(({ radius, value }) => [radius === "inf" ? Infinity : radius, value])
+        .sort((a, b) => a[0] - b[0]);
+    return { original: found.find(({ part }) => part === "original")?.value ?? NaN, lfc: curve("lfc"), hfc: curve("hfc") };
   }
 
   rest() {
@@ -157,25 +177,24 @@ export class DetectionsView {
     }
     const unalike = this.unalike();
     const counts = this.runs.flatMap((run) =>
-      this.counts.flatMap((metric) => {
-        const [, what, direction, any] = COUNTS.exec(metric);
-        const found = this.of(run, metric);
-        const kind = any ? "by any margin" : "by the audit's margin";
-        return ["lfc", "hfc"].flatMap((part) =>
-          found[part].map(([radius, value]) => [
-            run,
-            `${part.toUpperCase()}(${radius})`,
-            `${what}: ${direction}`,
-            kind,
-            Number.isFinite(value) ? String(value) : "",
-          ]),
-        );
+      this.now(run)
+        .filter(({ quantity, value }) => quantity === COUNT && Number.isFinite(value))
+        .map(({ text, value }) => [run, text, String(value)]),
+    );
+    const step = this.app.step();
+    const tagged = this.unlabelled.flatMap((run) =>
+      Object.entries(this.read[run] ?? {}).flatMap(([tag, { steps, values }]) => {
+        const k = steps.findLastIndex((one) => one <= step);
+        return k < 0 ? [] : [[run, tag, figures(values[k] ?? NaN)]];
       }),
     );
     this.body.replaceChildren(
       ...(unalike.length ? [note(`Measured differently, so not to be compared: ${unalike.join("; ")}.`)] : []),
       ...(counts.length
-        ? [h("h2", {}, "How many fare better or worse than on the original"), table(["run", "variant", "what", "counted", "number"], counts)]
+        ? [h("h2", {}, "How many fare better or worse than on the original"), table(["run", "what", "number"], counts)]
+        : []),
+      ...(tagged.length
+        ? [h("h2", {}, "Logged without labels, by an earlier version"), table(["run", "tag", "value"], tagged)]
         : []),
       ...(rows.length
         ? [h("h2", {}, "Average precision, and its change against the original"), table(["run", "metric", "variant", "radius", "value", "change"], rows)]

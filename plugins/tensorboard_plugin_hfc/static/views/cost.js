@@ -1,8 +1,8 @@
 // What the probe itself took of the training.
 
-import { Card, figures } from "./cards.js";
-import { h, note, table } from "./dom.js";
-import { lines } from "./lines.js";
+import { Card, figures } from "../charts/cards.js";
+import { h, note, table } from "../dom.js";
+import { lines } from "../charts/lines.js";
 
 const SHARE = "hfc_cost/share";
 const SECONDS = "hfc_cost/seconds/";

@@ -1,6 +1,6 @@
 // Nothing logged yet: which lines to add to a trainer, ready to copy.
 
-import { h, note } from "./dom.js";
+import { h, note } from "../dom.js";
 
 const LINES = `import hfc_probe
 

@@ -1,6 +1,6 @@
 // Pictures that a run has logged: the panels of HFC Figure 2 and whatever else is not drawn here.
 
-import { choice, h, note } from "./dom.js";
+import { choice, h, note } from "../dom.js";
 
 // Drawn by other views, from numbers.
 const ELSEWHERE = [/^hfc_heatmap\//, /^hfc_sensitivity\//, /\/(kernels|spectra)$/, /^hfc_detection\//];

@@ -1,9 +1,9 @@
 // First-layer kernels and their spectra as grids, and how smooth they are, over training.
 
-import { Card, figures } from "./cards.js";
-import { choice, h, note } from "./dom.js";
-import { lines } from "./lines.js";
-import { maps, picture, range, tiles } from "./maps.js";
+import { Card, figures } from "../charts/cards.js";
+import { choice, h, note } from "../dom.js";
+import { lines } from "../charts/lines.js";
+import { maps, picture, range, tiles } from "../charts/maps.js";
 
 const ARRAYS = ["kernels", "spectra", "high_frequency_ratio", "spectral_centroid"];
 const SHOWN = 128;

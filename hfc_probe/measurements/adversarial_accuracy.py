@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+__all__ = ["AdversarialAccuracy", "AdversarialAccuracyResult"]
+
 ATTACKS = ("fgsm", "pgd")
 
 

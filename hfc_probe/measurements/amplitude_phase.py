@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+__all__ = ["AmplitudePhase", "AmplitudePhaseResult"]
+
 Pairing = Literal["any", "same", "different"]
 _PARTS = ("", "_lower", "_upper")
 

@@ -29,6 +29,8 @@ from .gradients import reached
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+__all__ = ["BandAttribution", "BandAttributionResult"]
+
 Method = Literal["feature_ablation", "shapley", "integrated_gradients"]
 _METHODS = {
     "feature_ablation": "FeatureAblation",

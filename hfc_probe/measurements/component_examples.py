@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+__all__ = ["ComponentExamples", "ComponentExamplesResult"]
+
 # (LFC right, HFC right), of the images that are right as they are.
 GROUPS = {
     "high_only": (False, True),

@@ -35,6 +35,8 @@ from .fourier_heatmap.settings import default_norm
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+__all__ = ["CorruptionAccuracy", "CorruptionAccuracyResult"]
+
 # The fifteen that mean corruption error is defined over (Hendrycks and Dietterich, ICLR 2019).
 COMMON = (
     "gaussian_noise",

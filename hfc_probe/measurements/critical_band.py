@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+__all__ = ["CriticalBand", "CriticalBandResult"]
+
 # Fit to the average of 14 people at 224 pixels, as computed in the authors' published
 # analysis/human_analysis.ipynb; the paper's abstract gives the bandwidth as one octave.
 HUMAN_CENTRE, HUMAN_BANDWIDTH = 39.6, 1.0

@@ -28,6 +28,8 @@ from ..model.subject import Subject, rank
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+__all__ = ["FourierSensitivity", "FourierSensitivityResult"]
+
 
 @dataclass(frozen=True)
 class FourierSensitivity(Measurement):

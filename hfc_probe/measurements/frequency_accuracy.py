@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+__all__ = ["FrequencyAccuracy", "FrequencyAccuracyResult"]
+
 
 # A part of the frequencies is enough for a model if it keeps so much of what the original images
 # give above chance.

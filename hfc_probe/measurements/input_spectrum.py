@@ -22,6 +22,8 @@ from ..model.subject import Subject
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+__all__ = ["InputSpectrum", "InputSpectrumResult"]
+
 
 @dataclass(frozen=True)
 class InputSpectrum(Measurement):

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+__all__ = ["KernelSpectra", "KernelSpectraResult"]
+
 # "High" is beyond half the Nyquist frequency: the outer half of the radial range.
 HIGH_CYCLES_PER_PIXEL = 0.25
 # At most this many kernels in pictures and tensors: all 768 of a vision transformer, logged every

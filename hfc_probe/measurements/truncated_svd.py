@@ -24,6 +24,8 @@ from .frequency_accuracy import Background
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+__all__ = ["TruncatedSVD", "TruncatedSVDResult"]
+
 VIEWS = ("leading", "trailing", "lfc", "hfc")
 
 

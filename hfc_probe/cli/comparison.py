@@ -10,7 +10,7 @@ from typing import Any
 from ..core.intervals import paired_difference, percent, square_and_add
 from ..core.labels import Label
 from ..ground.errors import InputError
-from .stored import Run
+from .stored import StoredRun
 
 Interval = tuple[float, float]
 Stored = Mapping[str, Any]  # a result as read_run gives it
@@ -94,8 +94,8 @@ class Comparison:
         alone: numbers that only one of the two has, of measurements that both have.
     """
 
-    a: Run
-    b: Run
+    a: StoredRun
+    b: StoredRun
     changes: tuple[Change, ...]
     differing: tuple[Differing, ...]
     cautions: tuple[str, ...]
@@ -147,7 +147,7 @@ _DECISIVE = ("data", "resampling", "classes")
 _SAID = ("epoch", "step", "model", "selection", "normalization", "mean", "std", "version")
 
 
-def compare(a: Run, b: Run) -> Comparison:
+def compare(a: StoredRun, b: StoredRun) -> Comparison:
     """What may be said of the numbers that both runs have.
 
     Raises:
@@ -268,7 +268,7 @@ def _same_images(first: Stored, second: Stored) -> bool:
     return images[0] is not None and images[0] == images[1]
 
 
-def _guessing(run: Run) -> str:
+def _guessing(run: StoredRun) -> str:
     """Said of a run whose accuracy on the original images may be a guess's; else nothing."""
     for result in run.results.values():
         chance = result.get("provenance", {}).get("chance")
@@ -287,13 +287,13 @@ def _guessing(run: Run) -> str:
     return ""
 
 
-def _caveats(run: Run) -> list[str]:
+def _caveats(run: StoredRun) -> list[str]:
     found = [result.get("provenance", {}).get("caveats") for result in run.results.values()]
     listed = [one for caveats in found if isinstance(caveats, list) for one in caveats]
     return list(dict.fromkeys(str(one) for one in listed))
 
 
-def _notes(a: Run, b: Run) -> Iterator[str]:
+def _notes(a: StoredRun, b: StoredRun) -> Iterator[str]:
     common = [(a.results[name], b.results[name]) for name in a.results if name in b.results]
     silent = [
         run.name for k, run in enumerate((a, b)) if not all(p[k].get("provenance") for p in common)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..version import __version__
 from .comparison import Change, Comparison, Interval
-from .stored import Run
+from .stored import StoredRun
 
 # Of the provenance, what the page says of both runs; what differs is said above it as well.
 _PROVENANCE = (
@@ -45,7 +45,7 @@ def page(found: Comparison) -> str:
     )
 
 
-def _origins(a: Run, b: Run, name: str) -> list[tuple[str, ...]]:
+def _origins(a: StoredRun, b: StoredRun, name: str) -> list[tuple[str, ...]]:
     """Where both runs' numbers come from, as the measurement of that name says."""
     one, two = (run.results[name].get("provenance", {}) for run in (a, b))
     values = [(key, one.get(key), two.get(key)) for key in _PROVENANCE]
@@ -56,7 +56,7 @@ def _origins(a: Run, b: Run, name: str) -> list[tuple[str, ...]]:
     ]
 
 
-def _measurement(name: str, a: Run, b: Run) -> dict[str, Any]:
+def _measurement(name: str, a: StoredRun, b: StoredRun) -> dict[str, Any]:
     sides = [
         {
             "letter": letter,

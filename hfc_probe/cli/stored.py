@@ -19,7 +19,7 @@ from ..ground.errors import InputError
 
 
 @dataclass(frozen=True)
-class Run:
+class StoredRun:
     """Results that ``hfc-probe audit`` or ``demo`` wrote into one directory.
 
     Attributes:
@@ -33,7 +33,7 @@ class Run:
     pictures: Mapping[str, bytes]
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path) -> StoredRun:
     """The results in a directory.
 
     Raises:
@@ -62,7 +62,7 @@ def read_run(path: Path) -> Run:
         for file in sorted(path.glob("*.png"))
         if printable(file.stem) in results and file.is_file()
     }
-    return Run(printable(path.resolve().name), results, pictures)
+    return StoredRun(printable(path.resolve().name), results, pictures)
 
 
 def printable(text: str) -> str:

@@ -151,7 +151,7 @@ MISTAKES = {
     "out below a file": ({"out": "file/deep/er"}, r"file is not a directory"),
     "norm": (
         {"measure": "fourier_heatmap:norm=0"},
-        "norm: expected a number above 0, got 0.0",
+        "norm: expected a number above 0, got 0",
     ),
     "crop": ({"measure": "fourier_heatmap:crop=13"}, "at most the image's 12×12"),
 }

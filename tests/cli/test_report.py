@@ -25,7 +25,7 @@ from hfc_probe import (
 from hfc_probe.cli.comparison import compare
 from hfc_probe.cli.main import main
 from hfc_probe.cli.page import page
-from hfc_probe.cli.stored import Run, read_run
+from hfc_probe.cli.stored import StoredRun, read_run
 from hfc_probe.core.intervals import paired_difference, wilson
 from hfc_probe.detection.variants import variant_names
 from hfc_probe.measurements.calibration import CalibrationResult
@@ -136,7 +136,7 @@ def frequencies(name, counts, n=512, bits=None, settings=(), provenance=(), **mo
         "summary": "<b>words</b>",
         **more,
     }
-    return Run(name, {"frequency_accuracy": result}, {})
+    return StoredRun(name, {"frequency_accuracy": result}, {})
 
 
 LABELS = FrequencyAccuracyResult(
@@ -371,7 +371,7 @@ def test_bad_runs_are_one_sentence(here):
     assert result.exit_code == 2
     assert "nowhere" in result.output
     with pytest.raises(InputError, match="a measurement that both runs have"):
-        compare(frequencies("A", FIRST), Run("B", {"n": {"scalars": {}}}, {}))
+        compare(frequencies("A", FIRST), StoredRun("B", {"n": {"scalars": {}}}, {}))
 
 
 def test_intervals_belong_to_scalars_and_hold_them(resnet20, cifar):

@@ -78,22 +78,37 @@ def as_markdown(text: str) -> str:
     return re.sub(r"([\\`*_\[\]])", r"\\\1", shown)
 
 
-def log_layout(writer: Any, scalars: dict[str, float]) -> None:
-    """The custom-scalars layout: LFC and HFC by radius, and one against the other."""
-    if not hasattr(writer, "add_custom_scalars"):
-        return
-    low = _spread([tag for tag in scalars if tag.startswith("hfc_lfc/")])
-    high = _spread([tag for tag in scalars if tag.startswith("hfc_hfc/")])
+def log_layout(writer: Any, labels: Mapping[str, Label]) -> bool:
+    """The custom-scalars layout: LFC and HFC by radius, and one against the other.
+
+    Args:
+        labels: of a result's scalars; nothing is written unless they are accuracies on all three.
+
+    Returns:
+        Whether they are.
+    """
+
+    kinds = [one.quantity for one in labels.values() if one.part == "original"]
+    if not kinds or not kinds[0].endswith("accuracy"):
+        return False
+
+    def tags(part: str) -> list[str]:
+        own = (part, kinds[0])
+        return [tag for tag, one in labels.items() if (one.part, one.quantity) == own]
+
+    low, high = _spread(tags("lfc")), _spread(tags("hfc"))
     if not low or not high:
-        return
-    pair = sorted({0, len(low) // 2})
-    against = ["hfc_accuracy/original", *(tags[k] for k in pair for tags in (low, high))]
-    charts = {
-        "LFC by radius": ["Multiline", low],
-        "HFC by radius": ["Multiline", high],
-        "LFC against HFC": ["Multiline", against],
-    }
-    writer.add_custom_scalars({"hfc_probe": charts})
+        return False
+    if hasattr(writer, "add_custom_scalars"):
+        pair = sorted({0, len(low) // 2})
+        against = [*tags("original"), *(curve[k] for k in pair for curve in (low, high))]
+        charts = {
+            "LFC by radius": ["Multiline", low],
+            "HFC by radius": ["Multiline", high],
+            "LFC against HFC": ["Multiline", against],
+        }
+        writer.add_custom_scalars({"hfc_probe": charts})
+    return True
 
 
 def _spread(tags: list[str]) -> list[str]:

@@ -486,8 +486,8 @@ class Probe:
         if self._leads and self._writers and self._writer_failures < _FAILURES:
             try:
                 if not self._layout_logged and self._owns_writers:
-                    event_file.log_layout(self._writers[0], result.scalars())
-                    self._layout_logged = "hfc_accuracy/original" in result.scalars()
+                    labels = result.labels()
+                    self._layout_logged = event_file.log_layout(self._writers[0], labels)
                 for writer in self._writers:
                     event_file.log_epoch(writer, self.epochs, step)
                     result.log(writer, step)

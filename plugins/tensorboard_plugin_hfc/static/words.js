@@ -8,16 +8,17 @@ import { discordant, independent, paired } from "./charts/intervals.js";
  * @param a, b {keys, y, low, high, bits(k)}: keys are epochs or steps, increasing; bits, where
  *   known, are the packed outcomes of the k-th place by image, and {count} how many
  * @param together whether the two runs saw the same images
+ * @param until the last key to look at
  * @returns null without a common place, else {key, a, b: [value, low, high], difference, interval:
  *   of the difference, or null, paired: whether it is image by image, differs: whether it excludes 0
  *   at the last common place, since: the key from which it has done so, the same way round, at
  *   every common place, always: whether that is the first one}
  */
-export function compare(a, b, together = false) {
+export function compare(a, b, together = false, until = Infinity) {
   const placeB = new Map(b.keys.map((key, k) => [key, k]));
   const common = a.keys
     .map((key, k) => ({ key, k, m: placeB.get(key) }))
-    .filter(({ k, m }) => m !== undefined && Number.isFinite(a.y[k]) && Number.isFinite(b.y[m]));
+    .filter(({ key, k, m }) => key <= until && m !== undefined && Number.isFinite(a.y[k]) && Number.isFinite(b.y[m]));
   if (!common.length) return null;
   const three = (curve, k) => [curve.y[k], curve.low?.[k] ?? NaN, curve.high?.[k] ?? NaN];
   const judge = ({ k, m }) => {
@@ -77,13 +78,13 @@ export function guessing(name, original, chance) {
  */
 export function verdict(names, rows, where) {
   const known = rows.filter(({ found }) => found);
-  if (!known.length) return "The two runs have no radius and no place in training in common.";
+  if (!known.length) return `${names[0]} and ${names[1]} have no radius and no place in training in common up to here.`;
   const clear = known.filter(({ found }) => found.differs);
   const at = where(known.at(-1).found.key);
   if (!clear.length) {
     return (
-      `At ${at} the 95 % interval of the difference includes 0 at every radius: neither run gets ` +
-      "measurably more out of the high frequencies."
+      `At ${at} the 95 % interval of the difference includes 0 at every radius: neither ${names[0]} nor ` +
+      `${names[1]} gets measurably more out of the high frequencies.`
     );
   }
   const size = ({ found }) => Math.abs(found.difference);

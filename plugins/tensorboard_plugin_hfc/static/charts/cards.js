@@ -21,7 +21,7 @@ export class Card {
   /**
    * @param name of exported files
    * @param plot() makes what is drawn: {label, height(width), draw(context, width, height, theme),
-   *   rows() for the CSV, probe(x, y, width, height) for hovering, and where it applies
+   *   rows() for the CSV, probe(x, y, width, height) for hovering, and if it applies
    *   click(x, y, width, height), zoom(from, to)}
    */
   constructor(name, plot) {

@@ -27,7 +27,7 @@ export class CostView {
     this.runs = app.selected().filter((run) => Object.keys(scalars[run] ?? {}).some(isCost));
     const tags = [...new Set(this.runs.flatMap((run) => Object.keys(scalars[run]).filter(isCost)))];
     this.read = this.runs.length ? await app.data.scalars(this.runs, tags) : {};
-    app.setSteps(new Set());
+    app.setSteps([]);
   }
 
   show() {

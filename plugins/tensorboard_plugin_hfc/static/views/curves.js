@@ -50,9 +50,11 @@ export class CurvesView {
     this.runs = runs.filter((run) => this.curve(run, "hfc") || this.curve(run, "lfc"));
     this.without = runs.filter((run) => !this.runs.includes(run));
     this.radii = [...new Set(this.runs.flatMap((run) => this.radiiOf(run)))].sort((a, b) => a - b);
-    const steps = new Set();
-    for (const run of this.runs) for (const step of this.any(run).steps) steps.add(step);
-    app.setSteps(steps);
+    app.setSteps(this.placed());
+  }
+
+  placed() {
+    return this.runs.map((run) => [run, this.any(run)]);
   }
 
   any(run) {
@@ -79,13 +81,13 @@ export class CurvesView {
     return this.axis(run).unit === "nyquist" ? "× Nyquist" : "cycles/image";
   }
 
-  /** A run's name, with how it was measured where the runs shown differ in that. */
+  /** A run's name, with how it was measured if the runs shown differ in that. */
   named(run) {
     const of = (one) => how(this.any(one)?.content);
     return this.runs.every((one) => of(one) === of(run)) ? run : `${run} (${of(run) || "does not say how"})`;
   }
 
-  /** How all runs shown were measured; "" where they differ. */
+  /** How all runs shown were measured; "" if they differ. */
   together() {
     const all = new Set(this.runs.map((run) => how(this.any(run)?.content)));
     return all.size === 1 && [...all][0] ? `, ${[...all][0]}` : "";
@@ -126,10 +128,10 @@ export class CurvesView {
     return { x: keys(run, base), keys: keys(run, base), y, low, high, count, bits };
   }
 
-  /** All radii at one step. */
-  across(run, part, step) {
+  /** All radii where the slider stands. */
+  across(run, part) {
     const base = this.curve(run, part);
-    const k = base ? base.before(step) : -1;
+    const k = base ? this.app.at(run, base) : -1;
     if (k < 0) return null;
     const take = (variant) => {
       const series = this.curve(run, part + variant);
@@ -166,7 +168,7 @@ export class CurvesView {
       ),
       mode === "training" && app.axisChoice(this.runs),
       toggle("95 % intervals", state.get("bands") === "1", (on) => state.set({ bands: on ? "1" : "0" })),
-      mode === "radius" && app.stepper(),
+      app.stepper(),
     ];
     this.controls.replaceChildren(...controls.filter(Boolean));
     this.body.replaceChildren();
@@ -187,6 +189,8 @@ export class CurvesView {
   }
 
   step() {
+    if (!this.runs.length) return;
+    this.tell();
     this.card.update();
   }
 
@@ -243,6 +247,7 @@ export class CurvesView {
         yLabel: "accuracy",
         yRange: [0, 1],
         value: percent,
+        marker: axis.label === "minutes" ? undefined : axis.label === "epoch" ? app.epochHere() : app.step(),
         click: (x) => app.state.set({ step: axis.step(this.runs[0], this.any(this.runs[0]), x), mode: "radius" }),
       },
       this.zoom.training,
@@ -251,23 +256,21 @@ export class CurvesView {
 
   radiusPlot() {
     const { app } = this;
-    const step = app.step();
     const bands = app.state.get("bands") === "1";
     const series = [];
-    const shown = new Set();
     const legend = [];
+    const apart = new Set(this.placed().map(([run, own]) => app.placeOf(run, own))).size > 1;
     for (const run of this.runs) {
       const color = app.color(run);
       for (const part of this.parts()) {
-        const found = this.across(run, part, step);
+        const found = this.across(run, part);
         if (!found) continue;
-        shown.add(found.step);
         const look = { color, dash: part === "hfc" ? DASH : undefined, points: true };
         series.push({ name: `${part.toUpperCase()} ${run}`, ...found, ...look });
       }
-      legend.push({ name: this.named(run), color });
+      legend.push({ name: this.named(run) + (apart ? `, ${app.placeOf(run, this.any(run))}` : ""), color });
     }
-    const title = `Accuracy against radius at ${[...shown].sort((a, b) => a - b).map((s) => app.placeText(this.runs[0], s)).slice(0, 3).join(", ") || "no step"}${this.together()}`;
+    const title = `Accuracy against radius at ${app.placesText(this.placed())}${this.together()}`;
     return lines(
       {
         title,
@@ -291,12 +294,13 @@ export class CurvesView {
     );
   }
 
-  /** Why a run's curves mean nothing at its last step: not above chance. "" where they may. */
+  /** Why a run's curves mean nothing where the slider stands: not above chance. "" if they may. */
   guess(run) {
     const original = this.curve(run, "original");
     if (!original) return "";
-    const last = ["", "_lower", "_upper"].map((v) => this.curve(run, `original${v}`)?.values.at(-1) ?? NaN);
-    return guessing(run, last, original.content.provenance?.chance ?? NaN);
+    const k = this.app.at(run, original);
+    const here = ["", "_lower", "_upper"].map((v) => this.curve(run, `original${v}`)?.values[k] ?? NaN);
+    return guessing(run, here, original.content.provenance?.chance ?? NaN);
   }
 
   /** The reading of run A against run B, and the table behind it. */
@@ -305,7 +309,7 @@ export class CurvesView {
     const [a, b] = app.pair();
     this.words.hidden = !(a && b && this.any(a) && this.any(b));
     if (this.words.hidden) return;
-    const epochs = app.hasEpochs(a, this.any(a)) && app.hasEpochs(b, this.any(b));
+    const epochs = app.byEpoch;
     const keys = (run, series) => (epochs ? app.epochs(run, series) : series.steps);
     const where = (key) => (key === null ? "" : epochs ? `epoch ${key}` : `step ${key}`);
     const [one, two] = [a, b].map((run) => this.any(run).content);
@@ -319,7 +323,7 @@ export class CurvesView {
         part,
         radii.map((radius) => {
           const [first, second] = [a, b].map((run) => this.over(run, part, radius, keys));
-          return { radius, unit, found: first && second && compare(first, second, together) };
+          return { radius, unit, found: first && second && compare(first, second, together, app.position()) };
         }),
       ]),
     );
@@ -349,6 +353,8 @@ export class CurvesView {
         ? guesses
         : [verdict([a, b], found.hfc, where)];
     this.words.replaceChildren(...words.map((text) => h("p", { class: "verdict" }, text)));
+    const shown = [...found.hfc, ...found.lfc].find((row) => row.found);
+    const place = shown ? `at ${where(shown.found.key)}` : "";
     const notes = [
       judged.length && !guesses.length && byChance(judged.length),
       together && `Both runs saw the same images${judged.some((row) => row.found.paired) ? ": they are compared image by image" : ""}.`,
@@ -358,7 +364,7 @@ export class CurvesView {
       h(
         "details",
         { open: this.open, ontoggle: (event) => (this.open = event.target.open) },
-        h("summary", {}, "Run A against run B, in numbers"),
+        h("summary", {}, `Run A against run B ${place}, in numbers`),
         table(["component", `A: ${a}`, `B: ${b}`, "A − B", "judged by the 95 % interval of A − B"], rows),
         note(notes.join(" ")),
       ),

@@ -4,7 +4,7 @@ import { differences, sameImages, signs } from "../alike.js";
 import { Card, figures, percent } from "../charts/cards.js";
 import { choice, h, note, table } from "../dom.js";
 import { lines } from "../charts/lines.js";
-import { gallery, pictures } from "./examples.js";
+import { gallery, pictures, placesOf } from "./examples.js";
 
 const OURS = "hfc_detection/";
 const COUNT = "count"; // of images or objects, no average precision
@@ -16,8 +16,9 @@ export class DetectionsView {
     this.memory = {};
     this.card = new Card("detection_ap", () => this.plot());
     this.controls = h("div", { class: "controls" });
+    this.unfit = h("div"); // before the picture: it warns of it
     this.body = h("div");
-    this.element = h("div", {}, this.controls, this.card.element, this.body);
+    this.element = h("div", {}, this.controls, this.unfit, this.card.element, this.body);
   }
 
   close() {
@@ -49,12 +50,12 @@ export class DetectionsView {
       .flatMap((run) => Object.keys(images[run] ?? {}).map((tag) => ({ run, tag })))
       .filter(({ tag }) => ours(tag));
     this.found = await pictures(app, entries.slice(0, SHOWN));
-    const steps = new Set(this.found.flatMap(({ steps }) => steps.map(({ step }) => step)));
-    for (const run of this.runs) for (const step of this.series(run).steps) steps.add(step);
-    for (const run of this.unlabelled) {
-      for (const { steps: own } of Object.values(this.read[run] ?? {})) for (const step of own) steps.add(step);
-    }
-    app.setSteps(steps);
+    await app.loadProgress(app.selected());
+    app.setSteps([
+      ...this.runs.map((run) => [run, this.series(run)]),
+      ...this.unlabelled.flatMap((run) => Object.values(this.read[run] ?? {}).map((series) => [run, series])),
+      ...placesOf(this.found),
+    ]);
   }
 
   /** The audit's numbers of a run: a row per tag. */
@@ -83,7 +84,7 @@ export class DetectionsView {
         const [radii, metrics] = series.content.axes;
         const row = radii.values?.indexOf(radius) ?? -1;
         const column = metrics.values?.indexOf(metric) ?? -1;
-        const k = series.before(this.app.step());
+        const k = this.app.at(run, series);
         if (series.content.array !== `${part}_difference_${end}` || row < 0 || column < 0 || k < 0) continue;
         return 100 * series.at(k)[row * series.shape[1] + column];
       }
@@ -97,6 +98,8 @@ export class DetectionsView {
     const [one, ...others] = this.runs.map((run) => [run, this.about(run)]).filter(([, content]) => content);
     return others.flatMap(([run, content]) => {
       const texts = differences(one[1], content).map(({ text }) => text);
+      const [some, others] = [one[1].samples, content.samples];
+      if (some !== others) texts.push(`${this.count(one[1])} against ${this.count(content)}`);
       const known = one[1].provenance?.images && content.provenance?.images;
       if (known && !sameImages(one[1], content)) texts.push("other images");
       return texts.map((text) => `${one[0]} and ${run}: ${text}`);
@@ -105,6 +108,17 @@ export class DetectionsView {
 
   about(run) {
     return this.app.data.find(run, ({ measurement }) => measurement === "detection_audit")[0]?.content;
+  }
+
+  count({ samples }) {
+    return Number.isFinite(samples) ? `${samples} images` : "an unknown number of images";
+  }
+
+  /** What is said once for all runs shown, or of each in the legend. */
+  made(run) {
+    const content = this.about(run);
+    const background = content?.settings?.hfc_background ?? content?.hfc_background;
+    return [content && this.count(content), background && `HFC on ${background} background`].filter(Boolean).join(", ");
   }
 
   metric() {
@@ -116,6 +130,7 @@ export class DetectionsView {
     const { app } = this;
     const nothing = !this.runs.length && !this.unlabelled.length && !this.found.length;
     this.controls.replaceChildren();
+    this.unfit.replaceChildren();
     if (nothing) {
       this.body.replaceChildren(
         note(
@@ -143,7 +158,7 @@ export class DetectionsView {
   /** The labels of a run with their values at the step. */
   now(run) {
     const series = this.series(run);
-    const k = series.before(this.app.step());
+    const k = this.app.at(run, series);
     if (k < 0) return [];
     const width = series.shape[1];
     return this.labels(run).map((label, n) => ({ ...label, value: series.at(k)[n * width] }));
@@ -181,15 +196,16 @@ export class DetectionsView {
         .filter(({ quantity, value }) => quantity === COUNT && Number.isFinite(value))
         .map(({ text, value }) => [run, text, String(value)]),
     );
-    const step = this.app.step();
     const tagged = this.unlabelled.flatMap((run) =>
-      Object.entries(this.read[run] ?? {}).flatMap(([tag, { steps, values }]) => {
-        const k = steps.findLastIndex((one) => one <= step);
-        return k < 0 ? [] : [[run, tag, figures(values[k] ?? NaN)]];
+      Object.entries(this.read[run] ?? {}).flatMap(([tag, series]) => {
+        const k = this.app.at(run, series);
+        return k < 0 ? [] : [[run, tag, figures(series.values[k] ?? NaN)]];
       }),
     );
-    this.body.replaceChildren(
+    this.unfit.replaceChildren(
       ...(unalike.length ? [note(`Measured differently, so not to be compared: ${unalike.join("; ")}.`)] : []),
+    );
+    this.body.replaceChildren(
       ...(counts.length
         ? [h("h2", {}, "How many fare better or worse than on the original"), table(["run", "what", "number"], counts)]
         : []),
@@ -200,7 +216,7 @@ export class DetectionsView {
         ? [h("h2", {}, "Average precision, and its change against the original"), table(["run", "metric", "variant", "radius", "value", "change"], rows)]
         : []),
       ...(this.found.length
-        ? [h("h2", {}, "Pictures of the audit"), h("div", { class: "gallery" }, gallery(this.app, this.found, this.app.step()))]
+        ? [h("h2", {}, "Pictures of the audit"), h("div", { class: "gallery" }, gallery(this.app, this.found))]
         : this.runs.length
           ? [note("The audit logged no pictures in these runs.")]
           : []),
@@ -227,14 +243,17 @@ export class DetectionsView {
     for (const run of this.runs) {
       const { original } = this.of(run, metric);
       const ends = xTicks.length ? [xTicks[0], xTicks.at(-1)] : [0, 1];
-      series.push({ name: `original ${run}`, x: ends, y: ends.map(() => original), color: app.color(run), dash: [1, 3], width: 1.5 });
+      series.push({ name: `original ${run}`, x: ends, y: ends.map(() => original), color: app.color(run), dash: [1, 3], width: 1.5, points: xTicks.length === 1 });
     }
+    const made = new Set(this.runs.map((run) => this.made(run)));
+    const placed = this.runs.map((run) => [run, this.series(run)]);
+    const name = (run) => (made.size > 1 ? `${run} (${this.made(run)})` : run);
     return lines(
       {
-        title: `${metric} against radius`,
+        title: `${metric} against radius at ${app.placesText(placed)}${made.size === 1 ? `, ${this.made(this.runs[0])}` : ""}`,
         panels: [{ series }],
         legend: [
-          ...this.runs.map((run) => ({ name: run, color: app.color(run) })),
+          ...this.runs.map((run) => ({ name: name(run), color: app.color(run) })),
           { name: signs(this.runs.map((run) => this.about(run)))[0] },
           { name: signs(this.runs.map((run) => this.about(run)))[1], dash: [6, 4] },
           { name: "original", dash: [1, 3] },

@@ -31,7 +31,7 @@ function snippet(text) {
   return h("div", { class: "snippet" }, h("pre", {}, code), button);
 }
 
-/** What to do where there is no run with anything of ours. */
+/** What to do if there is no run with anything of ours. */
 export function emptyState(index) {
   return h(
     "section",

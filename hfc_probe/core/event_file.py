@@ -87,7 +87,6 @@ def log_layout(writer: Any, labels: Mapping[str, Label]) -> bool:
     Returns:
         Whether they are.
     """
-
     kinds = [one.quantity for one in labels.values() if one.part == "original"]
     if not kinds or not kinds[0].endswith("accuracy"):
         return False

@@ -17,6 +17,7 @@ without the network. One file a training, ``NAME.npz``:
 from __future__ import annotations
 
 import argparse
+import functools
 import io
 import itertools
 import sys
@@ -96,6 +97,7 @@ TRAININGS: dict[str, tuple[Callable[[], nn.Module], str, bool]] = {
 }
 
 
+@functools.cache
 def images_of(part: str) -> tuple[Tensor, Tensor]:
     with np.load(DATA / "jpeg.npz") as file:
         data, offsets = file[f"{part}_bytes"], file[f"{part}_offsets"]

@@ -24,6 +24,7 @@ from ..core import event_file
 from ..core.provenance import images_hash, weights_hash
 from ..core.result import caution, origin
 from ..data.samples import PixelSpace, Samples
+from ..ground import checks
 from ..measurements import Measurement, Result
 from ..model.isolation import unwrap
 from ..model.subject import Predict, subject_of
@@ -130,27 +131,40 @@ class Probe:
         self._at_exit = functools.partial(_close, weakref.ref(self))
         atexit.register(self._at_exit)
 
-    def step(self) -> None:
-        """One optimizer step has ended. Not needed where the probe was given the optimizer."""
+    def step(self, *, at: int | None = None) -> None:
+        """One optimizer step has ended. Not needed if the probe was given the optimizer.
+
+        Args:
+            at: number of steps that have ended by now, for trainers that count themselves. It may
+                skip steps, and what was due at one of them is measured now; a number that was
+                given already is no new step.
+        """
         if self._counting:
             self._warn_once(
                 "step", "probe.step() is ignored: this probe counts its optimizer's steps itself"
             )
             return
-        self._end_step()
+        self._end_step(at)
 
-    def end_epoch(self) -> None:
-        """One epoch has ended: measure what is due."""
+    def end_epoch(self, *, at: int | None = None) -> None:
+        """One epoch has ended: measure what is due.
+
+        Args:
+            at: number of epochs that have ended by now, for trainers that count themselves.
+        """
         if self._is_closed("end_epoch"):
             return
-        self.epochs += 1
+        before, now = self.epochs, self._ended("end_epoch", at, self.epochs)
+        if now < before:
+            return
+        self.epochs = now
         if self._hook is not None and not self.steps:
             self._warn_once(
                 "steps",
                 "an epoch ended and no step of the optimizer was counted; if it takes its steps in "
                 "another way than by step(), call probe.step() after each",
             )
-        self._run_due(epoch=self.epochs)
+        self._run_due(epoch=self.epochs, after=before)
 
     def measure(self) -> dict[str, Result]:
         """Measure everything now, whatever the schedule and the budget; the results by name."""
@@ -301,23 +315,37 @@ class Probe:
         self._counting = True
         self._end_step()
 
-    def _end_step(self) -> None:
+    def _end_step(self, at: int | None = None) -> None:
         if self._is_closed("step"):
             return
-        self.steps += 1
-        self._run_due(step=self.steps)
+        before, now = self.steps, self._ended("step", at, self.steps)
+        if now > before:
+            self.steps = now
+            self._run_due(step=now, after=before)
 
-    def _run_due(self, *, step: int | None = None, epoch: int | None = None) -> None:
+    def _ended(self, call: str, at: int | None, before: int) -> int:
+        """How many steps or epochs have ended: one more than before, unless the trainer says."""
+        if at is None:
+            return before + 1
+        at = checks.whole(f"{call}: at", at, 0)
+        if at < before:
+            self._warn_once(
+                f"back {call}",
+                f"probe.{call}(at={at}) is ignored: expected {before} or more, which have ended; "
+                "call probe.resume(steps, epochs) if the training returned to a checkpoint",
+            )
+        return at
+
+    def _run_due(self, *, step: int | None = None, epoch: int | None = None, after: int) -> None:
+        """Measure what has become due after an earlier step or epoch."""
         self._calls = 0
-        if self._together is not None and not self._looks(step, epoch):
+        due = [e for e in self._entries if e.every.due(step=step, epoch=epoch, after=after)]
+        retried = self._retry is not None and after < self._retry <= self.steps
+        # Ranks must agree on the steps at which they meet without asking.
+        if self._together is not None and not (due or retried or epoch is not None):
             return
         if self._gathers():
-            self._run_entries(step, epoch)
-
-    def _looks(self, step: int | None, epoch: int | None) -> bool:
-        """Whether the ranks meet at this step: they must agree on it without asking."""
-        due = epoch is not None or step == self._retry
-        return due or any(entry.every.due(step=step) for entry in self._entries)
+            self._run_entries(due, by_epoch=epoch is not None)
 
     @property
     def _together(self) -> RankGroup | None:
@@ -354,18 +382,17 @@ class Probe:
             )
         return self._leads
 
-    def _run_entries(self, step: int | None, epoch: int | None) -> None:
-        position = (self.steps, self.epochs)
+    def _run_entries(self, due: list[_Entry], *, by_epoch: bool) -> None:
         for entry in self._entries:
-            if entry.every.due(step=step, epoch=epoch) and not entry.off:
+            if entry in due and not entry.off:
                 last = entry.last_position
-                if step is None and last is not None and last[0] == position[0] > 0:
+                if by_epoch and last is not None and last[0] == self.steps > 0:
                     continue  # measured after this very step already
                 entry.due += 1
                 entry.waiting = True
             # What did not fit the budget is tried again after every epoch, and after every
             # step too where it is scheduled by steps.
-            again = epoch is not None or entry.every.steps is not None
+            again = by_epoch or entry.every.steps is not None
             if entry.waiting and again and not entry.off:
                 fits = self._fits(entry)
                 if fits if self._ranks is None else self._ranks.broadcast(fits):

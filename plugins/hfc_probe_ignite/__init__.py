@@ -87,9 +87,7 @@ class FrequencyHandler:
         self.probe.close()
 
     def _step(self, engine: Engine) -> None:
-        self.probe.steps = engine.state.iteration - 1
-        self.probe.step()
+        self.probe.step(at=engine.state.iteration)
 
     def _end_epoch(self, engine: Engine) -> None:
-        self.probe.epochs = engine.state.epoch - 1
-        self.probe.end_epoch()
+        self.probe.end_epoch(at=engine.state.epoch)

@@ -97,18 +97,17 @@ class FrequencyCallback(Callback):
         self._check_alone(trainer)
         if self._restored is not None:
             self.probe.load_state_dict(self._restored)
-        self.probe.steps, self.probe.epochs = trainer.global_step, trainer.current_epoch
+        if trainer.global_step or trainer.current_epoch:
+            self.probe.resume(trainer.global_step, trainer.current_epoch)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         # One batch may be no optimizer step (accumulation) or several (several optimizers).
-        if self.probe is not None and trainer.global_step > self.probe.steps:
-            self.probe.steps = trainer.global_step - 1
-            self.probe.step()
+        if self.probe is not None:
+            self.probe.step(at=trainer.global_step)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.probe is not None:
-            self.probe.epochs = trainer.current_epoch
-            self.probe.end_epoch()
+            self.probe.end_epoch(at=trainer.current_epoch + 1)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._close()

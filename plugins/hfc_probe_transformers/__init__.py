@@ -84,14 +84,12 @@ class FrequencyCallback(TrainerCallback):
             self._attach(args, state, given)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        if self.probe is not None and state.global_step > self.probe.steps:
-            self.probe.steps = state.global_step - 1
-            self.probe.step()
+        if self.probe is not None:
+            self.probe.step(at=state.global_step)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         if self.probe is not None:
-            self.probe.epochs = max(0, round(state.epoch or 1) - 1)
-            self.probe.end_epoch()
+            self.probe.end_epoch(at=max(1, round(state.epoch or 1)))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         if self.probe is None:

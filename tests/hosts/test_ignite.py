@@ -92,6 +92,8 @@ def test_a_resumed_trainer_goes_on(loaders, tmp_path):
     first["trainer"].run(loaders[0], max_epochs=1)
     saved = {name: part.state_dict() for name, part in first.items()}
     torch.save(saved, tmp_path / "checkpoint.pt")
+    probe = first["probe"].probe
+    assert (probe.steps, probe.epochs) == (6, 1)
     second = parts("second")
     Checkpoint.load_objects(second, torch.load(tmp_path / "checkpoint.pt", weights_only=True))
     second["trainer"].run(loaders[0], max_epochs=3)
@@ -99,3 +101,13 @@ def test_a_resumed_trainer_goes_on(loaders, tmp_path):
     assert scalars(tmp_path / "second")["hfc_lfc/r02"] == [12, 18]
     assert scalars(tmp_path / "second")["hfc_0/smoothness_mean"] == [8, 10, 12, 14, 16, 18]
     assert second["probe"].probe.state_dict()["measurements"]["frequency_accuracy"]["runs"] == 3
+    late = parts("late")  # a checkpoint that was saved without the probe
+    probe = late.pop("probe").probe
+    Checkpoint.load_objects(late, torch.load(tmp_path / "checkpoint.pt", weights_only=True))
+    late["trainer"].run(loaders[0], max_epochs=3)
+    assert (probe.steps, probe.epochs) == (18, 3)
+    expected, found = (scalars(tmp_path / name) for name in ("second", "late"))
+    for tag in ("hfc_lfc/r02", "hfc_lfc/r04"):
+        assert found[tag] == expected[tag]
+    # The first position stated passes steps 2, 4 and 6, which a fresh probe has not measured.
+    assert found["hfc_0/smoothness_mean"] == [7, *expected["hfc_0/smoothness_mean"]]

@@ -14,7 +14,11 @@ try:
     from lightning.pytorch import Callback, LightningModule, Trainer
 except ImportError:
     try:
-        from pytorch_lightning import Callback, LightningModule, Trainer
+        from pytorch_lightning import (  # type: ignore[assignment]  # the same under another name
+            Callback,
+            LightningModule,
+            Trainer,
+        )
     except ImportError as error:
         raise ImportError(
             "hfc_probe_lightning needs Lightning; pip install 'hfc_probe[lightning]'"
@@ -85,12 +89,13 @@ class FrequencyCallback(Callback):
                 "FrequencyCallback: expected a validation loader in the trainer, found none; pass "
                 "data="
             )
-        own = self._log_dir is not None and not trainer.fast_dev_run
+        is_fast = _is_fast(trainer)
+        own = self._log_dir is not None and not is_fast
         self.probe = attach(
             pl_module,
             data,
             log_dir=self._log_dir if own else None,
-            writer=None if own else [] if trainer.fast_dev_run else _writers(trainer),
+            writer=None if own else [] if is_fast else _writers(trainer),
             limit=_limit(self._limit, trainer, data),
             **self._options,
         )
@@ -154,7 +159,12 @@ class FrequencyCallback(Callback):
             self.probe.close()
 
 
-def _others(trainer: Trainer) -> list[FrequencyCallback]:
+def _is_fast(trainer: Any) -> bool:
+    """Whether it is a ``fast_dev_run``, which the type of a trainer does not know."""
+    return bool(trainer.fast_dev_run)
+
+
+def _others(trainer: Any) -> list[FrequencyCallback]:
     """All of the trainer's callbacks of this class, this one among them, in order."""
     return [one for one in trainer.callbacks if isinstance(one, FrequencyCallback)]
 
@@ -190,7 +200,7 @@ def _writers(trainer: Trainer) -> list[Any]:
 def _limit(limit: int | None, trainer: Trainer, data: Any) -> int | None:
     """The limit on samples, within the trainer's own limits on validation."""
     limits = [limit] if limit is not None else []
-    if trainer.fast_dev_run:
+    if _is_fast(trainer):
         limits.append(_FAST_RUN)
     batches = trainer.limit_val_batches
     size = getattr(data, "batch_size", None)

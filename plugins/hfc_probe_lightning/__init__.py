@@ -44,7 +44,7 @@ class FrequencyCallback(Callback):
         data: validation data as for :func:`hfc_probe.attach`; None: the trainer's own
             validation loader (the first of several), within ``limit_val_batches``.
         log_dir: TensorBoard directory, instead of the trainer's loggers.
-        measurements, pixels, limit, budget, strict, predict: as for
+        measurements, pixels, limit, budget, strict, predict, final: as for
             :func:`hfc_probe.attach`; the module is called with a batch of images and returns
             logits unless ``predict`` says otherwise.
 
@@ -67,6 +67,7 @@ class FrequencyCallback(Callback):
         budget: float = 0.05,
         strict: bool = False,
         predict: Predict | None = None,
+        final: bool = True,
     ) -> None:
         super().__init__()
         self.probe: Probe | None = None
@@ -79,6 +80,7 @@ class FrequencyCallback(Callback):
             "budget": budget,
             "strict": strict,
             "predict": predict,
+            "final": final,
         }
         self._restored: dict[str, Any] | None = None
 

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from hfc_probe import Every, KernelSpectra
+
 from .conftest import MEASUREMENTS, network, same, scalars
 
 pytest.importorskip("ignite", reason="Ignite is not installed: pip install 'hfc_probe[ignite]'")
@@ -47,6 +49,17 @@ def test_logs_into_ignites_logger_and_leaves_training_alone(loaders, tmp_path):
     fresh.load_state_dict(state)
     assert (fresh.probe.steps, fresh.probe.epochs) == (12, 2)
     assert handler.probe.results.keys() == {"frequency_accuracy", "kernel_spectra"}
+
+
+def test_the_trained_model_is_measured_when_training_ends_unless_told_otherwise(loaders):
+    for final, found in ((True, {"kernel_spectra"}), (False, set())):
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        trainer = create_supervised_trainer(model, optimizer, nn.functional.cross_entropy)
+        every = {KernelSpectra(): Every(epochs=9)}
+        handler = FrequencyHandler(model, None, measurements=every, final=final).attach(trainer)
+        trainer.run(loaders[0], max_epochs=1)
+        assert handler.probe.results.keys() == found
 
 
 def test_accumulated_gradients_count_the_optimizers_steps(loaders, tmp_path):

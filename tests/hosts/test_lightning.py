@@ -189,6 +189,13 @@ def test_a_checkpoint_without_the_probes_state_resumes_at_the_trainers_position(
     assert found["hfc_network.0/smoothness_mean"] == [8, 10, 12]
 
 
+def test_the_trained_model_is_measured_when_training_ends_unless_told_otherwise(tmp_path):
+    for final, found in ((True, {"kernel_spectra"}), (False, set())):
+        probe = FrequencyCallback(measurements={KernelSpectra(): Every(epochs=9)}, final=final)
+        fit(tmp_path, [probe], logger=False, epochs=1)
+        assert probe.probe.results.keys() == found
+
+
 def test_a_step_of_two_optimizers_passes_no_due_step_by(tmp_path, monkeypatch):
     class Two(Classifier):
         automatic_optimization = False

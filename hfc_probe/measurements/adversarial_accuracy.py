@@ -102,7 +102,7 @@ class AdversarialAccuracy(Measurement):
         return min(samples, self.samples) * (each * len(self.rhos) + filtered)
 
     def compute(self, subject: Subject) -> AdversarialAccuracyResult:
-        subject = replace(subject, samples=subject.samples.subset(self.samples, seed=self.seed))
+        subject = subject.subset(self.samples, self.seed)
         count = len(subject.samples)
         rows = [self._tally(subject) for _ in self.rhos]
         with subject.progress(len(self.rhos) * count, "image") as advance:

@@ -77,7 +77,9 @@ class AmplitudePhase(Measurement):
             others = samples.pixels(donors).to(subject.device)
             label = samples.targets[rows].to(subject.device)
             donor_label = samples.targets[donors].to(subject.device)
-            clean = subject.logits(images)
+            # Without images left out, these are the samples' own batches.
+            all_paired = len(own) == len(samples)
+            clean = subject.original(start, images) if all_paired else subject.logits(images)
             if start == 0:
                 subject.check_targets(clean.shape[1])
             found = {"original": int((rank(clean, label) < 1).sum())}

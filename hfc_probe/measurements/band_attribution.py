@@ -5,7 +5,7 @@ Long because a measurement is one file: settings, attribution, result, sentence 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,7 +22,6 @@ from ..core.result import Result
 from ..ground import checks
 from ..ground.errors import InputError
 from ..model.subject import Subject
-from .frequency_accuracy import Background
 from .gradients import reached
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ class BandAttribution(Measurement):
     edges: tuple[float, ...] | None = None
     method: Method = "shapley"
     of: str = "predicted"
-    background: Background = "zero"
+    background: fourier.Background = "zero"
     permutations: int = 25
     steps: int = 32
     samples: int = 64
@@ -120,7 +119,7 @@ class BandAttribution(Measurement):
         return min(samples, self.samples) * each
 
     def compute(self, subject: Subject) -> BandAttributionResult:
-        subject = replace(subject, samples=subject.samples.subset(self.samples, seed=self.seed))
+        subject = subject.subset(self.samples, self.seed)
         samples = subject.samples
         edges = self.edges_for(*samples.image_shape[1:])
         empty = torch.zeros(1, samples.image_shape[0], 1, 1, device=subject.device)
@@ -129,9 +128,7 @@ class BandAttribution(Measurement):
 
         def look(start: int, images: Tensor, targets: Tensor) -> list[Tensor]:
             parts = bands(images - empty, edges)
-            clean = subject.logits(images)
-            if start == 0:
-                subject.check_targets(clean.shape[1])
+            clean = subject.original(start, images)
             chosen = clean.argmax(1) if self.of == "predicted" else targets
             without = subject.logits(empty.expand_as(images), "baseline")
             found = self._attributions(subject, parts, empty, chosen)

@@ -28,7 +28,7 @@ from ..data.noise import normal_noise
 from ..data.samples import Samples
 from ..ground import checks
 from ..ground.errors import InputError
-from ..model.subject import Subject, right
+from ..model.subject import Subject, rank
 from .fourier_heatmap.settings import default_norm
 
 if TYPE_CHECKING:
@@ -153,20 +153,21 @@ class CorruptionAccuracy(Measurement):
     def cost(self, samples: int, image_shape: tuple[int, int, int]) -> int:
         sets = len(self._names) * len(self.severities)
         own = min(samples, self.samples)
-        if self.folder is None:  # one image more, which shows how many classes there are
-            return 1 + own * (1 + sets)
-        theirs = min(self.samples, _length(Path(self.folder), self._names[0]))
-        return 1 + own + (1 + theirs) * sets
+        theirs = own
+        if self.folder is not None:
+            theirs = min(self.samples, _length(Path(self.folder), self._names[0]))
+        return own + theirs * sets
 
     def compute(self, subject: Subject) -> CorruptionAccuracyResult:
         self.validate(subject.model, None)
-        samples = subject.samples.subset(self.samples, seed=self.seed)
+        subject = subject.subset(self.samples, self.seed)
+        samples = subject.samples
         shape = (len(self._names), len(self.severities))
         wrong, count = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         clean = 0
         total = 1 + shape[0] * shape[1]
         with subject.progress(total, "set") as advance:
-            clean = _errors(replace(subject, samples=samples), None, "original")
+            clean = _errors(subject, None, "original")
             advance(1)
             for row, name in enumerate(self._names):
                 sets: Iterator[tuple[Samples, _Change | None]]
@@ -234,11 +235,15 @@ _Change = Callable[[int, Tensor], Tensor]
 
 def _errors(subject: Subject, change: _Change | None, what: str) -> int:
     def look(start: int, images: Tensor, targets: Tensor) -> int:
-        if change is not None:
-            images = change(start, images).clamp(0, 1)
-        elif start == 0:
-            subject.check_targets(subject.logits(images[:1]).shape[1])
-        return int((~right(subject, images, targets, what)).sum())
+        if what == "original":
+            logits = subject.original(start, images)
+        else:
+            if change is not None:
+                images = change(start, images).clamp(0, 1)
+            logits = subject.logits(images, what)
+            if start == 0 and change is None:
+                subject.check_targets(logits.shape[1])
+        return int((rank(logits, targets) > 0).sum())
 
     return sum(subject.map(look, advance=lambda n: None))
 

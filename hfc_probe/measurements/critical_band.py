@@ -6,7 +6,7 @@ Long because a measurement is one file: settings, noise, fit, result, sentence a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -118,17 +118,20 @@ class CriticalBand(Measurement):
         return min(samples, self.samples) * (1 + cells)
 
     def compute(self, subject: Subject) -> CriticalBandResult:
-        subject = replace(subject, samples=subject.samples.subset(self.samples, seed=self.seed))
+        subject = subject.subset(self.samples, self.seed)
         centres = self.centres_for(*subject.samples.image_shape[1:])
         count = len(subject.samples)
         clean, classes = 0, 0
         hits = np.zeros((len(self.strengths), len(centres)), np.int64)
 
         def look(start: int, images: Tensor, targets: Tensor) -> tuple[int, int, Any]:
-            images = self.prepared(images)
-            logits = subject.logits(images)
-            if start == 0:
-                subject.check_targets(logits.shape[1])
+            prepared = self.prepared(images)
+            if prepared is images:
+                logits = subject.original(start, images)
+            else:
+                images, logits = prepared, subject.logits(prepared)
+                if start == 0:
+                    subject.check_targets(logits.shape[1])
             found = np.zeros_like(hits)
             white = normal_noise(self.seed, start, images, 1 if self.grayscale else None)
             for column, centre in enumerate(centres):

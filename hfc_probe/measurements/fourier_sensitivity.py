@@ -5,7 +5,6 @@ Long because a measurement is one file: settings, gradients, result, sentence an
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -92,9 +91,9 @@ class FourierSensitivity(Measurement):
         return 3 * min(samples, self.samples)
 
     def compute(self, subject: Subject) -> FourierSensitivityResult:
-        samples = subject.samples.subset(self.samples, seed=self.seed)
+        subject = subject.subset(self.samples, self.seed)
+        samples = subject.samples
         self.validate(subject.model, samples.image_shape)
-        subject = dataclasses.replace(subject, samples=samples)
         total: Tensor | None = None
         squares: Tensor | None = None
         counts = np.zeros(0, np.int64)

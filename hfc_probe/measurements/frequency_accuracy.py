@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import fourier
+from ..core.components import ComponentMeasurement, radius_unit
 from ..core.drawing import CLEAN, HFC, LFC, new_figure, styled
 from ..core.event_file import radius_tag
 from ..core.intervals import percent, percent_at, proportion_arrays
-from ..core.measurement import Measurement, settings_of
+from ..core.measurement import settings_of
 from ..core.result import Result, manner
 from ..ground import checks
 from ..ground.errors import InputError
@@ -45,7 +46,7 @@ def accuracy_sentence(result: FrequencyAccuracyResult) -> str:
     """
     arrays = result.arrays()
     radii = result.radii
-    unit = "cycles/image" if result.settings["units"] == "cycles" else "× Nyquist"
+    unit = radius_unit(result.settings)
     clean = float(arrays["original"])
     chance = min(clean, float(result.provenance.get("chance") or 0.0))
     level = chance + ENOUGH * (clean - chance)
@@ -129,11 +130,8 @@ def _ahead(arrays: dict[str, NDArray[Any]]) -> list[int]:
     return [int(a) - int(b) for a, b in zip(low, high, strict=True)]
 
 
-Background = Literal["zero", "mean"]
-
-
 @dataclass(frozen=True)
-class FrequencyAccuracy(Measurement):
+class FrequencyAccuracy(ComponentMeasurement):
     """Accuracy on the original images, on LFC(r) and on HFC(r).
 
     Args:
@@ -157,12 +155,7 @@ class FrequencyAccuracy(Measurement):
     Source: Wang et al., CVPR 2020, §3.1 (components), §5.1 and Figure 5 (accuracy on both).
     """
 
-    radii: tuple[float, ...] | None = None
-    hfc_background: Background = "zero"
-    closed: bool = True
-    units: fourier.Units = "cycles"
     topk: tuple[int, ...] = (1,)
-    rescale: fourier.Rescale | None = None
 
     @classmethod
     def as_published(
@@ -182,42 +175,15 @@ class FrequencyAccuracy(Measurement):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.radii is not None:
-            checks.keep(self, radii=fourier.check_radii(self.radii))
-        checks.choice("hfc_background", self.hfc_background, ("zero", "mean"))
-        fourier.check_units(self.units)
         checks.keep(self, topk=checks.wholes("topk", self.topk, increasing=False))
-        fourier.check_rescale(self.rescale)
-
-    def radii_for(self, height: int, width: int) -> tuple[float, ...]:
-        """The radii used for images of that size.
-
-        >>> FrequencyAccuracy().radii_for(32, 32), FrequencyAccuracy().radii_for(224, 256)
-        ((4, 8, 12, 16), (28, 56, 84, 112))
-        """
-        if self.radii is not None:
-            return self.radii
-        quarters = (0.25, 0.5, 0.75, 1.0)
-        if self.units == "nyquist":
-            return quarters
-        half = min(height, width) / 2
-        return tuple(sorted({max(1, int(q * half + 0.5)) for q in quarters}))
-
-    def cost(self, samples: int, image_shape: tuple[int, int, int]) -> int:
-        return samples * (1 + 2 * len(self.radii_for(*image_shape[1:])))
 
     def compute(self, subject: Subject) -> FrequencyAccuracyResult:
         samples = subject.samples
         radii = self.radii_for(*samples.image_shape[1:])
-        options: Any = {"closed": self.closed, "units": self.units, "rescale": self.rescale}
-        options["background"] = samples.mean if self.hfc_background == "mean" else None
 
         def look(start: int, images: Tensor, targets: Tensor) -> _Seen:
             places, predicted = [], []
-            for view in fourier.components(images, radii, **options):
-                logits = subject.logits(view.images, str(view))
-                if start == 0 and view.radius is None:
-                    subject.check_targets(logits.shape[1])
+            for logits in self.logits(subject, start, images):
                 places.append(rank(logits, targets))
                 predicted.append(logits.argmax(1))
             same = torch.stack([guess == predicted[0] for guess in predicted[1:]])
@@ -410,11 +376,9 @@ class FrequencyAccuracyResult(Result):
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         arrays = self.arrays()
-
-        unit = "cycles/image" if self.settings["units"] == "cycles" else "× Nyquist"
         top = "" if self.topk[0] == 1 else f", top {self.topk[0]}"
         heads = [
-            f"radius ({unit})",
+            f"radius ({radius_unit(self.settings)})",
             f"LFC accuracy{top}{' (rescaled)' if self.rescale else ''}",
             f"HFC accuracy{top} (background {self.background}"
             f"{', rescaled' if self.rescale else ''})",
@@ -472,8 +436,7 @@ def accuracy_axes(axes: Axes, result: FrequencyAccuracyResult) -> None:
         color=CLEAN,
         fontsize=9,
     )
-    cycles = result.settings["units"] == "cycles"
-    axes.set_xlabel("radius r (cycles/image)" if cycles else "radius r (× Nyquist)")
+    axes.set_xlabel(f"radius r ({radius_unit(result.settings)})")
     axes.set_xticks(radii)
     top = "" if result.topk[0] == 1 else f"top-{result.topk[0]} "
     axes.set_ylabel(f"{top}accuracy")

@@ -18,7 +18,7 @@ from ..core.result import CellResult, manner
 from ..ground import checks
 from ..ground.errors import InputError
 from ..model.subject import Subject, right
-from .frequency_accuracy import Background
+from ..model.subject import rank as target_rank
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,7 +50,7 @@ class TruncatedSVD(Measurement):
     """
 
     ranks: tuple[int, ...] | None = None
-    background: Background = "zero"
+    background: fourier.Background = "zero"
     rescale: fourier.Rescale | None = None
 
     def __post_init__(self) -> None:
@@ -92,8 +92,8 @@ class TruncatedSVD(Measurement):
         original = 0
 
         def look(start: int, images: Tensor, targets: Tensor) -> tuple[int, Any]:
-            whole = fourier.rescaled(images, self.rescale)
-            hits = int(right(subject, whole, targets, "original").sum())
+            logits = subject.original(start, images, rescale=self.rescale)
+            hits = int((target_rank(logits, targets) < 1).sum())
             # One decomposition serves every rank.
             u, s, vh = torch.linalg.svd(images.to(torch.float32), full_matrices=False)
             found = np.zeros((len(ranks), len(VIEWS)), np.int64)

@@ -26,6 +26,7 @@ from ..core.result import caution, origin
 from ..data.samples import PixelSpace, Samples
 from ..measurements import Measurement, Result
 from ..model.isolation import unwrap
+from ..model.shared_logits import SharedLogits
 from ..model.subject import Predict, subject_of
 from ..ranks import RankGroup, is_sharded, rank_and_world
 from .schedule import FIRST_RUN, Budget, Every
@@ -156,9 +157,10 @@ class Probe:
         """Measure everything now, whatever the schedule and the budget; the results by name."""
         if not self._is_closed("measure"):
             self._calls += 1
+            shared = SharedLogits(self._model)
             for entry in self._entries if self._gathers() else []:
                 entry.due += 1
-                self._run(entry)
+                self._run(entry, shared)
         return self.results
 
     def close(self) -> None:
@@ -207,6 +209,7 @@ class Probe:
             return
         self._ranks = None  # some may be gone: rank 0 measures alone
         weights = weights_hash(unwrap(self._model))
+        shared = SharedLogits(self._model)
         most = min(_LONGEST, max(FIRST_RUN, self._budget.share * self._elapsed()))
         for entry in self._entries:
             result = self.results.get(entry.key)
@@ -223,7 +226,7 @@ class Probe:
                 continue
             position = entry.last_position
             logged = position is not None and (position[0] or position[1]) == self._step()
-            self._run(entry, logged=not logged)
+            self._run(entry, shared, logged=not logged)
             if self.results.get(entry.key) is not result:
                 logger.info("hfc_probe: %s measured the trained model when closing", entry.key)
 
@@ -356,6 +359,7 @@ class Probe:
 
     def _run_entries(self, step: int | None, epoch: int | None) -> None:
         position = (self.steps, self.epochs)
+        shared = SharedLogits(self._model)
         for entry in self._entries:
             if entry.every.due(step=step, epoch=epoch) and not entry.off:
                 last = entry.last_position
@@ -369,7 +373,7 @@ class Probe:
             if entry.waiting and again and not entry.off:
                 fits = self._fits(entry)
                 if fits if self._ranks is None else self._ranks.broadcast(fits):
-                    self._run(entry)
+                    self._run(entry, shared)
         if self._ranks is not None:
             self._retry = self._ranks.broadcast(self._next_look())
 
@@ -446,8 +450,12 @@ class Probe:
             self._trial_seconds = time.perf_counter() - start
         return self._seconds_per_forward
 
-    def _run(self, entry: _Entry, *, logged: bool = True) -> None:
-        """Run a measurement, and write it to the event file unless told otherwise."""
+    def _run(self, entry: _Entry, shared: SharedLogits, *, logged: bool = True) -> None:
+        """Run a measurement, and write it to the event file unless told otherwise.
+
+        Args:
+            shared: passes that the measurements due now have in common.
+        """
         entry.waiting = False
         entry.last_position = (self.steps, self.epochs)
         if entry.off:
@@ -460,6 +468,7 @@ class Probe:
                 pixels=self._pixels,
                 predict=self._predict,
                 ranks=self._ranks,
+                shared=shared,
                 step=self.steps,
                 epoch=self.epochs,
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .. import fourier
 from ..core.components import ComponentMeasurement, radius_unit
-from ..core.drawing import CLEAN, HFC, LFC, new_figure, styled
+from ..core.drawing import CLEAN, HFC, LFC
 from ..core.event_file import radius_tag
 from ..core.measurement import settings_of
 from ..core.result import CellResult, manner
@@ -24,7 +24,7 @@ from ..ground.errors import InputError
 from ..model.subject import Subject, rank
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 
 @dataclass(frozen=True)
@@ -187,6 +187,8 @@ class CalibrationResult(CellResult):
       bounds.
     """
 
+    inches: ClassVar[tuple[float, float]] = (10.4, 4.3)
+
     radii: NDArray[np.float64]
     labelled: tuple[str, ...]
     others: tuple[str, ...]
@@ -224,12 +226,37 @@ class CalibrationResult(CellResult):
         if "ood" in self.others:
             yield "hfc_calibration/auroc_ood", "auroc_ood", ()
 
-    def images(self) -> dict[str, Any]:
-        return {"hfc_calibration/overview": self.figure()}
-
-    def figure(self) -> Figure:
-
-        return calibration_figure(self)
+    def draw_panels(self, figure: Any) -> None:
+        """ECE and AUROC against radius, with bootstrap intervals."""
+        arrays = self.arrays()
+        panels: Any = figure.subplots(1, 2)
+        for axes, kind, title, label in (
+            (panels[0], "ece", "Calibration", "expected calibration error"),
+            (panels[1], "auroc", "Told from the original by confidence", "AUROC"),
+        ):
+            for part, colour, style in (("lfc", LFC, "-"), ("hfc", HFC, "--")):
+                low, line, high = (arrays[f"{kind}_{part}{v}"] for v in ("_lower", "", "_upper"))
+                axes.fill_between(self.radii, low, high, color=colour, alpha=0.18, lw=0)
+                name = f"{part.upper()}(r)"
+                axes.plot(self.radii, line, style, marker="o", color=colour, label=name)
+            axes.set_xticks(self.radii)
+            axes.set_xlabel(f"radius r ({radius_unit(self.settings)})")
+            axes.set_ylabel(label)
+            axes.set_title(title)
+            axes.set_ylim(0, 1.02)
+        original = float(arrays["ece_original"])
+        panels[0].axhline(original, color=CLEAN, ls=":", label=f"original {original:.3f}")
+        panels[1].axhline(0.5, color=CLEAN, ls=":", label="confidence says nothing")
+        if "ood" in self.others:
+            ood = float(arrays["auroc_ood"])
+            panels[1].axhline(ood, color="#009E73", ls="-.", label=f"second data set {ood:.3f}")
+        for axes in panels:
+            axes.legend(frameon=False, fontsize=9)
+        fed = fourier.rescale_note(self.settings["rescale"], "; ")
+        figure.suptitle(
+            f"{self.samples} images, HFC on {self.settings['hfc_background']} background{fed}",
+            fontsize=11,
+        )
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         heads = ["images", "accuracy", "mean confidence", "ECE", "AUROC against original"]
@@ -273,39 +300,3 @@ class CalibrationResult(CellResult):
 
 def _bounded(values: NDArray[np.float64]) -> str:
     return f"{values[0]:.3f} [{values[1]:.3f}, {values[2]:.3f}]"
-
-
-def calibration_figure(result: CalibrationResult) -> Figure:
-    """ECE and AUROC against radius, with bootstrap intervals."""
-    arrays = result.arrays()
-    with styled():
-        figure = new_figure(10.4, 4.3)
-        panels: Any = figure.subplots(1, 2)
-        for axes, kind, title, label in (
-            (panels[0], "ece", "Calibration", "expected calibration error"),
-            (panels[1], "auroc", "Told from the original by confidence", "AUROC"),
-        ):
-            for part, colour, style in (("lfc", LFC, "-"), ("hfc", HFC, "--")):
-                low, line, high = (arrays[f"{kind}_{part}{v}"] for v in ("_lower", "", "_upper"))
-                axes.fill_between(result.radii, low, high, color=colour, alpha=0.18, lw=0)
-                name = f"{part.upper()}(r)"
-                axes.plot(result.radii, line, style, marker="o", color=colour, label=name)
-            axes.set_xticks(result.radii)
-            axes.set_xlabel(f"radius r ({radius_unit(result.settings)})")
-            axes.set_ylabel(label)
-            axes.set_title(title)
-            axes.set_ylim(0, 1.02)
-        original = float(arrays["ece_original"])
-        panels[0].axhline(original, color=CLEAN, ls=":", label=f"original {original:.3f}")
-        panels[1].axhline(0.5, color=CLEAN, ls=":", label="confidence says nothing")
-        if "ood" in result.others:
-            ood = float(arrays["auroc_ood"])
-            panels[1].axhline(ood, color="#009E73", ls="-.", label=f"second data set {ood:.3f}")
-        for axes in panels:
-            axes.legend(frameon=False, fontsize=9)
-        fed = fourier.rescale_note(result.settings["rescale"], "; ")
-        figure.suptitle(
-            f"{result.samples} images, HFC on {result.settings['hfc_background']} background{fed}",
-            fontsize=11,
-        )
-    return figure

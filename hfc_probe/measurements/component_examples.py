@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import fourier
 from ..core.components import ComponentMeasurement, radius_unit
-from ..core.drawing import CLEAN, HFC, LFC, bare, new_figure, show_pixels, styled
+from ..core.drawing import CLEAN, HFC, LFC, bare, image_tiles, show_pixels
 from ..core.event_file import radius_tag
 from ..core.intervals import percent, percent_at, proportion_arrays
 from ..core.measurement import settings_of
@@ -24,7 +24,6 @@ from ..model.subject import Subject, rank
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # (LFC right, HFC right), of the images that are right as they are.
 GROUPS = {
@@ -216,11 +215,52 @@ class ComponentExamplesResult(CellResult):
         ]
 
     def images(self) -> dict[str, Any]:
-        return {"hfc_examples/pictures": self.figure()}
+        """The examples: a row of originals, one of LFC and one of HFC on grey."""
+        views = np.moveaxis(self.example_images, 1, 0).copy()
+        for picture in views[2]:
+            picture *= gain_for(picture)
+        views[2] += 0.5
+        count = len(self.example_index)
+        shown = image_tiles(views.reshape(-1, *views.shape[2:]), columns=count) if count else None
+        return {} if shown is None else {"hfc_examples/pictures": shown}
 
-    def figure(self) -> Figure:
+    def figure_inches(self) -> tuple[float, float]:
+        return 2.05 * min(max(len(self.example_index), 3), 6) + 4.6, 6.9
 
-        return component_figure(self)
+    def draw_panels(self, figure: Any) -> None:
+        """Examples with predicted class and confidence, and the groups' sizes."""
+        shown = len(self.example_index)
+        columns = min(max(shown, 3), 6)
+        parts: Any = figure.subfigures(1, 2, width_ratios=(2.05 * columns, 4.6))
+        left, right = parts
+        fed = fourier.rescale_note(self.settings["rescale"], "; ")
+        _group_axes(right.subplots(), self)
+        name = self.settings["group"].replace("_", " ").replace("high", "HFC")
+        left.suptitle(
+            f"Right as they are; {name.replace('low', 'LFC')} at r = {self.example_radius:g}{fed}"
+        )
+        grid = left.subplots(3, columns, squeeze=False)
+        for column in range(columns):
+            for row, view in enumerate(("original", "LFC", "HFC")):
+                axes = grid[row][column]
+                bare(axes)
+                if column >= shown:
+                    continue
+                pixels = self.example_images[column, row]
+                gain = gain_for(pixels) if row == 2 else 1.0
+                show_pixels(axes, 0.5 + gain * pixels if row == 2 else pixels)
+                predicted = int(self.example_predicted[column, row])
+                sure = percent(float(self.example_confidence[column, row])).replace(".0 %", " %")
+                hit = predicted == int(self.example_target[column])
+                label = f"{view} × {gain:g} on grey" if row == 2 else view
+                axes.set_title(label, fontsize=9, pad=3, color=(CLEAN, LFC, HFC)[row])
+                axes.set_xlabel(
+                    f"{'✓' if hit else '✗'} {self.class_name(predicted)}\n{sure}",
+                    fontsize=9,
+                    fontweight="normal" if hit else "bold",
+                )
+        if not shown:
+            grid[1][1].text(0.5, 0.5, "no such image", ha="center", va="center")
 
     def class_name(self, index: int) -> str:
         names: Sequence[str] | None = self.settings["class_names"]
@@ -274,45 +314,6 @@ def gain_for(signed: NDArray[Any]) -> float:
     steps = (1.0, 2.0, 3.0, 4.0, 5.0, 8.0, 10.0, 20.0, 50.0, 100.0)
     fitting = [step for step in steps if peak * step <= 0.5]
     return fitting[-1] if fitting else 1.0
-
-
-def component_figure(result: ComponentExamplesResult) -> Figure:
-    """Examples: original, LFC and HFC with predicted class and confidence; the groups' sizes."""
-    shown = len(result.example_index)
-    columns = min(max(shown, 3), 6)
-    with styled():
-        figure = new_figure(2.05 * columns + 4.6, 6.9)
-        parts: Any = figure.subfigures(1, 2, width_ratios=(2.05 * columns, 4.6))
-        left, right = parts
-        fed = fourier.rescale_note(result.settings["rescale"], "; ")
-        _group_axes(right.subplots(), result)
-        name = result.settings["group"].replace("_", " ").replace("high", "HFC")
-        left.suptitle(
-            f"Right as they are; {name.replace('low', 'LFC')} at r = {result.example_radius:g}{fed}"
-        )
-        grid = left.subplots(3, columns, squeeze=False)
-        for column in range(columns):
-            for row, view in enumerate(("original", "LFC", "HFC")):
-                axes = grid[row][column]
-                bare(axes)
-                if column >= shown:
-                    continue
-                pixels = result.example_images[column, row]
-                gain = gain_for(pixels) if row == 2 else 1.0
-                show_pixels(axes, 0.5 + gain * pixels if row == 2 else pixels)
-                predicted = int(result.example_predicted[column, row])
-                sure = percent(float(result.example_confidence[column, row])).replace(".0 %", " %")
-                hit = predicted == int(result.example_target[column])
-                label = f"{view} × {gain:g} on grey" if row == 2 else view
-                axes.set_title(label, fontsize=9, pad=3, color=(CLEAN, LFC, HFC)[row])
-                axes.set_xlabel(
-                    f"{'✓' if hit else '✗'} {result.class_name(predicted)}\n{sure}",
-                    fontsize=9,
-                    fontweight="normal" if hit else "bold",
-                )
-        if not shown:
-            grid[1][1].text(0.5, 0.5, "no such image", ha="center", va="center")
-    return figure
 
 
 def _group_axes(axes: Axes, result: ComponentExamplesResult) -> None:

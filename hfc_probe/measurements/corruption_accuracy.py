@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import fourier
-from ..core.drawing import CLEAN, HFC, LFC, new_figure, styled
+from ..core.drawing import CLEAN, HFC, LFC
 from ..core.intervals import percent, percent_at, proportion_arrays, wilson
 from ..core.measurement import Measurement, settings_of
 from ..core.result import Result
@@ -32,7 +32,7 @@ from ..model.subject import Subject, rank
 from .fourier_heatmap.settings import default_norm
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 # The fifteen that mean corruption error is defined over (Hendrycks and Dietterich, ICLR 2019).
 COMMON = (
@@ -482,12 +482,44 @@ class CorruptionAccuracyResult(Result):
             out[f"{self._section}/{name}"] = (float(low), float(high))
         return out
 
-    def images(self) -> dict[str, Any]:
-        return {f"{self._section}/overview": self.figure()}
+    def figure_inches(self) -> tuple[float, float]:
+        return 9.6, 1.8 + 0.34 * len(self.corruptions)
 
-    def figure(self) -> Figure:
-
-        return corruption_figure(self)
+    def draw_panels(self, figure: Any) -> None:
+        """Error by corruption and severity as a map, and the mean by corruption."""
+        arrays = self.arrays()
+        names = [name.replace("_", " ") for name in self.corruptions]
+        clean = float(arrays["clean_error"])
+        panels: Any = figure.subplots(1, 2, sharey=True, width_ratios=(1.1, 1))
+        picture = panels[0].imshow(arrays["error"], cmap="viridis", vmin=0, vmax=1, aspect="auto")
+        panels[0].set_xticks(range(len(self.severities)), [str(s) for s in self.severities])
+        panels[0].set_yticks(range(len(names)), names)
+        panels[0].set_xlabel("severity")
+        panels[0].set_title("Error by severity")
+        figure.colorbar(picture, ax=panels[0], pad=0.02).set_label("error rate")
+        mean = arrays["error"].mean(1)
+        section = "hfc_generated_corruption" if self.generated else "hfc_corruption"
+        bounds = self.intervals()
+        low, high = np.array([bounds[f"{section}/{name}"] for name in self.corruptions]).T
+        panels[1].barh(
+            range(len(names)),
+            mean,
+            color=LFC,
+            xerr=[np.maximum(mean - low, 0), np.maximum(high - mean, 0)],
+            capsize=3,
+            ecolor="black",
+        )
+        panels[1].axvline(clean, color=CLEAN, ls=":", label=f"clean {percent(clean)}")
+        panels[1].axvline(
+            self.mean_error, color=HFC, ls="--", label=f"mean {percent(self.mean_error)}"
+        )
+        panels[1].set_xlim(0, 1)
+        panels[1].set_xlabel("mean error over severities")
+        kind = "generated" if self.generated else "published"
+        panels[1].set_title(f"{kind} corruptions".capitalize())
+        panels[1].legend(
+            frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2
+        )
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         arrays = self.arrays()
@@ -527,43 +559,3 @@ class CorruptionAccuracyResult(Result):
         if self.mce is not None:
             text += f"; {self.mce_label}: {percent(self.mce)} of the baseline"
         return text + "."
-
-
-def corruption_figure(result: CorruptionAccuracyResult) -> Figure:
-    """Error by corruption and severity as a map, and the mean by corruption."""
-    arrays = result.arrays()
-    names = [name.replace("_", " ") for name in result.corruptions]
-    clean = float(arrays["clean_error"])
-    with styled():
-        figure = new_figure(9.6, 1.8 + 0.34 * len(names))
-        panels: Any = figure.subplots(1, 2, sharey=True, width_ratios=(1.1, 1))
-        picture = panels[0].imshow(arrays["error"], cmap="viridis", vmin=0, vmax=1, aspect="auto")
-        panels[0].set_xticks(range(len(result.severities)), [str(s) for s in result.severities])
-        panels[0].set_yticks(range(len(names)), names)
-        panels[0].set_xlabel("severity")
-        panels[0].set_title("Error by severity")
-        figure.colorbar(picture, ax=panels[0], pad=0.02).set_label("error rate")
-        mean = arrays["error"].mean(1)
-        section = "hfc_generated_corruption" if result.generated else "hfc_corruption"
-        bounds = result.intervals()
-        low, high = np.array([bounds[f"{section}/{name}"] for name in result.corruptions]).T
-        panels[1].barh(
-            range(len(names)),
-            mean,
-            color=LFC,
-            xerr=[np.maximum(mean - low, 0), np.maximum(high - mean, 0)],
-            capsize=3,
-            ecolor="black",
-        )
-        panels[1].axvline(clean, color=CLEAN, ls=":", label=f"clean {percent(clean)}")
-        panels[1].axvline(
-            result.mean_error, color=HFC, ls="--", label=f"mean {percent(result.mean_error)}"
-        )
-        panels[1].set_xlim(0, 1)
-        panels[1].set_xlabel("mean error over severities")
-        kind = "generated" if result.generated else "published"
-        panels[1].set_title(f"{kind} corruptions".capitalize())
-        panels[1].legend(
-            frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2
-        )
-    return figure

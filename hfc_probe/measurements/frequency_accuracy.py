@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .. import fourier
 from ..core.components import ComponentMeasurement, radius_unit
-from ..core.drawing import CLEAN, HFC, LFC, new_figure, styled
+from ..core.drawing import CLEAN, HFC, LFC
 from ..core.event_file import radius_tag
 from ..core.intervals import percent, percent_at, proportion_arrays
 from ..core.measurement import settings_of
@@ -27,7 +27,6 @@ from ..model.subject import Subject, rank
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
 # A part of the frequencies is enough for a model if it keeps so much of what the original images
@@ -271,6 +270,8 @@ class FrequencyAccuracyResult(Result):
             whole image.
     """
 
+    inches: ClassVar[tuple[float, float]] = (6.4, 4.2)
+
     radii: NDArray[np.float64]
     topk: tuple[int, ...]
     counts: dict[str, NDArray[np.int64]]
@@ -360,9 +361,47 @@ class FrequencyAccuracyResult(Result):
     def rescale(self) -> str | None:
         return self.settings.get("rescale")  # absent in results of older versions
 
-    def figure(self) -> Figure:
-
-        return accuracy_figure(self)
+    def draw(self, axes: Axes) -> None:
+        """Accuracy on LFC and HFC against radius, with intervals as bands."""
+        arrays = self.arrays()
+        radii = self.radii
+        hfc = f"HFC, d > r ({self.background} background)"
+        fed = fourier.rescale_note(self.settings["rescale"], "\n")
+        for name, colour, style, label in (
+            ("lfc", LFC, "-", "LFC, d ≤ r"),
+            ("hfc", HFC, "--", hfc),
+        ):
+            if not self.settings["closed"]:
+                label = label.replace("≤", "<").replace(">", "≥")
+            axes.fill_between(
+                radii,
+                arrays[f"{name}_lower"],
+                arrays[f"{name}_upper"],
+                color=colour,
+                alpha=0.18,
+                lw=0,
+            )
+            axes.plot(radii, arrays[name], style, marker="o", color=colour, label=label)
+        clean = float(arrays["original"])
+        axes.axhline(clean, color=CLEAN, lw=1.2, ls=":")
+        axes.annotate(
+            f"original {percent(clean)}",
+            (1, clean),
+            xycoords=("axes fraction", "data"),
+            xytext=(-2, 3),
+            textcoords="offset points",
+            ha="right",
+            va="bottom",
+            color=CLEAN,
+            fontsize=9,
+        )
+        axes.set_xlabel(f"radius r ({radius_unit(self.settings)})")
+        axes.set_xticks(radii)
+        top = "" if self.topk[0] == 1 else f"top-{self.topk[0]} "
+        axes.set_ylabel(f"{top}accuracy")
+        axes.set_ylim(0, 1.08)
+        axes.set_title(f"Accuracy by frequency ({self.samples} images, 95 % intervals){fed}")
+        axes.legend(frameon=False, fontsize=9, loc="best")
 
     def axes(self) -> dict[str, dict[str, Any]]:
         axis = {"name": "radius", "unit": self.settings["units"], "values": self.radii.tolist()}
@@ -398,48 +437,3 @@ class FrequencyAccuracyResult(Result):
     def verdict(self) -> str:
 
         return accuracy_sentence(self)
-
-
-def accuracy_figure(result: FrequencyAccuracyResult) -> Figure:
-    """Accuracy on LFC and HFC against radius, with intervals as bands."""
-    with styled():
-        figure = new_figure(6.4, 4.2)
-        accuracy_axes(figure.subplots(), result)
-    return figure
-
-
-def accuracy_axes(axes: Axes, result: FrequencyAccuracyResult) -> None:
-    arrays = result.arrays()
-    radii = result.radii
-    hfc = f"HFC, d > r ({result.background} background)"
-    fed = fourier.rescale_note(result.settings["rescale"], "\n")
-    for name, colour, style, label in (
-        ("lfc", LFC, "-", "LFC, d ≤ r"),
-        ("hfc", HFC, "--", hfc),
-    ):
-        if not result.settings["closed"]:
-            label = label.replace("≤", "<").replace(">", "≥")
-        axes.fill_between(
-            radii, arrays[f"{name}_lower"], arrays[f"{name}_upper"], color=colour, alpha=0.18, lw=0
-        )
-        axes.plot(radii, arrays[name], style, marker="o", color=colour, label=label)
-    clean = float(arrays["original"])
-    axes.axhline(clean, color=CLEAN, lw=1.2, ls=":")
-    axes.annotate(
-        f"original {percent(clean)}",
-        (1, clean),
-        xycoords=("axes fraction", "data"),
-        xytext=(-2, 3),
-        textcoords="offset points",
-        ha="right",
-        va="bottom",
-        color=CLEAN,
-        fontsize=9,
-    )
-    axes.set_xlabel(f"radius r ({radius_unit(result.settings)})")
-    axes.set_xticks(radii)
-    top = "" if result.topk[0] == 1 else f"top-{result.topk[0]} "
-    axes.set_ylabel(f"{top}accuracy")
-    axes.set_ylim(0, 1.08)
-    axes.set_title(f"Accuracy by frequency ({result.samples} images, 95 % intervals){fed}")
-    axes.legend(frameon=False, fontsize=9, loc="best")

@@ -66,7 +66,7 @@ setup(
     package_data={
         "hfc_probe": ["py.typed", "cli/*.j2"],
         **{name: ["py.typed"] for name in plugins},
-        "tensorboard_plugin_hfc": ["py.typed", "static/*"],
+        "tensorboard_plugin_hfc": ["py.typed", "static/*", "static/*/*"],
     },
     install_requires=[
         "click>=8.1",

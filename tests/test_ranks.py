@@ -215,7 +215,7 @@ def test_the_audit_under_torchrun_writes_what_one_process_writes(cifar_path, tmp
     weights = str(cifar_path / "resnet20.pth")
     model = ["--model", "examples/cifar_resnet.py:resnet20", "--weights", weights]
     data = ["--normalize", "imagenet", "--data", f"npz:{cifar_path / 'test.npz'}", "--limit", "256"]
-    heatmap = ["--heatmap", "--crop", "3", "--forwards", "900", "--batch-size", "32"]
+    heatmap = ["--measure", "fourier_heatmap:crop=3,forwards=900", "--batch-size", "32"]
     command = ["-m", "hfc_probe", "audit", *model, *data, *heatmap, "--out"]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     for name, launcher in (("one", []), ("two", torchrun)):

@@ -38,6 +38,15 @@ class Computes(Protocol[R_co]):
     def compute(self, subject: Subject) -> R_co: ...
 
 
+def snake_case(name: str) -> str:
+    """A class's name as the name of its module.
+
+    >>> snake_case("TruncatedSVD")
+    'truncated_svd'
+    """
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
 @dataclass(frozen=True)
 class Measurement(ABC):
     """Settings of one measurement; :meth:`measure` runs it.
@@ -60,7 +69,7 @@ class Measurement(ABC):
         >>> FrequencyAccuracy().name
         'frequency_accuracy'
         """
-        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower()
+        return snake_case(type(self).__name__)
 
     def measure(
         self: Computes[R],

@@ -21,6 +21,7 @@ from ..ground.files import plain, write_atomically
 from ..version import __version__
 from .drawing import LFC, new_figure, styled
 from .intervals import percent, wilson
+from .labels import Label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -165,6 +166,10 @@ class Result(ABC):
         said = ", ".join(f"{tag} is {value:.4g}" for tag, value in self.scalars().items())
         return f"On {self.samples} images {said}."
 
+    def labels(self) -> dict[str, Label]:
+        """What the scalars are, by tag; those without a label are shown by their tag."""
+        return {}
+
     def histograms(self) -> dict[str, NDArray[Any]]:
         """TensorBoard tags and the values whose distribution they show."""
         return {}
@@ -216,6 +221,7 @@ class Result(ABC):
             "summary": self.sentence(),
             "scalars": plain(self.scalars()),
             "intervals": plain(self.intervals()),
+            "labels": {tag: plain(label.plain()) for tag, label in self.labels().items()},
             "arrays": plain(self.arrays()),
             "per_image": {
                 tag: base64.b64encode(np.packbits(outcome).tobytes()).decode()

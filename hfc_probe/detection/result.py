@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from .. import fourier
 from ..core.intervals import percent, proportion_arrays, wilson
+from ..core.labels import Label, accuracy_label
 from ..core.result import Result
 from ..ground.errors import InputError, named
 from ..ground.files import plain, write_atomically
@@ -207,6 +208,25 @@ class DetectionAuditResult(Result):
                     count, anything = getattr(changes, what), getattr(changes, f"{what}_any")
                     out[f"hfc_detection/{what}_{direction}/{name}"] = float(len(count))
                     out[f"hfc_detection/{what}_{direction}_any/{name}"] = float(len(anything))
+        return out
+
+    def labels(self) -> dict[str, Label]:
+        radii = dict(zip(self.variants[1:], 2 * self.radii, strict=True))
+        out = {}
+        for metric in METRICS:
+            for name in self.variants:
+                part, radius = name.partition("_")[0], radii.get(name)
+                tag = f"hfc_detection/{metric}/{name}"
+                out[tag] = accuracy_label(part, radius, quantity=metric)
+        margin = f"the audit's margin ({self.settings['margin']:g})"
+        for name, radius in radii.items():
+            part = name.partition("_")[0]
+            for direction, verb in zip(_DIRECTIONS, ("gain", "lose"), strict=True):
+                for what in ("images", "objects"):
+                    for any_, by in (("", margin), ("_any", "any margin")):
+                        text = f"{what} that {verb} on {part.upper()}({radius:g}) by {by}"
+                        tag = f"hfc_detection/{what}_{direction}{any_}/{name}"
+                        out[tag] = Label(text, "count", part, radius)
         return out
 
     def arrays(self) -> dict[str, NDArray[Any]]:

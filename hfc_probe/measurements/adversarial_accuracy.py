@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from .. import fourier, kernels
 from ..core.drawing import CLEAN, HFC, LFC, spectrum_axes
 from ..core.intervals import percent, percent_at, proportion_arrays
+from ..core.labels import Label
 from ..core.measurement import Measurement, settings_of
 from ..core.result import CellResult
 from ..data.noise import uniform_noise
@@ -30,6 +31,8 @@ from .gradients import reached
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+__all__ = ["AdversarialAccuracy", "AdversarialAccuracyResult"]
 
 ATTACKS = ("fgsm", "pgd")
 
@@ -308,6 +311,19 @@ class AdversarialAccuracyResult(CellResult):
             for column, epsilon in enumerate(self.epsilons):
                 for name in ATTACKS:
                     yield f"hfc_attack/{name}_e{epsilon:g}{end}", name, (row, column)
+
+    def labels(self) -> dict[str, Label]:
+        out = {}
+        for tag, name, (row, *column) in self.cells():
+            rho = self.rhos[row]
+            smoothed = f" with kernels smoothed by ρ = {rho:g}" if rho else ""
+            if name == "clean":
+                text = f"clean accuracy{smoothed or ' beside the attacks'}"
+                out[tag] = Label(text, "accuracy", "" if rho else "original")
+            else:
+                text = f"{name.upper()} accuracy at ε = {self.epsilons[column[0]]:g}{smoothed}"
+                out[tag] = Label(text, f"{name.upper()} accuracy")
+        return out
 
     def figure_inches(self) -> tuple[float, float]:
         return 14.2 if self.settings["perturbation_radii"] else 13.2, 4.3

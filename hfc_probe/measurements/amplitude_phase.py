@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from .. import fourier
 from ..core.drawing import CLEAN, HFC, LFC, image_tiles, show_pixels
 from ..core.intervals import percent, proportion_arrays
+from ..core.labels import Label, accuracy_label
 from ..core.measurement import Measurement, settings_of
 from ..core.result import Result
 from ..ground import checks
@@ -20,6 +21,8 @@ from ..model.subject import Subject, rank
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+__all__ = ["AmplitudePhase", "AmplitudePhaseResult"]
 
 Pairing = Literal["any", "same", "different"]
 _PARTS = ("", "_lower", "_upper")
@@ -220,6 +223,16 @@ class AmplitudePhaseResult(Result):
 
     def intervals(self) -> dict[str, tuple[float, float]]:
         return {f"hfc_phase/{name}": self.of(name)[1:] for name in self.counts}
+
+    def labels(self) -> dict[str, Label]:
+        texts = {
+            "phase_kept_own": "accuracy with another image's amplitude",
+            "phase_kept_other": "the share that follows another image's amplitude",
+            "amplitude_kept_own": "accuracy with another image's phase",
+            "amplitude_kept_other": "the share that follows another image's phase",
+        }
+        out = {f"hfc_phase/{name}": Label(text, "accuracy") for name, text in texts.items()}
+        return {"hfc_phase/original": accuracy_label("original")} | out
 
     def of(self, name: str) -> tuple[float, float, float]:
         """A proportion with its bounds."""

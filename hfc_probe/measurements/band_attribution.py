@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from .. import fourier
 from ..core.drawing import HFC, LFC, bare, show_pixels
 from ..core.event_file import radius_tag
+from ..core.labels import Label
 from ..core.measurement import Measurement, settings_of
 from ..core.result import Result
 from ..ground import checks
@@ -24,8 +25,7 @@ from ..ground.errors import InputError
 from ..model.subject import Subject
 from .gradients import reached
 
-if TYPE_CHECKING:
-    pass
+__all__ = ["BandAttribution", "BandAttributionResult"]
 
 Method = Literal["feature_ablation", "shapley", "integrated_gradients"]
 _METHODS = {
@@ -271,7 +271,7 @@ class BandAttributionResult(Result):
         }
 
     @property
-    def labels(self) -> list[str]:
+    def bands(self) -> list[str]:
         """The bands' names."""
         ends = [f"{edge:.3g}" for edge in self.edges]
         return ["DC", *(f"{a}–{b}" for a, b in pairwise(ends))]
@@ -286,6 +286,12 @@ class BandAttributionResult(Result):
     def scalars(self) -> dict[str, float]:
         mean = self.arrays()["mean"]
         return {tag: float(value) for tag, value in zip(self._tags(), mean, strict=True)}
+
+    def labels(self) -> dict[str, Label]:
+        return {
+            tag: Label(f"the mean attribution of the band {band} (cycles/image)", "logit")
+            for tag, band in zip(self._tags(), self.bands, strict=True)
+        }
 
     def intervals(self) -> dict[str, tuple[float, float]]:
         arrays = self.arrays()
@@ -359,7 +365,7 @@ class BandAttributionResult(Result):
                 f"[{arrays['mean_lower'][k]:+.2f}, {arrays['mean_upper'][k]:+.2f}]",
                 f"{100 * arrays['share'][k]:.0f} %",
             ]
-            for k, label in enumerate(self.labels)
+            for k, label in enumerate(self.bands)
         ]
         return heads, rows
 
@@ -370,7 +376,7 @@ class BandAttributionResult(Result):
         )
 
     def _named(self, band: int) -> str:
-        return "DC" if band == 0 else f"the band {self.labels[band]} cycles/image"
+        return "DC" if band == 0 else f"the band {self.bands[band]} cycles/image"
 
     def verdict(self) -> str:
         arrays = self.arrays()

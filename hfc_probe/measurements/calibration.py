@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from .. import fourier
 from ..core.components import ComponentMeasurement, radius_unit
 from ..core.drawing import CLEAN, HFC, LFC
 from ..core.event_file import radius_tag
+from ..core.labels import Label, accuracy_label
 from ..core.measurement import settings_of
 from ..core.result import CellResult, manner
 from ..data.samples import Samples
@@ -23,8 +24,7 @@ from ..ground import checks
 from ..ground.errors import InputError
 from ..model.subject import Subject, rank
 
-if TYPE_CHECKING:
-    pass
+__all__ = ["Calibration", "CalibrationResult"]
 
 
 @dataclass(frozen=True)
@@ -225,6 +225,19 @@ class CalibrationResult(CellResult):
                     yield f"hfc_calibration/{kind}_{part}_{tag}", f"{kind}_{part}", (k,)
         if "ood" in self.others:
             yield "hfc_calibration/auroc_ood", "auroc_ood", ()
+
+    def labels(self) -> dict[str, Label]:
+        kinds = {"ece": "the calibration error", "auroc": "the AUROC against the original images"}
+        out = {}
+        for tag, name, at in self.cells():
+            kind, _, part = name.partition("_")
+            if part == "ood":
+                out[tag] = Label("the AUROC against the second data set", "AUROC")
+            else:
+                radius = float(self.radii[at[0]]) if at else None
+                text = accuracy_label(part, radius, quantity=kinds[kind]).text
+                out[tag] = Label(text, kind.upper(), part, radius)
+        return out
 
     def draw_panels(self, figure: Any) -> None:
         """ECE and AUROC against radius, with bootstrap intervals."""

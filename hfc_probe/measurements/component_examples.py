@@ -16,6 +16,7 @@ from ..core.components import ComponentMeasurement, radius_unit
 from ..core.drawing import CLEAN, HFC, LFC, bare, image_tiles, show_pixels
 from ..core.event_file import radius_tag
 from ..core.intervals import percent, percent_at, proportion_arrays
+from ..core.labels import Label
 from ..core.measurement import settings_of
 from ..core.result import CellResult, manner
 from ..ground import checks
@@ -24,6 +25,8 @@ from ..model.subject import Subject, rank
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+__all__ = ["ComponentExamples", "ComponentExamplesResult"]
 
 # (LFC right, HFC right), of the images that are right as they are.
 GROUPS = {
@@ -213,6 +216,17 @@ class ComponentExamplesResult(CellResult):
             for name in ("high_only", "low_only")
             for k, radius in enumerate(self.radii)
         ]
+
+    def labels(self) -> dict[str, Label]:
+        out = {}
+        for tag, name, (k,) in self.cells():
+            part, radius = name.partition("_")[0], float(self.radii[k])
+            text = (
+                f"the share of images that the {part} frequencies alone keep right at "
+                f"r = {radius:g}"
+            )
+            out[tag] = Label(text, f"share right on {part} frequencies alone", radius=radius)
+        return out
 
     def images(self) -> dict[str, Any]:
         """The examples: a row of originals, one of LFC and one of HFC on grey."""

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 from .. import fourier
 from ..core.drawing import CLEAN, HFC, LFC
 from ..core.intervals import percent, percent_at, proportion_arrays, wilson
+from ..core.labels import Label
 from ..core.measurement import Measurement, settings_of
 from ..core.result import Result
 from ..data.noise import normal_noise
@@ -31,8 +32,7 @@ from ..ground.errors import InputError
 from ..model.subject import Subject, rank
 from .fourier_heatmap.settings import default_norm
 
-if TYPE_CHECKING:
-    pass
+__all__ = ["CorruptionAccuracy", "CorruptionAccuracyResult"]
 
 # The fifteen that mean corruption error is defined over (Hendrycks and Dietterich, ICLR 2019).
 COMMON = (
@@ -465,6 +465,16 @@ class CorruptionAccuracyResult(Result):
         if self.mce is not None:
             out[f"{self._section}/mce"] = self.mce
         return out
+
+    def labels(self) -> dict[str, Label]:
+        def of(name: str, text: str) -> tuple[str, Label]:
+            return f"{self._section}/{name}", Label(text, "error rate")
+
+        found = [of(name, f"the error under {name.replace('_', ' ')}") for name in self.corruptions]
+        found.append(of("clean_error", "the error on the original images"))
+        found.append(of("mean_error", "the mean error over corruptions"))
+        mce = Label("the error relative to the baseline model's (mCE)", "mCE")
+        return dict(found) | ({} if self.mce is None else {f"{self._section}/mce": mce})
 
     def intervals(self) -> dict[str, tuple[float, float]]:
         arrays = self.arrays()

@@ -16,6 +16,7 @@ from torch import Tensor
 from .. import fourier
 from ..core.drawing import HFC, LFC
 from ..core.intervals import percent, percent_at, proportion_arrays
+from ..core.labels import Label
 from ..core.measurement import Measurement, settings_of
 from ..core.result import Result
 from ..data.noise import normal_noise
@@ -25,6 +26,8 @@ from ..model.subject import Subject, rank, right
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+__all__ = ["CriticalBand", "CriticalBandResult"]
 
 # Fit to the average of 14 people at 224 pixels, as computed in the authors' published
 # analysis/human_analysis.ipynb; the paper's abstract gives the bandwidth as one octave.
@@ -327,6 +330,13 @@ class CriticalBandResult(Result):
             "hfc_channel/peak": self.peak,
         }
         return {tag: value for tag, value in out.items() if math.isfinite(value)}
+
+    def labels(self) -> dict[str, Label]:
+        return {
+            "hfc_channel/centre": Label("the channel's centre (cycles/image)", "frequency"),
+            "hfc_channel/bandwidth": Label("the channel's bandwidth (octaves)", "bandwidth"),
+            "hfc_channel/peak": Label("the channel's peak (octaves of noise)", "sensitivity"),
+        }
 
     def draw_panels(self, figure: Any) -> None:
         """Accuracy by band and strength, and the channel fitted to the sensitivities."""

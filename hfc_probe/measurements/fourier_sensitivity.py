@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,14 +17,14 @@ from torch.nn import functional as F
 
 from .. import fourier
 from ..core.drawing import LFC, decades, map_extent, map_pixels
+from ..core.labels import Label
 from ..core.measurement import Measurement, settings_of
 from ..core.result import Result
 from ..ground import checks
 from ..ground.errors import InputError
 from ..model.subject import Subject, rank
 
-if TYPE_CHECKING:
-    pass
+__all__ = ["FourierSensitivity", "FourierSensitivityResult"]
 
 
 @dataclass(frozen=True)
@@ -316,6 +316,14 @@ class FourierSensitivityResult(Result):
         return {
             "hfc_sensitivity/mean": float(self.sensitivity.mean()),
             "hfc_sensitivity/centroid": self.centroid(),
+        }
+
+    def labels(self) -> dict[str, Label]:
+        return {
+            "hfc_sensitivity/mean": Label("the mean gradient sensitivity", "sensitivity"),
+            "hfc_sensitivity/centroid": Label(
+                "the centroid of the gradient's spectrum (cycles/image)", "frequency"
+            ),
         }
 
     def images(self) -> dict[str, Any]:

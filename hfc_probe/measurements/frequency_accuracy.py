@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from ..core.components import ComponentMeasurement, radius_unit
 from ..core.drawing import CLEAN, HFC, LFC
 from ..core.event_file import radius_tag
 from ..core.intervals import percent, percent_at, proportion_arrays
+from ..core.labels import Label, accuracy_label
 from ..core.measurement import settings_of
 from ..core.result import Result, manner
 from ..ground import checks
@@ -27,6 +29,8 @@ from ..model.subject import Subject, rank
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+__all__ = ["FrequencyAccuracy", "FrequencyAccuracyResult"]
 
 
 # A part of the frequencies is enough for a model if it keeps so much of what the original images
@@ -338,6 +342,26 @@ class FrequencyAccuracyResult(Result):
         for k, radius in enumerate(self.radius_tags()):
             out[f"hfc_lfc/{radius}"] = of("lfc", (k,))
             out[f"hfc_hfc/{radius}"] = of("hfc", (k,))
+        return out
+
+    def labels(self) -> dict[str, Label]:
+        low = ("rescale", "closed", "units")
+        high = (*low, "hfc_background")
+        radii = list(zip(self.radius_tags(), self.radii.tolist(), strict=True))
+        out = {}
+        for index, k in enumerate(self.topk):
+            top = "" if index == 0 else f"_top{k}"
+            own = () if top else ("topk",)  # further k have tags of their own
+            of = partial(accuracy_label, quantity="accuracy" if k == 1 else f"top-{k} accuracy")
+            out[f"hfc_accuracy/original{top}"] = of("original", settings=(*own, "rescale"))
+            for tag, r in radii:
+                out[f"hfc_lfc{top}/{tag}"] = of("lfc", r, settings=(*own, *low))
+                out[f"hfc_hfc{top}/{tag}"] = of("hfc", r, settings=(*own, *high))
+        for tag, r in radii:
+            text = f"the gap between LFC({r:g}) and HFC({r:g}) accuracy"
+            out[f"hfc_gap/{tag}"] = Label(text, "gap", radius=r, settings=("topk", *high))
+        text = "the mean gap between LFC and HFC accuracy"
+        out["hfc_gap/area"] = Label(text, "mean gap", settings=("topk", *high, "radii"))
         return out
 
     def area(self) -> float:

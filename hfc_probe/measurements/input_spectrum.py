@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,14 +12,14 @@ from torch import Tensor
 
 from .. import fourier
 from ..core.drawing import HFC, LFC, bare, decades, map_pixels, spectrum_axes
+from ..core.labels import Label
 from ..core.measurement import Measurement, settings_of
 from ..core.result import Result
 from ..ground import checks
 from ..ground.errors import InputError
 from ..model.subject import Subject
 
-if TYPE_CHECKING:
-    pass
+__all__ = ["InputSpectrum", "InputSpectrumResult"]
 
 
 @dataclass(frozen=True)
@@ -174,6 +174,16 @@ class InputSpectrumResult(Result):
         return {
             "hfc_input/slope": self.slope,
             "hfc_input/energy_within_quarter_nyquist": self.share_within(self.quarter),
+        }
+
+    def labels(self) -> dict[str, Label]:
+        return {
+            "hfc_input/slope": Label("the slope of the images' spectrum", "slope"),
+            "hfc_input/energy_within_quarter_nyquist": Label(
+                "the images' energy within a quarter of the Nyquist frequency",
+                "share of energy",
+                radius=self.quarter,
+            ),
         }
 
     @property

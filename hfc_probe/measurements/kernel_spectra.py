@@ -15,6 +15,7 @@ from torch import nn
 
 from .. import fourier, kernels, stem
 from ..core.drawing import CLEAN, LFC, coloured, tile
+from ..core.labels import Label
 from ..core.measurement import Measurement, settings_of
 from ..core.result import Result
 from ..ground import checks
@@ -24,6 +25,8 @@ from ..model.subject import Subject
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+__all__ = ["KernelSpectra", "KernelSpectraResult"]
 
 # "High" is beyond half the Nyquist frequency: the outer half of the radial range.
 HIGH_CYCLES_PER_PIXEL = 0.25
@@ -192,6 +195,18 @@ class KernelSpectraResult(Result):
             f"{self.section}/smoothness_mean": _mean(self.smoothness),
             f"{self.section}/high_frequency_ratio": _mean(self.high_frequency_ratio),
             f"{self.section}/spectral_centroid": _mean(self.spectral_centroid),
+        }
+
+    def labels(self) -> dict[str, Label]:
+        of = f"of the kernels of {self.layer or 'the model'}"
+        texts = {
+            "smoothness_mean": ("the mean smoothness", "smoothness"),
+            "high_frequency_ratio": ("the high-frequency power", "share of power"),
+            "spectral_centroid": ("the spectral centroid (cycles/pixel)", "frequency"),
+        }
+        return {
+            f"{self.section}/{name}": Label(f"{text} {of}", quantity)
+            for name, (text, quantity) in texts.items()
         }
 
     def to_dict(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from .. import fourier
 from ..core.drawing import CLEAN, HFC, LFC
 from ..core.intervals import percent, percent_at, proportion_arrays
+from ..core.labels import Label, accuracy_label
 from ..core.measurement import Measurement, settings_of
 from ..core.result import CellResult, manner
 from ..ground import checks
@@ -20,8 +21,7 @@ from ..ground.errors import InputError
 from ..model.subject import Subject, right
 from ..model.subject import rank as target_rank
 
-if TYPE_CHECKING:
-    pass
+__all__ = ["TruncatedSVD", "TruncatedSVDResult"]
 
 VIEWS = ("leading", "trailing", "lfc", "hfc")
 
@@ -206,6 +206,17 @@ class TruncatedSVDResult(CellResult):
             for name in VIEWS
             for k, rank in enumerate(self.ranks)
         ]
+
+    def labels(self) -> dict[str, Label]:
+        out = {}
+        for tag, name, (k,) in self.cells():
+            rank, radius = int(self.ranks[k]), float(self.radii[k])
+            if name in ("lfc", "hfc"):  # of the energy of so many components
+                text = f"{accuracy_label(name, radius).text}, matched to rank {rank}"
+                out[tag] = Label(text, "accuracy", name, radius)
+            else:
+                out[tag] = Label(f"accuracy on the {name} components, rank {rank}", "accuracy")
+        return out
 
     def draw_panels(self, figure: Any) -> None:
         """Accuracy against rank beside LFC and HFC of the same energy."""

@@ -20,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from hfc_probe.cli.main import main
+from hfc_probe.measurements.registry import build
 
 from ..conftest import ROOT, cli_runner, needs_timm
 
@@ -148,8 +149,11 @@ MISTAKES = {
     "device": ({"device": "cuda:9"}, "a device of this machine"),
     "out is a file": ({"out": "file"}, r"file is not a directory"),
     "out below a file": ({"out": "file/deep/er"}, r"file is not a directory"),
-    "norm": ({"norm": "0"}, "norm: expected a number above 0, got 0.0"),
-    "crop": ({"crop": "13"}, "at most the image's 12×12"),
+    "norm": (
+        {"measure": "fourier_heatmap:norm=0"},
+        "norm: expected a number above 0, got 0",
+    ),
+    "crop": ({"measure": "fourier_heatmap:crop=13"}, "at most the image's 12×12"),
 }
 
 
@@ -158,8 +162,7 @@ MISTAKES = {
 )
 def test_a_mistake_is_one_sentence_status_2_and_nothing_written(here, mistake):
     changed, sentence = MISTAKES[mistake]
-    flags = ["--heatmap"] if {"norm", "crop"} & set(changed) else []
-    result = audit(*flags, **changed)
+    result = audit(**changed)
     assert result.exit_code == 2, result.output
     assert re.search(sentence, result.stderr), result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
@@ -174,7 +177,7 @@ def test_an_option_that_does_not_exist_gets_a_suggestion(here):
 
 
 def test_a_small_audit_from_end_to_end(here):
-    result = audit("--heatmap", radii="2,4", heatmap_samples="6", crop="5", norm="1")
+    result = audit(radii="2,4", measure="fourier_heatmap:samples=6,crop=5,norm=1")
     assert result.exit_code == 0, result.stderr
     out = Path("out")
     names = ("frequency_accuracy", "kernel_spectra", "fourier_heatmap")
@@ -188,6 +191,15 @@ def test_a_small_audit_from_end_to_end(here):
     assert lines[-1] == "tensorboard --logdir out"
     assert "background zero" in result.stdout
     assert (out / "summary.txt").read_text() in result.stdout.replace("\n\nIn out", "\n\nIn out")
+
+
+@pytest.mark.parametrize("option", ["--heatmap", "--precision", "--crop"])
+def test_a_removed_option_names_its_new_spelling(here, option):
+    result = audit(option, "3")
+    assert result.exit_code == 2
+    assert f"{option} was removed; give the setting to the measurement" in result.stderr
+    text = re.search(r"--measure (fourier_heatmap:\S+)", result.stderr)[1]
+    assert build(text).name == "fourier_heatmap"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
 from hfc_probe.core import event_file
+from hfc_probe.core.labels import Label, accuracy_label
 
 from .conftest import EPOCHS, Tab, tensorboard_server
 from .runs import RunWriter, accuracy_result, heatmap_result, kernel_result, write_run
@@ -349,32 +350,42 @@ def test_runs_without_what_a_view_shows(tab, environment, tmp_path):
 
 
 def test_detections_and_pictures_where_they_are_logged(tab, environment, tmp_path):
+    labels = [accuracy_label("original", quantity=metric) for metric in ("AP", "AP50")]
+    labels += [accuracy_label("lfc", radius, quantity="AP") for radius in (64, 128)]
+    labels += [accuracy_label("hfc", 128, quantity="AP")]
+    labels += [Label("images that gain on LFC(128) by any margin", "count", "lfc", 128)]
+    tags = {"name": "tag", "labels": [label.plain() for label in labels]}
+    tags["values"] = [label.text for label in labels]
+    numbers = [tags, {"name": "value", "values": ["value", "lower", "upper"]}]
+    change = [{"name": "radius", "values": [64, 128]}, {"name": "metric"}]
+    change[1]["values"] = ["AP", "AP50", "AP75"]
     with SummaryWriter(str(tmp_path / "detector")) as writer:
         for step, low in ((10, 0.2), (20, 0.3)):
-            writer.add_scalar("hfc_detection/AP/original", 0.4, step)
-            writer.add_scalar("hfc_detection/AP/lfc_r064", low - 0.1, step)
-            writer.add_scalar("hfc_detection/AP/lfc_r128", low, step)
-            writer.add_scalar("hfc_detection/AP/hfc_r128", 0.1, step)
-            writer.add_scalar("hfc_detection/AP50/original", 0.6, step)
-            writer.add_scalar("hfc_detection/images_gain_any/lfc_r128", 17.0, step)
+            table = np.full((6, 3), np.nan, np.float32)
+            table[:, 0] = 0.4, 0.6, low - 0.1, low, 0.1, 17
+            found = {"scalars": (table, numbers)}
             for end, bound in (("lower", -0.13), ("upper", -0.04)):
-                axes = [{"name": "radius", "values": [64, 128]}, {"name": "metric"}]
-                axes[1]["values"] = ["AP", "AP50", "AP75"]
+                found[f"lfc_difference_{end}"] = (np.full((2, 3), bound, np.float32), change)
+            for array, (values, axes) in found.items():
                 what = {"version": 1, "measurement": "detection_audit", "unit": "AP"}
-                what |= {"array": f"lfc_difference_{end}", "axes": axes}
-                tensor = np.full((2, 3), bound, np.float32)
-                tag = f"detection_audit/lfc_difference_{end}"
-                value = hfc_value(tag, tensor, [], content=json.dumps(what).encode())
+                what |= {"array": array, "axes": axes, "samples": 25}
+                content = json.dumps(what | {"settings": {"hfc_background": "mean"}}).encode()
+                value = hfc_value(f"detection_audit/{array}", values, [], content=content)
                 writer._get_file_writer().add_summary(Summary(value=[value]), step)
             writer.add_image("hfc_detection/gains", np.zeros((3, 20, 30), np.uint8), step)
         writer.add_image("hfc_examples/figure", np.zeros((3, 20, 30), np.uint8), 5)
+    with SummaryWriter(str(tmp_path / "old")) as writer:
+        writer.add_scalar("hfc_detection/AP/lfc_r064", 0.123, 10)
     with served(tab, environment, tmp_path) as address:
         tab.open(address, "p.hfc.view=detections")
         assert "−10.0 [-13.0, -4.0] points" in tab.text()
-        assert tab.find("tr", has_text="images: gain").inner_text().split("\t")[-2:] == [
-            "by any margin",
+        assert tab.find("tr", has_text="images that gain").inner_text().split("\t") == [
+            "detector",
+            "images that gain on LFC(128) by any margin",
             "17",
         ]
+        old = tab.find("tr", has_text="hfc_detection/AP/lfc_r064").inner_text()
+        assert old.split("\t") == ["old", "hfc_detection/AP/lfc_r064", "0.123"]
         tab.find(".picture img").first.wait_for()
         rows = rows_of(download(tab, "detection_ap", "CSV"))
         low = [float(row["AP"]) for row in rows if row["line"] == "LFC detector"]
@@ -478,14 +489,14 @@ VERDICTS = [
         ],
         "B uses more of the high frequencies: at epoch 4 it gets 70 % [65, 75] right from "
         "HFC(4) alone (beyond 4 cycles/image), A 10 % [5, 15], a difference of "
-        "+60.0 [+52.9, +67.1] points. They have been told apart since epoch 3.",
+        "+60.0 [+52.9, +67.1] points. The interval of the difference has excluded 0 since epoch 3.",
     ),
     (
         [
             [4, [[1, 2], [0.8, 0.8], 0.05], [[1, 2], [0.1, 0.1], 0.05]],
             [8, [[1, 2], [0.1, 0.1], 0.05], [[1, 2], [0.4, 0.4], 0.05]],
         ],
-        "told apart from the first measurement on. The other way round at radius 8.",
+        "has excluded 0 from the first measurement on. The other way round at radius 8.",
     ),
     (
         [[4, [[1, 2], [0.8, 0.8], 0.05], [[3, 4], [0.1, 0.1], 0.05]]],

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ...core.drawing import CLEAN, HFC, LFC, map_extent, map_pixels
 from ...core.intervals import percent, wilson
+from ...core.labels import Label
 from ...core.result import Result
 
 if TYPE_CHECKING:
@@ -154,6 +155,16 @@ class FourierHeatmapResult(Result):
             f"{section}/mean_error": float(np.nanmean(self.error)),
             f"{section}/max_error": float(np.nanmax(self.error)),
         }
+
+    def labels(self) -> dict[str, Label]:
+        unit, noise = self.unit, f"under Fourier noise of norm {self.norm:.3g}"
+        texts = {
+            "clean_error": f"the {unit} without noise",
+            "mean_error": f"the mean {unit} {noise}",
+            "max_error": f"the largest {unit} {noise}",
+        }
+        section = f"hfc_heatmap/{self.norm:.1f}"
+        return {f"{section}/{name}": Label(text, unit) for name, text in texts.items()}
 
     def images(self) -> dict[str, Any]:
         ends = (0.0, 1.0) if self.quantity == "error" else None

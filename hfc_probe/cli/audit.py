@@ -243,14 +243,21 @@ def audit(
 def _measured(
     chosen: Sequence[Any], model: Any, samples: Any, pixels: Any, batch_size: int | None
 ) -> Iterator[Any]:
-    """Results one after the other; the ranks of a torchrun job share the images."""
+    """Results one after the other, which share passes; torchrun's ranks share the images."""
     from ..core.provenance import images_hash
+    from ..model.shared_logits import SharedLogits
     from ..ranks import form
 
-    ranks = form(images_hash(samples))
+    ranks, shared = form(images_hash(samples)), SharedLogits(model)
     for measurement in chosen:
         yield measurement.run(
-            model, samples, pixels=pixels, batch_size=batch_size, progress=True, ranks=ranks
+            model,
+            samples,
+            pixels=pixels,
+            batch_size=batch_size,
+            progress=True,
+            ranks=ranks,
+            shared=shared,
         )
 
 

@@ -121,7 +121,7 @@ def log_results(results: Iterable[Any], out: Path) -> None:
     with SummaryWriter(str(out), filename_suffix=".hfc") as writer:
         for result in results:
             log_layout(writer, result.labels())
-            result.log(writer, 0)
+            result.log(writer, 0, figure=True)
 
 
 def pick_device(name: str) -> Any:

@@ -19,8 +19,10 @@ CONTENT_VERSION = 1
 _SERIES = 5  # a custom-scalars chart with more is unreadable
 
 
-def log(result: Any, writer: Any, step: int) -> None:
+def log(result: Any, writer: Any, step: int, *, figure: bool = False) -> None:
     """Write a result's scalars, histograms, pictures and tensors.
+
+    The HFC tab draws from the numbers, so no figure is made unless it is asked for.
 
     Args:
         result: any result.
@@ -28,6 +30,7 @@ def log(result: Any, writer: Any, step: int) -> None:
             ``add_image`` are used if it has them, and tensors are written where it is
             torch's own ``SummaryWriter``.
         step: of the training.
+        figure: write the result's figure too, as the image ``hfc_<measurement>/figure``.
     """
     for tag, value in result.scalars().items():
         writer.add_scalar(tag, value, step)
@@ -35,7 +38,10 @@ def log(result: Any, writer: Any, step: int) -> None:
         for tag, values in result.histograms().items():
             writer.add_histogram(tag, values, step)
     if hasattr(writer, "add_image") or hasattr(writer, "add_figure"):
-        for tag, picture in result.images().items():
+        pictures = result.images()
+        if figure:
+            pictures[f"hfc_{result.name}/figure"] = result.figure()
+        for tag, picture in pictures.items():
             _log_picture(writer, tag, picture, step)
     _log_tensors(result, writer, step)
     flush(writer)
@@ -46,8 +52,7 @@ def prepare(writers: Sequence[Any]) -> None:
     if writers:
         from torch.utils import tensorboard  # noqa: F401
     if any(hasattr(writer, "add_image") or hasattr(writer, "add_figure") for writer in writers):
-        import matplotlib.backends.backend_agg
-        import matplotlib.figure  # noqa: F401
+        import matplotlib  # noqa: F401
 
 
 def flush(writer: Any) -> None:

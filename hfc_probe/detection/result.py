@@ -279,11 +279,14 @@ class DetectionAuditResult(Result):
         out["categories"] = {str(k): v for k, v in self.truth.categories.items()}
         return out
 
-    def figure(self) -> Figure:
-        """AP against radius for LFC and HFC, overall and by size (bars for a single radius)."""
-        from .figures import radius_figure
+    def figure_inches(self) -> tuple[float, float]:
+        return (7.4, 4.4) if len(self.radii) == 1 else (12.4, 4.0)
 
-        return radius_figure(self)
+    def draw_panels(self, figure: Any) -> None:
+        """AP against radius for LFC and HFC, overall and by size (bars for a single radius)."""
+        from .figures import draw_by_radius
+
+        draw_by_radius(figure, self)
 
     def scatter_figure(self, variant: str | None = None) -> Figure:
         """AP of each image alone, original against a variant (None: :attr:`main_variant`)."""

@@ -29,7 +29,7 @@ __all__ = ["Calibration", "CalibrationResult"]
 
 @dataclass(frozen=True)
 class Calibration(ComponentMeasurement):
-    """ECE on the original, LFC(r) and HFC(r), and how well confidence tells them apart.
+    """ECE on the original, LFC(r) and HFC(r), and how well confidence separates them.
 
     The expected calibration error compares confidence (the largest softmax probability) with
     accuracy in equal bins of confidence. The AUROC is that of telling the original images

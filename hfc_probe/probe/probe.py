@@ -1,4 +1,7 @@
-"""The probe: it measures on schedule and logs, and leaves no trace."""
+"""The probe: it measures on schedule and logs, and leaves no trace.
+
+Long because it is the one class with state.
+"""
 
 from __future__ import annotations
 

@@ -460,7 +460,7 @@ def command(name, *options):
 def audit():
     """By one process, then by both, which meet at a port of their own."""
     options = ["--weights", str(CIFAR / "resnet20.pth"), "--data", f"npz:{CIFAR / 'test.npz'}"]
-    options += ["--radii", "8", "--heatmap", "--crop", "3", "--forwards", "300"]
+    options += ["--radii", "8", "--measure", "fourier_heatmap:crop=3,forwards=300"]
     options += ["--limit", "96", "--batch-size", "32"]
     if RANK == 1:
         own = {name: os.environ.pop(name) for name in ("WORLD_SIZE", "RANK")}

@@ -242,7 +242,8 @@ def _try(detector: Any, data: Any, device: Any) -> None:
     from torch import nn
 
     from ..detection.audit import _undisturbed
-    from ..detection.coco import BrokenImageError, detections_from
+    from ..detection.coco import detections_from
+    from ..detection.pictures import BrokenImageError
 
     try:
         image = data.load(next(iter(data.truth.images))).to(device)

@@ -51,6 +51,8 @@ def _top(result: Any) -> float:
     """Upper end of the AP axis, with room for a legend."""
     columns = [METRICS.index(m) for m in _SIZES]
     values = np.stack([v[columns] for v in result.metrics.values()])
+    bounds = np.stack([v[columns, 1] for v in result.intervals_of.values()])
+    values = np.fmax(values, bounds)
     return max(5.0, 118 * float(np.nanmax(values, initial=0.0)))
 
 
@@ -60,16 +62,15 @@ def _curves(axes: Axes, result: Any, metric: str) -> None:
         if not result.settings["closed"]:
             sign = {"≤": "<", ">": "≥"}[sign]
         values = 100 * arrays[part][:, column]
-        if metric == "AP":  # the interval of the change from the original, around the variant
-            base = 100 * arrays["original"][0]
-            low = base + 100 * arrays[f"{part}_difference_lower"][:, 0]
-            high = base + 100 * arrays[f"{part}_difference_upper"][:, 0]
-            axes.fill_between(radii, low, high, color=colour, alpha=0.18, lw=0)
+        low, high = (100 * arrays[f"{part}_{bound}"][:, column] for bound in ("lower", "upper"))
+        axes.fill_between(radii, low, high, color=colour, alpha=0.18, lw=0)
         label = f"{part.upper()}, d {sign} r"
         axes.plot(radii, values, style, marker="o", ms=5, color=colour, label=label)
     original = 100 * float(arrays["original"][column])
     known = np.isfinite(original)
     if known:
+        bounds = [100 * float(arrays[f"original_{b}"][column]) for b in ("lower", "upper")]
+        axes.axhspan(*bounds, color=CLEAN, alpha=0.1, lw=0)
         axes.axhline(original, color=CLEAN, lw=1.2, ls=":", label="original")
     axes.set_title(
         f"{_SIZES[metric]}\n" + (f"original {original:.1f} %" if known else "no objects")
@@ -87,18 +88,11 @@ def _bars(axes: Axes, result: Any) -> None:
         axes.bar(places, np.nan_to_num(values), 0.25, color=colour, label=result.label(name))
         for m, (x, value) in enumerate(zip(places, values, strict=True)):
             above = value
-            if (
-                m == 0
-                and name != ORIGINAL
-                and np.isfinite(result.difference_intervals[name][0]).all()
-            ):
-                base = 100 * result.metrics[ORIGINAL][0]
-                low, high = (
-                    max(0.0, base + 100 * bound) for bound in result.difference_intervals[name][0]
-                )
+            low, high = 100 * result.intervals_of[name][columns[m]]
+            if np.isfinite(low):
                 (line,) = axes.plot([x, x], [low, high], color="black", lw=1.4)
-                if name == result.variants[1]:
-                    line.set_label("95 % interval of the change")
+                if name == ORIGINAL and m == 0:
+                    line.set_label("95 % interval")
                 above = max(value, high)
             text = f"{value:.1f}" if np.isfinite(value) else "–"
             axes.annotate(

@@ -82,11 +82,11 @@ def test_the_report_of_runs_with_hostile_names(tmp_path, evil):
     done = CliRunner().invoke(main, ["report", *pair, "--out", str(out)])
     assert done.exit_code == 0, done.output
     page = Page(out.read_text(encoding="utf-8"))
-    only(page, REPORT, {"lang", "charset", "name", "content", "class", "alt", "src"})
+    only(page, REPORT, {"lang", "charset", "name", "content", "class", "alt", "title", "src"})
     assert page.elements["img"] == 2
     shown = printable(evil)
     assert page.text.count(shown) >= 5  # summaries, settings, table
-    assert [value for name, value in page.attributes if name == "class"].count("told") == 1
+    assert [value for name, value in page.attributes if name == "class"].count("differs") == 1
     assert not set("\x1b\u202e") & set(done.output)  # no terminal turns red, or around
     assert len(done.output.splitlines()) == 4  # two cautions, one sentence, one count
 

@@ -71,7 +71,7 @@ def test_the_report_of_runs_with_hostile_names(tmp_path, evil):
             "settings": {evil: evil, "radii": [evil, value]},
             "scalars": {evil: value, f"hfc_lfc/{evil}": value},
             "intervals": {evil: [value - 0.1, value + 0.1]},
-            "labels": {evil: {"text": evil, "quantity": evil, "part": evil, "radius": 1}},
+            "labels": {key: {"text": evil, "part": evil} for key in (evil, f"hfc_lfc/{evil}")},
             "provenance": {"caveats": [evil], "data": evil, "model": f"{name} {evil}", evil: evil},
         }
         (tmp_path / name).mkdir()

@@ -37,7 +37,7 @@ def first_layer(
     it (so a model on the meta device will do):
 
     1. a convolution with a kernel larger than one pixel that reads 3 or 4 channels (or
-       ``channels``, where that is given);
+       ``channels``, if that is given);
     2. the very first layer with weights, if it is a convolution with a larger kernel: one
        channel, several spectral bands, or pixels moved into channels;
     3. such a convolution over one channel with more than one output;
@@ -206,7 +206,7 @@ def smoothness(weight: Tensor) -> Tensor:
 
     ``1 − Σ |a − b| / Σ (|a| + |b|)`` over all pairs (a, b) of vertically or horizontally
     adjacent weights, all input channels together. It lies in [0, 1] and ignores scale and
-    sign: 1 for a constant kernel, 0 where every pair of neighbours differs in sign (a
+    sign: 1 for a constant kernel, 0 if every pair of neighbours differs in sign (a
     checkerboard), about 0.29 for independent Gaussian weights.
 
     Args:
@@ -545,7 +545,7 @@ def _patch_shape(name: str, module: nn.Module, layout: Layout) -> tuple[int, int
 
 
 def _raw_weight(module: nn.Module) -> Any:
-    """The effective weight, also where a forward pre-hook has yet to compute it."""
+    """The effective weight, also if a forward pre-hook has yet to compute it."""
     for hook in module._forward_pre_hooks.values():
         compute = getattr(hook, "compute_weight", None)
         if compute is not None and getattr(hook, "name", None) == "weight":

@@ -36,7 +36,7 @@ class Change:
     refused: str = ""
 
     @property
-    def told_apart(self) -> bool:
+    def differs(self) -> bool:
         """Whether both are the same quantity, and the interval of the difference excludes 0."""
         return self.judged in ("more", "less")
 
@@ -103,7 +103,7 @@ class Comparison:
     @property
     def told(self) -> list[Change]:
         """The changes whose interval excludes 0."""
-        return [change for change in self.changes if change.told_apart]
+        return [change for change in self.changes if change.differs]
 
     @property
     def refused(self) -> list[Change]:

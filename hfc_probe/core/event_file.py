@@ -23,7 +23,7 @@ def log(result: Any, writer: Any, step: int) -> None:
     Args:
         result: any result.
         writer: an object with ``add_scalar``; ``add_histogram``, ``add_figure``,
-            ``add_image`` are used if it has them, and tensors are written where it is
+            ``add_image`` are used if it has them, and tensors are written if it is
             torch's own ``SummaryWriter``.
         step: of the training.
     """

@@ -19,7 +19,7 @@ from ..core.measurement import Measurement, settings_of
 from ..core.result import CellResult
 from ..ground import checks
 from ..ground.errors import InputError
-from ..model.subject import Subject, rank
+from ..model.subject import Subject, target_rank
 from .frequency_accuracy import Background, FrequencyAccuracy
 
 if TYPE_CHECKING:
@@ -110,21 +110,23 @@ class ComponentExamples(Measurement):
         predicted = np.zeros((1 + 2 * len(radii), count), np.int64)
         confidence = np.zeros((1 + 2 * len(radii), count), np.float32)
 
-        def look(start: int, images: Tensor, targets: Tensor) -> tuple[slice, Tensor, Tensor]:
+        def evaluate_batch(
+            start: int, images: Tensor, targets: Tensor
+        ) -> tuple[slice, Tensor, Tensor]:
             guesses, sure = [], []
             for view in fourier.components(images, radii, **options):
                 logits = subject.logits(view.images, str(view))
                 if start == 0 and view.radius is None:
                     self._check_classes(subject, logits.shape[1])
-                right = rank(logits, targets) < 1
-                # Ties count as rank() counts them: right if the target ranks first.
+                right = target_rank(logits, targets) < 1
+                # Ties count as target_rank() counts them: right if the target ranks first.
                 best = torch.where(right, targets, logits.argmax(1))
                 guesses.append(best)
                 sure.append(logits.softmax(1).gather(1, best[:, None])[:, 0])
             part = slice(start, start + len(images))
             return part, torch.stack(guesses).cpu(), torch.stack(sure).cpu()
 
-        for part, guesses, sure in subject.map(look):
+        for part, guesses, sure in subject.map(evaluate_batch):
             predicted[:, part] = guesses.numpy()
             confidence[:, part] = sure.numpy()
         truth = samples.targets.numpy()

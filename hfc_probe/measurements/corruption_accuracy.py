@@ -28,7 +28,7 @@ from ..data.noise import normal_noise
 from ..data.samples import Samples
 from ..ground import checks
 from ..ground.errors import InputError
-from ..model.subject import Subject, right
+from ..model.subject import Subject, is_correct
 from .fourier_heatmap.settings import default_norm
 
 if TYPE_CHECKING:
@@ -233,14 +233,14 @@ _Change = Callable[[int, Tensor], Tensor]
 
 
 def _errors(subject: Subject, change: _Change | None, what: str) -> int:
-    def look(start: int, images: Tensor, targets: Tensor) -> int:
+    def evaluate_batch(start: int, images: Tensor, targets: Tensor) -> int:
         if change is not None:
             images = change(start, images).clamp(0, 1)
         elif start == 0:
             subject.check_targets(subject.logits(images[:1]).shape[1])
-        return int((~right(subject, images, targets, what)).sum())
+        return int((~is_correct(subject, images, targets, what)).sum())
 
-    return sum(subject.map(look, advance=lambda n: None))
+    return sum(subject.map(evaluate_batch, advance=lambda n: None))
 
 
 def _size(samples: Samples) -> str:

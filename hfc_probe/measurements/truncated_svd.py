@@ -17,7 +17,7 @@ from ..core.measurement import Measurement, settings_of
 from ..core.result import CellResult, manner
 from ..ground import checks
 from ..ground.errors import InputError
-from ..model.subject import Subject, right
+from ..model.subject import Subject, is_correct
 from .frequency_accuracy import Background
 
 if TYPE_CHECKING:
@@ -91,9 +91,9 @@ class TruncatedSVD(Measurement):
         counts = {name: np.zeros(len(ranks), np.int64) for name in VIEWS}
         original = 0
 
-        def look(start: int, images: Tensor, targets: Tensor) -> tuple[int, Any]:
+        def evaluate_batch(start: int, images: Tensor, targets: Tensor) -> tuple[int, Any]:
             whole = fourier.rescaled(images, self.rescale)
-            hits = int(right(subject, whole, targets, "original").sum())
+            hits = int(is_correct(subject, whole, targets, "original").sum())
             # One decomposition serves every rank.
             u, s, vh = torch.linalg.svd(images.to(torch.float32), full_matrices=False)
             found = np.zeros((len(ranks), len(VIEWS)), np.int64)
@@ -105,11 +105,11 @@ class TruncatedSVD(Measurement):
                     if self.background == "mean" and name in ("trailing", "hfc"):
                         view = view + mean
                     view = fourier.rescaled(view, self.rescale)
-                    hit = right(subject, view, targets, f"{name} at rank {rank}")
+                    hit = is_correct(subject, view, targets, f"{name} at rank {rank}")
                     found[k, column] = int(hit.sum())
             return hits, found
 
-        for hits, found in subject.map(look):
+        for hits, found in subject.map(evaluate_batch):
             original += hits
             for column, name in enumerate(VIEWS):
                 counts[name] += found[:, column]

@@ -118,7 +118,7 @@ def _runs_and_tags(request: Any) -> tuple[list[str], list[str]]:
 
 
 def _static(request: Any) -> Any:
-    """A file of the fixed list, and only where it really is in our folder."""
+    """A file of the fixed list, and only if it really is in our folder."""
     name = request.path.rpartition("/static/")[2]
     path = os.path.realpath(os.path.join(STATIC, name)) if name in FILES else ""
     if os.path.dirname(path) != STATIC:

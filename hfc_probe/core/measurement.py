@@ -17,6 +17,7 @@ from torch import nn
 from ..data.samples import PixelSpace, Samples
 from ..ground import checks
 from ..ground.errors import InputError
+from ..model.shared_logits import SharedLogits
 from ..model.subject import Predict, Subject, subject_of
 from ..ranks import RankGroup
 from .provenance import stamp
@@ -35,6 +36,15 @@ class Computes(Protocol[R_co]):
     needs_data: ClassVar[bool]
 
     def compute(self, subject: Subject) -> R_co: ...
+
+
+def snake_case(name: str) -> str:
+    """A class's name as the name of its module.
+
+    >>> snake_case("TruncatedSVD")
+    'truncated_svd'
+    """
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,7 @@ class Measurement(ABC):
         >>> FrequencyAccuracy().name
         'frequency_accuracy'
         """
-        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower()
+        return snake_case(type(self).__name__)
 
     def measure(
         self: Computes[R],
@@ -112,6 +122,7 @@ class Measurement(ABC):
         batch_size: int | None = None,
         progress: bool = False,
         ranks: RankGroup | None = None,
+        shared: SharedLogits | None = None,
         step: int | None = None,
         epoch: int | None = None,
     ) -> R:
@@ -120,6 +131,8 @@ class Measurement(ABC):
         Args:
             ranks: those that run this very measurement now, each with the same samples; each
                 does a share of the passes, and all return the result.
+            shared: what measurements that follow one another on the same weights share, so that
+                each view of the images passes through the model once.
             step, epoch: of the training, for the result's provenance.
         """
         began = time.perf_counter()
@@ -139,6 +152,7 @@ class Measurement(ABC):
                         batch_size=batch_size,
                         progress=progress,
                         ranks=ranks,
+                        shared=shared,
                         trial=self.needs_data,
                     ) as subject,
                 ):
@@ -151,7 +165,11 @@ class Measurement(ABC):
                         step=step,
                         epoch=epoch,
                     )
-            except (torch.OutOfMemoryError, MemoryError):
+            except Exception as error:
+                if shared is not None:
+                    shared.clear()
+                if not isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+                    raise
                 if batch_size is None or batch_size == 1:
                     raise
             # Outside the handler, so that its traceback no longer holds the tensors.

@@ -14,7 +14,6 @@ from ..ground.lazy import attributes
 if TYPE_CHECKING:
     from .audit import DetectionAudit
     from .coco import (
-        BrokenImageError,
         CocoImages,
         DetectionDataset,
         Detections,
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
         from_results,
         to_results,
     )
+    from .pictures import BrokenImageError
     from .result import Changes, DetectionAuditResult
 
 __all__ = [
@@ -44,6 +44,7 @@ if not TYPE_CHECKING:
         __name__,
         {
             **dict.fromkeys(__all__, "coco"),
+            "BrokenImageError": "pictures",
             "Changes": "result",
             "DetectionAudit": "audit",
             "DetectionAuditResult": "result",

@@ -29,15 +29,16 @@ from ..model.isolation import device_of, first_tensor, isolated, unwrap
 from ..ranks import together
 from . import evaluation
 from .coco import (
-    BrokenImageError,
     DetectionDataset,
     Detections,
     GroundTruth,
     ImageId,
     detections_from,
 )
+from .identity import detector_identity
+from .pictures import BrokenImageError
 from .result import DetectionAuditResult
-from .store import Finished, PredictionStore, detector_fingerprint
+from .store import Finished, PredictionStore
 from .variants import (
     ORIGINAL,
     Background,
@@ -151,12 +152,13 @@ class DetectionAudit:
                 torchvision's detection models are such.
             dataset: such as :class:`CocoImages`.
             model: the module inside a detector that is a plain function: it is kept in
-                evaluation mode and tells detectors apart on resuming.
+                evaluation mode.
             device: where images go; None: where the module is, else the CPU.
             batch_size: images per call of the detector.
             limit: maximum number of images, a seeded random choice.
             resume: directory that keeps the detections of finished images; when it holds
-                some of the same audit, those images are not run again.
+                some of the same audit, those images are not run again, but for two that show
+                whether this is the same detector.
             skip_broken: count and name images that cannot be read, and continue without them.
             progress: show a progress bar on standard error.
 
@@ -179,20 +181,29 @@ class DetectionAudit:
         )
         truth = dataset.truth
         image_ids = self._choose(truth, limit)
-        identity = used.fingerprint(
-            detector_fingerprint(detector, module), truth, {"batch_size": batch_size}
-        )
+        reading: dict[str, Any] = {"batch_size": batch_size}
+        if batch_size > 1:  # an image is padded with its companions
+            reading["batches"] = zlib.crc32(str(image_ids).encode())
+        identity = used.fingerprint(detector_identity(detector, module), truth, reading)
+        attributes = identity.pop("attributes")  # may name this rank's own device
         with together(json.dumps(identity, sort_keys=True, default=str)) as ranks:
+            identity["attributes"] = ranks.broadcast(attributes)
             store = PredictionStore(resume, identity, ranks.rank)
             ranks.gather(None)  # nobody writes before everybody has read
             broken: dict[ImageId, str] = {}
+            digest = getattr(dataset, "digest", None)
             with contextlib.closing(store), _undisturbed(detector, module) as run:
+                again = store.believe(image_ids, digest, say=ranks.leads)
                 where = torch.device(device or (device_of(module) if module else "cpu"))
                 plan = _Plan(image_ids, batch_size, ranks.rank, ranks.world)
                 shown = progress and ranks.leads
-                for found in _pass(
-                    run, dataset, plan.left(store.finished), where, used, background, shown
-                ):
+                options = (where, used, background)
+                if ranks.leads:
+                    for found in _pass(run, dataset, plan.with_any(again), *options, False):
+                        for image_id, content in found.items():
+                            if image_id in again and not isinstance(content, BrokenImageError):
+                                store.confirm(image_id, content)
+                for found in _pass(run, dataset, plan.left(store.finished), *options, shown):
                     for image_id, content in found.items():
                         if isinstance(content, BrokenImageError):
                             if not skip_broken:
@@ -200,7 +211,7 @@ class DetectionAudit:
                             broken[image_id] = str(content)
                         else:
                             used._check_categories(content, truth)
-                            store.add(image_id, content)
+                            store.add(image_id, content, digest(image_id) if digest else "")
             finished: Finished = {}
             for part, unreadable in ranks.gather((store.finished, broken)):
                 finished |= part
@@ -281,20 +292,20 @@ class DetectionAudit:
         return image_ids
 
     def fingerprint(
-        self, detector: str, truth: GroundTruth, reading: Mapping[str, Any]
+        self, detector: Mapping[str, Any], truth: GroundTruth, reading: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Everything that detections depend on: finished images of another audit are refused.
 
         Args:
-            detector: see :func:`hfc_probe.detection.store.detector_fingerprint`.
+            detector: see :func:`hfc_probe.detection.identity.detector_identity`.
             truth: for the images' names; their annotations do not matter.
             reading: what else decides how images are read and batched.
         """
         names = ("radii", "units", "hfc_background", "pixel_mean", "closed", "rescale")
         files = sorted(f"{i} {image.get('file_name')}" for i, image in truth.images.items())
         return {
-            "version": 2,  # 1 named the variants by another pad
-            "detector": detector,
+            "version": 3,  # 1 named the variants by another pad, 2 knew less of a detector
+            **detector,
             "images": f"{len(files)} named {zlib.crc32(chr(10).join(files).encode()):08x}",
             **reading,
             **{name: getattr(self, name) for name in names},
@@ -325,6 +336,10 @@ class _Plan:
         batches = [list(image_ids[k : k + size]) for k in range(0, len(image_ids), size)]
         self._batches = batches
         self._rank, self._world = rank, world
+
+    def with_any(self, image_ids: Sequence[ImageId]) -> list[list[ImageId]]:
+        """Batches that hold some images."""
+        return [batch for batch in self._batches if any(i in image_ids for i in batch)]
 
     def left(self, finished: Mapping[ImageId, Any]) -> list[list[ImageId]]:
         """Batches of this process that are not finished."""

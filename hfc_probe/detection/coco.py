@@ -18,14 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..ground.errors import InputError, named
+from ..ground.hashing import file_digest
+from .pictures import read_picture
 
 ImageId = int | str
 # What entries of the wrong kind, size or depth raise.
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
-
-
-class BrokenImageError(InputError):
-    """An image file that cannot be used; with ``skip_broken`` the audit continues without it."""
 
 
 class Detections(NamedTuple):
@@ -91,15 +89,21 @@ def _checked(content: Any, name: str) -> GroundTruth:
             f"annotations: expected COCO's lists of images, annotations and categories in {name}, "
             f"got {found or 'nothing'}; a test set without annotations cannot be audited"
         )
+    if any(isinstance(a, Mapping) and "segments_info" in a for a in content["annotations"][:1]):
+        raise InputError(
+            f"annotations: expected boxes of objects in {name}, got panoptic segments; use the "
+            "instances file of the same images"
+        )
     try:
-        images = {image_id_of(image["id"]): dict(image) for image in content["images"]}
+        images = {image_id_of(image["id"]): _image(image) for image in content["images"]}
         categories = {_whole(c["id"]): str(c.get("name", c["id"])) for c in content["categories"]}
         notes: Counter[str] = Counter()
         annotations = tuple(_annotation(a, notes) for a in content["annotations"])
     except MALFORMED as error:
         raise InputError(
             f"annotations: expected COCO's fields (id, image_id, category_id, bbox of four "
-            f"numbers) in {name}, got an entry without them ({_short(error)})"
+            f"numbers, sizes in whole pixels) in {name}, got an entry without them "
+            f"({_short(error)})"
         ) from error
     if not images or not categories:
         what = "images" if not images else "categories"
@@ -124,6 +128,11 @@ def _checked(content: Any, name: str) -> GroundTruth:
                 f"{'images' if field == 'image_id' else 'categories'}, got {named(unknown)}"
             )
     lines = [f"{text} ({count} annotations)" for text, count in notes.items()]
+    if any("neg_category_ids" in image for image in images.values()):
+        lines.append(
+            "the annotations are LVIS's, which name the categories looked for in each image; here "
+            "they are evaluated as COCO's, so that a right box of another category counts as false"
+        )
     if any(a["id"] == 0 for a in annotations):
         lines.append(
             "pycocotools counts a match with the annotation of id 0 as a miss, and AP here equals "
@@ -136,18 +145,35 @@ def _annotation(raw: Mapping[str, Any], notes: Counter[str]) -> dict[str, Any]:
     x, y, width, height = (float(v) for v in raw["bbox"])
     if not all(math.isfinite(v) for v in (x, y, width, height)):
         raise ValueError(f"bbox {raw['bbox']}")
-    if "area" not in raw:
+    area, crowd = raw.get("area"), raw.get("iscrowd")
+    if area is None:
         notes["area is missing and the box's area is used"] += 1
-    if "iscrowd" not in raw:
+    if crowd is None:
         notes["iscrowd is missing and taken as 0"] += 1
     return {
         "id": _whole(raw["id"]),
         "image_id": image_id_of(raw["image_id"]),
         "category_id": _whole(raw["category_id"]),
         "bbox": [x, y, width, height],
-        "area": float(raw.get("area", width * height)),
-        "iscrowd": _whole(raw.get("iscrowd", 0)),
+        "area": float(width * height if area is None else area),
+        "iscrowd": _whole(crowd or 0),
     }
+
+
+def _image(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """An image's entry with sizes as whole numbers, and LVIS's URL as its file's name."""
+    image = dict(raw)
+    for key in ("width", "height"):
+        if image.get(key) is None:
+            image.pop(key, None)
+            continue
+        size = float(image[key])
+        if size < 1 or size != int(size):
+            raise ValueError(f"{key} {image[key]!r}")
+        image[key] = int(size)
+    if "file_name" not in image and isinstance(image.get("coco_url"), str):
+        image["file_name"] = "/".join(image["coco_url"].split("/")[-2:])
+    return image
 
 
 def image_id_of(value: Any) -> ImageId:
@@ -210,42 +236,28 @@ class CocoImages:
     def __len__(self) -> int:
         return len(self.truth.images)
 
+    def digest(self, image_id: ImageId) -> str:
+        """Of the image's file; empty if it cannot be read."""
+        return file_digest(self._path(image_id))
+
+    def _path(self, image_id: ImageId) -> Path:
+        path: Path = self.folder / self.truth.images[image_id]["file_name"]
+        beside = self.folder / path.name  # LVIS names the split, which may be the folder itself
+        return beside if not path.exists() and beside.exists() else path
+
     def load(self, image_id: ImageId) -> Tensor:
         """The image as RGB float32 ``(3, H, W)`` in [0, 1].
 
-        A photograph that is stored turned (EXIF) is turned upright if only that agrees
-        with the annotated size.
+        See :func:`hfc_probe.detection.pictures.read_picture`.
 
         Raises:
             BrokenImageError: the file is missing, truncated, no image, or of another size than
                 annotated.
         """
-        from PIL import Image, ImageOps, UnidentifiedImageError
-
         entry = self.truth.images[image_id]
-        path = self.folder / entry["file_name"]
-        try:
-            with Image.open(path) as file:
-                picture = file.convert("RGB")
-                wanted = (entry.get("width", file.width), entry.get("height", file.height))
-                if picture.size != wanted:
-                    picture = ImageOps.exif_transpose(file).convert("RGB")
-        except FileNotFoundError as error:
-            raise BrokenImageError(
-                f"images: expected {path.name} (id {image_id}), no such file"
-            ) from (error)
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-            raise BrokenImageError(
-                f"images: expected an image in {path.name} (id {image_id}), got a file that "
-                f"cannot be read as one ({error})"
-            ) from error
-        if picture.size != wanted:
-            raise BrokenImageError(
-                f"images: expected {wanted[0]}×{wanted[1]} pixels in {path.name} (id {image_id}), "
-                f"as annotated, got {picture.size[0]}×{picture.size[1]}"
-            )
-        pixels = torch.from_numpy(np.array(picture))
-        return pixels.permute(2, 0, 1).to(torch.float32) / 255
+        path = self._path(image_id)
+        size = entry.get("width"), entry.get("height")
+        return read_picture(path, f"{path.name} (id {image_id})", size)
 
 
 def detections_from(output: Any, count: int) -> list[Detections]:

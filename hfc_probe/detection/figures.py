@@ -29,33 +29,30 @@ _SIZES = {
 _LABELLED = 12  # boxes with a name in one picture; more cover each other
 
 
-def radius_figure(result: Any) -> Figure:
+def draw_by_radius(figure: Any, result: Any) -> None:
     """AP of LFC and HFC against radius, overall and by size; bars for a single radius."""
-    with styled():
-        if len(result.radii) == 1:
-            figure = new_figure(7.4, 4.4)
-            _bars(figure.subplots(), result)
-        else:
-            figure = new_figure(12.4, 4.0)
-            panels: Any = figure.subplots(1, 4, sharey=True, width_ratios=(1.5, 1, 1, 1))
-            for axes, metric in zip(panels, _SIZES, strict=True):
-                _curves(axes, result, metric)
-            panels[0].set_ylabel("average precision (%)")
-            panels[0].legend(frameon=False, fontsize=9, loc="best")
-            top = _top(result)
-            panels[0].set_ylim(0, top)
-        figure.suptitle(
-            f"Average precision by frequency ({result.samples} images, "
-            f"HFC on {result.background} background{fourier.rescale_note(result.rescale)})",
-            fontsize=12,
-        )
-    return figure
+    if len(result.radii) == 1:
+        _bars(figure.subplots(), result)
+    else:
+        panels: Any = figure.subplots(1, 4, sharey=True, width_ratios=(1.5, 1, 1, 1))
+        for axes, metric in zip(panels, _SIZES, strict=True):
+            _curves(axes, result, metric)
+        panels[0].set_ylabel("average precision (%)")
+        panels[0].legend(frameon=False, fontsize=9, loc="best")
+        panels[0].set_ylim(0, _top(result))
+    figure.suptitle(
+        f"Average precision by frequency ({result.samples} images, "
+        f"HFC on {result.background} background{fourier.rescale_note(result.rescale)})",
+        fontsize=12,
+    )
 
 
 def _top(result: Any) -> float:
     """Upper end of the AP axis, with room for a legend."""
     columns = [METRICS.index(m) for m in _SIZES]
     values = np.stack([v[columns] for v in result.metrics.values()])
+    bounds = np.stack([v[columns, 1] for v in result.intervals_of.values()])
+    values = np.fmax(values, bounds)
     return max(5.0, 118 * float(np.nanmax(values, initial=0.0)))
 
 
@@ -65,16 +62,15 @@ def _curves(axes: Axes, result: Any, metric: str) -> None:
         if not result.settings["closed"]:
             sign = {"≤": "<", ">": "≥"}[sign]
         values = 100 * arrays[part][:, column]
-        if metric == "AP":  # the interval of the change from the original, around the variant
-            base = 100 * arrays["original"][0]
-            low = base + 100 * arrays[f"{part}_difference_lower"][:, 0]
-            high = base + 100 * arrays[f"{part}_difference_upper"][:, 0]
-            axes.fill_between(radii, low, high, color=colour, alpha=0.18, lw=0)
+        low, high = (100 * arrays[f"{part}_{bound}"][:, column] for bound in ("lower", "upper"))
+        axes.fill_between(radii, low, high, color=colour, alpha=0.18, lw=0)
         label = f"{part.upper()}, d {sign} r"
         axes.plot(radii, values, style, marker="o", ms=5, color=colour, label=label)
     original = 100 * float(arrays["original"][column])
     known = np.isfinite(original)
     if known:
+        bounds = [100 * float(arrays[f"original_{b}"][column]) for b in ("lower", "upper")]
+        axes.axhspan(*bounds, color=CLEAN, alpha=0.1, lw=0)
         axes.axhline(original, color=CLEAN, lw=1.2, ls=":", label="original")
     axes.set_title(
         f"{_SIZES[metric]}\n" + (f"original {original:.1f} %" if known else "no objects")
@@ -92,18 +88,11 @@ def _bars(axes: Axes, result: Any) -> None:
         axes.bar(places, np.nan_to_num(values), 0.25, color=colour, label=result.label(name))
         for m, (x, value) in enumerate(zip(places, values, strict=True)):
             above = value
-            if (
-                m == 0
-                and name != ORIGINAL
-                and np.isfinite(result.difference_intervals[name][0]).all()
-            ):
-                base = 100 * result.metrics[ORIGINAL][0]
-                low, high = (
-                    max(0.0, base + 100 * bound) for bound in result.difference_intervals[name][0]
-                )
+            low, high = 100 * result.intervals_of[name][columns[m]]
+            if np.isfinite(low):
                 (line,) = axes.plot([x, x], [low, high], color="black", lw=1.4)
-                if name == result.variants[1]:
-                    line.set_label("95 % interval of the change")
+                if name == ORIGINAL and m == 0:
+                    line.set_label("95 % interval")
                 above = max(value, high)
             text = f"{value:.1f}" if np.isfinite(value) else "–"
             axes.annotate(
@@ -265,4 +254,4 @@ def _example(axes: Axes, result: Any, position: int, variant: str, pixels: Any) 
     axes.set_title(f"image {image_id}, {title}" if variant == ORIGINAL else title, fontsize=9)
 
 
-__all__ = ["examples_figure", "radius_figure", "scatter_figure"]
+__all__ = ["draw_by_radius", "examples_figure", "scatter_figure"]

@@ -10,6 +10,7 @@ import dataclasses
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,17 +21,20 @@ from numpy.typing import NDArray
 
 from .. import fourier
 from ..core.intervals import percent, proportion_arrays, wilson
+from ..core.labels import Label, accuracy_label
 from ..core.result import Result
 from ..ground.errors import InputError, named
 from ..ground.files import plain, write_atomically
 from .coco import DetectionDataset, Detections, GroundTruth, ImageId, to_results
+from .doubts import doubts_about
 from .evaluation import (
     METRICS,
     Evaluation,
     bootstrap_weights,
+    interval_of,
     objects_in,
     percentile_interval,
-    resampled,
+    resampled_metrics,
 )
 from .variants import ORIGINAL, variant_names
 
@@ -69,7 +73,8 @@ class DetectionAuditResult(Result):
 
     - ``radii`` (R,) in the settings' units; ``metrics`` is the order AP, AP50, AP75,
       AP_small, AP_medium, AP_large;
-    - ``original`` (6,), ``lfc`` (R, 6), ``hfc`` (R, 6);
+    - ``original`` (6,), ``lfc`` (R, 6), ``hfc`` (R, 6), with ``_lower`` and ``_upper``, the 95 %
+      bootstrap interval over images;
     - ``lfc_difference``, ``hfc_difference`` (R, 3): AP, AP50, AP75 minus the original's, with
       ``_lower`` and ``_upper``, the 95 % bootstrap interval over images;
     - ``lfc_gain``, ``lfc_drop``, ``lfc_gain_any``, ``lfc_drop_any`` and the same for ``hfc``
@@ -88,6 +93,7 @@ class DetectionAuditResult(Result):
         match: per variant, which of its image's detections matched each object; −1: none.
         skipped: images left out, and why.
         notes: what a reader of the numbers has to know.
+        doubts: what is wrong with the detector's boxes or labels; the caveats.
         dataset: where pictures for :meth:`examples_figure` are read again.
     """
 
@@ -100,9 +106,11 @@ class DetectionAuditResult(Result):
     images_ap: Mapping[str, NDArray[np.float64]]
     match: Mapping[str, NDArray[np.int64]]
     score: Mapping[str, NDArray[np.float64]]
+    intervals_of: Mapping[str, NDArray[np.float64]]
     difference_intervals: Mapping[str, NDArray[np.float64]]
     skipped: Mapping[ImageId, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
     dataset: DetectionDataset | None = None
 
     @classmethod
@@ -118,13 +126,19 @@ class DetectionAuditResult(Result):
     ) -> DetectionAuditResult:
         """Put evaluations together and bootstrap their differences."""
         intervals = {n: np.full((3, 2), np.nan) for n in evaluations if n != ORIGINAL}
+        own = {n: np.full((6, 2), np.nan) for n in evaluations}
         replicates = settings["bootstrap"]
-        if replicates and len(image_ids) > 1:
+        nothing = not any(m.hit.any() for m in evaluations[ORIGINAL].by_class)
+        if replicates and len(image_ids) > 1 and not nothing:
             weights = bootstrap_weights(len(image_ids), replicates, settings["seed"])
-            base = resampled(evaluations[ORIGINAL].by_class, weights)
-            for name in intervals:
-                drawn = resampled(evaluations[name].by_class, weights)
-                intervals[name] = percentile_interval(drawn - base)
+            base = np.zeros((replicates, 3))
+            for name in (ORIGINAL, *intervals):
+                drawn = resampled_metrics(evaluations[name], weights)
+                own[name] = interval_of(evaluations[name].metrics, drawn)
+                if name == ORIGINAL:
+                    base = drawn[:, :3]
+                else:
+                    intervals[name] = percentile_interval(drawn[:, :3] - base)
         return cls(
             settings=settings,
             samples=len(image_ids),
@@ -137,14 +151,20 @@ class DetectionAuditResult(Result):
             images_ap={n: e.images for n, e in evaluations.items()},
             match={n: e.match for n, e in evaluations.items()},
             score={n: e.score for n, e in evaluations.items()},
+            intervals_of=own,
             difference_intervals=intervals,
             skipped=skipped,
             notes=_notes(settings, truth, image_ids, predictions, skipped),
+            doubts=doubts_about(truth, image_ids, predictions[ORIGINAL]),
         )
 
     def reading(self, dataset: DetectionDataset | None) -> DetectionAuditResult:
         """The same result with a data set that pictures are read from."""
         return dataclasses.replace(self, dataset=dataset)
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        return self.doubts
 
     @property
     def radii(self) -> tuple[float, ...]:
@@ -209,6 +229,33 @@ class DetectionAuditResult(Result):
                     out[f"hfc_detection/{what}_{direction}_any/{name}"] = float(len(anything))
         return out
 
+    def labels(self) -> dict[str, Label]:
+        radii = dict(zip(self.variants[1:], 2 * self.radii, strict=True))
+        out = {}
+        for metric in METRICS:
+            for name in self.variants:
+                part, radius = name.partition("_")[0], radii.get(name)
+                tag = f"hfc_detection/{metric}/{name}"
+                out[tag] = accuracy_label(part, radius, quantity=metric)
+        margin = f"the audit's margin ({self.settings['margin']:g})"
+        for name, radius in radii.items():
+            part = name.partition("_")[0]
+            for direction, verb in zip(_DIRECTIONS, ("gain", "lose"), strict=True):
+                for what in ("images", "objects"):
+                    for any_, by in (("", margin), ("_any", "any margin")):
+                        text = f"{what} that {verb} on {part.upper()}({radius:g}) by {by}"
+                        tag = f"hfc_detection/{what}_{direction}{any_}/{name}"
+                        out[tag] = Label(text, "count", part, radius)
+        return out
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        return {
+            f"hfc_detection/{metric}/{name}": (float(low), float(high))
+            for name, bounds in self.intervals_of.items()
+            for metric, (low, high) in zip(METRICS, bounds, strict=True)
+            if np.isfinite(low)
+        }
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         out: dict[str, NDArray[Any]] = {
             "radii": np.asarray(self.radii, dtype=np.float64),
@@ -228,6 +275,11 @@ class DetectionAuditResult(Result):
             out[f"original{suffix}"] = values[ORIGINAL]
             for part, names in parts.items():
                 out[f"{part}{suffix}"] = np.stack([values[n] for n in names])
+        for part, names in {"original": (), **parts}.items():
+            bounds = np.stack([self.intervals_of[n] for n in names or (ORIGINAL,)])
+            out[f"{part}_lower"], out[f"{part}_upper"] = (
+                bounds[..., k] if names else bounds[0, :, k] for k in (0, 1)
+            )
         for part, names in parts.items():
             out[f"{part}_difference"] = out[part][:, :3] - out["original"][:3]
             bounds = np.stack([self.difference_intervals[n] for n in names])
@@ -246,7 +298,8 @@ class DetectionAuditResult(Result):
         one = {"unit": "AP", "hfc_background": self.background, "rescale": self.rescale}
         out: dict[str, dict[str, Any]] = {"original": {**one, "axes": [metric]}}
         for part in ("lfc", "hfc"):
-            out[part] = {**one, "axes": [radius, metric]}
+            for suffix in ("", "_lower", "_upper"):
+                out[f"{part}{suffix}"] = {**one, "axes": [radius, metric]}
             three = {"name": "metric", "values": list(METRICS[:3])}
             for suffix in ("", "_lower", "_upper"):
                 out[f"{part}_difference{suffix}"] = {**one, "axes": [radius, three]}
@@ -255,15 +308,19 @@ class DetectionAuditResult(Result):
     def to_dict(self) -> dict[str, Any]:
         out = super().to_dict()
         out["notes"] = list(self.notes)
+        out["caveats"] = list(self.caveats)
         out["skipped"] = {str(k): v for k, v in self.skipped.items()}
         out["categories"] = {str(k): v for k, v in self.truth.categories.items()}
         return out
 
-    def figure(self) -> Figure:
-        """AP against radius for LFC and HFC, overall and by size (bars for a single radius)."""
-        from .figures import radius_figure
+    def figure_inches(self) -> tuple[float, float]:
+        return (7.4, 4.4) if len(self.radii) == 1 else (12.4, 4.0)
 
-        return radius_figure(self)
+    def draw_panels(self, figure: Any) -> None:
+        """AP against radius for LFC and HFC, overall and by size (bars for a single radius)."""
+        from .figures import draw_by_radius
+
+        draw_by_radius(figure, self)
 
     def scatter_figure(self, variant: str | None = None) -> Figure:
         """AP of each image alone, original against a variant (None: :attr:`main_variant`)."""
@@ -310,7 +367,13 @@ class DetectionAuditResult(Result):
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         unit = "cycles/image" if self.settings["units"] == "cycles" else "Nyquist"
-        heads = [f"detected on (r in {unit})", "AP", "change [95 % interval]", "AP50", "AP75"]
+        heads = [
+            f"detected on (r in {unit})",
+            "AP [95 % interval]",
+            "change [95 % interval]",
+            "AP50",
+            "AP75",
+        ]
         heads += ["small", "medium", "large", "better images", "worse images"]
         rows = []
         for name in self.variants:
@@ -321,6 +384,9 @@ class DetectionAuditResult(Result):
                 delta = self.metrics[name][0] - self.metrics[ORIGINAL][0]
                 change = _interval(delta, low, high)
                 gains, drops = (self._counted(name, d) for d in _DIRECTIONS)
+            low, high = self.intervals_of[name][0]
+            if np.isfinite(low):
+                values[0] += f" [{_points(low)}, {_points(high)}]"
             rows.append([self.label(name), values[0], change, *values[1:], gains, drops])
         return heads, rows
 
@@ -479,18 +545,22 @@ def _notes(
                 f"r = {', '.join(f'{r:g}' for r in beyond)} is beyond the corner of every image "
                 f"({reach:.4g}): LFC is the original and HFC holds nothing"
             )
+    unknown, nothing, ids = Counter[str](), [], set()
     for name, found in predictions.items():
         here = [found[i].labels for i in image_ids if i in found]
         labels = np.concatenate(here) if here else np.zeros(0, dtype=np.int64)
-        unknown = ~np.isin(labels, list(truth.categories))
-        if unknown.any():
-            ids = sorted({int(k) for k in labels[unknown]})
-            notes.append(
-                f"{int(unknown.sum())} detections on {name} are of categories that the annotations "
-                f"do not have ({named(ids)}) and do not count"
-            )
+        other = labels[~np.isin(labels, list(truth.categories))]
+        unknown[name] = len(other)
+        ids |= set(other.tolist())
         if not len(labels):
-            notes.append(f"nothing at all was detected on {name}")
+            nothing.append(name)
+    if ids:
+        notes.append(
+            f"{unknown.total()} detections on {', '.join(+unknown)} are of categories that the "
+            f"annotations do not have ({named(sorted(ids))}) and do not count"
+        )
+    if nothing:
+        notes.append(f"nothing at all was detected on {', '.join(nothing)}")
     return tuple(notes)
 
 

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import fourier, kernels
-from ..core.drawing import CLEAN, HFC, LFC, new_figure, spectrum_axes, styled
+from ..core.drawing import CLEAN, HFC, LFC, spectrum_axes
 from ..core.intervals import percent, percent_at, proportion_arrays
+from ..core.labels import Label
 from ..core.measurement import Measurement, settings_of
 from ..core.result import CellResult
 from ..data.noise import uniform_noise
@@ -30,7 +31,8 @@ from .gradients import reached
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+
+__all__ = ["AdversarialAccuracy", "AdversarialAccuracyResult"]
 
 ATTACKS = ("fgsm", "pgd")
 
@@ -102,7 +104,7 @@ class AdversarialAccuracy(Measurement):
         return min(samples, self.samples) * (each * len(self.rhos) + filtered)
 
     def compute(self, subject: Subject) -> AdversarialAccuracyResult:
-        subject = replace(subject, samples=subject.samples.subset(self.samples, seed=self.seed))
+        subject = subject.subset(self.samples, self.seed)
         count = len(subject.samples)
         rows = [self._tally(subject) for _ in self.rhos]
         with subject.progress(len(self.rhos) * count, "image") as advance:
@@ -310,12 +312,40 @@ class AdversarialAccuracyResult(CellResult):
                 for name in ATTACKS:
                     yield f"hfc_attack/{name}_e{epsilon:g}{end}", name, (row, column)
 
-    def images(self) -> dict[str, Any]:
-        return {"hfc_attack/overview": self.figure()}
+    def labels(self) -> dict[str, Label]:
+        out = {}
+        for tag, name, (row, *column) in self.cells():
+            rho = self.rhos[row]
+            smoothed = f" with kernels smoothed by ρ = {rho:g}" if rho else ""
+            if name == "clean":
+                text = f"clean accuracy{smoothed or ' beside the attacks'}"
+                out[tag] = Label(text, "accuracy", "" if rho else "original")
+            else:
+                text = f"{name.upper()} accuracy at ε = {self.epsilons[column[0]]:g}{smoothed}"
+                out[tag] = Label(text, f"{name.upper()} accuracy")
+        return out
 
-    def figure(self) -> Figure:
+    def figure_inches(self) -> tuple[float, float]:
+        return 14.2 if self.settings["perturbation_radii"] else 13.2, 4.3
 
-        return adversarial_figure(self)
+    def draw_panels(self, figure: Any) -> None:
+        """Accuracy against ε for every ρ under both attacks, and PGD's spectrum."""
+        arrays = self.arrays()
+        filtered = len(arrays["perturbation_radii"]) > 0
+        panels: Any = figure.subplots(1, 4 if filtered else 3)
+        for axes, name in zip(panels, ("fgsm", "pgd"), strict=False):
+            _attack_axes(axes, self, arrays, name)
+        panels[0].set_ylabel("accuracy")
+        panels[0].legend(frameon=False, fontsize=9, title="kernel smoothing", title_fontsize=9)
+        epsilon = self.epsilons[-1]
+        spectrum_axes(
+            panels[2],
+            arrays["pgd_spectrum"][-1],
+            f"PGD perturbation, ε = {epsilon:g}",
+            "log10 of mean power",
+        )
+        if filtered:
+            _filtered_axes(panels[3], self, arrays)
 
     def axes(self) -> dict[str, dict[str, Any]]:
         rho = {"name": "rho", "unit": "1", "values": list(self.rhos)}
@@ -401,29 +431,6 @@ SERIES = (LFC, HFC, "#009E73", "#CC79A7", "#56B4E9", "#E69F00", CLEAN)
 
 
 _MARKERS = "os^Dvp*"
-
-
-def adversarial_figure(result: AdversarialAccuracyResult) -> Figure:
-    """Accuracy against ε for every ρ under both attacks, and PGD's spectrum."""
-    arrays = result.arrays()
-    filtered = len(arrays["perturbation_radii"]) > 0
-    with styled():
-        figure = new_figure(14.2 if filtered else 13.2, 4.3)
-        panels: Any = figure.subplots(1, 4 if filtered else 3)
-        for axes, name in zip(panels, ("fgsm", "pgd"), strict=False):
-            _attack_axes(axes, result, arrays, name)
-        panels[0].set_ylabel("accuracy")
-        panels[0].legend(frameon=False, fontsize=9, title="kernel smoothing", title_fontsize=9)
-        epsilon = result.epsilons[-1]
-        spectrum_axes(
-            panels[2],
-            arrays["pgd_spectrum"][-1],
-            f"PGD perturbation, ε = {epsilon:g}",
-            "log10 of mean power",
-        )
-        if filtered:
-            _filtered_axes(panels[3], result, arrays)
-    return figure
 
 
 def _attack_axes(

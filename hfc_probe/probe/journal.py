@@ -95,8 +95,8 @@ class Journal:
         failures, result, step = self._failures, results[entry.key], position[0] or position[1]
         with self._survived():
             if not self._layout_logged and self._own:
-                event_file.log_layout(self.writers[0], result.scalars())
-                self._layout_logged = "hfc_accuracy/original" in result.scalars()
+                labels = result.labels()
+                self._layout_logged = event_file.log_layout(self.writers[0], labels)
             for writer in self.writers:
                 event_file.log_epoch(writer, position[1], step)
                 result.log(writer, step)

@@ -20,6 +20,7 @@ from ..data.samples import PixelSpace, Samples
 from ..ground import checks
 from ..measurements import Result
 from ..model.isolation import unwrap
+from ..model.shared_logits import SharedLogits
 from ..model.subject import Predict
 from ..ranks import RankGroup, is_sharded
 from .costs import Costs
@@ -128,9 +129,10 @@ class Probe:
         """Measure everything now, whatever the schedule and the budget; the results by name."""
         if not self._is_closed("measure"):
             self._calls += 1
+            shared = SharedLogits(self._model)
             for entry in self._entries if self._gathers() else ():
                 entry.due += 1
-                self._run(entry)
+                self._run(entry, shared)
         return self.results
 
     def close(self) -> None:
@@ -168,6 +170,7 @@ class Probe:
             return
         self._meeting.ranks = None  # some may be gone: rank 0 measures alone
         weights = weights_hash(unwrap(self._model))
+        shared = SharedLogits(self._model)
         most = min(_LONGEST, max(FIRST_RUN, self._budget.share * self._elapsed()))
         for entry in self._entries:
             result = self.results.get(entry.key)
@@ -184,7 +187,7 @@ class Probe:
                 continue
             position = entry.last_position
             logged = position is not None and (position[0] or position[1]) == self._step()
-            self._run(entry, logged=not logged)
+            self._run(entry, shared, logged=not logged)
             if self.results.get(entry.key) is not result:
                 logger.info("hfc_probe: %s measured the trained model when closing", entry.key)
 
@@ -286,6 +289,7 @@ class Probe:
         return self._meeting.gathers((self._loads, self.epochs, self.steps, self._calls))
 
     def _run_entries(self, due: list[Entry], *, by_epoch: bool) -> None:
+        shared = SharedLogits(self._model)
         for entry in self._entries:
             if entry in due and not entry.off:
                 last = entry.last_position
@@ -299,7 +303,7 @@ class Probe:
             if again and not entry.off:
                 fits = self._costs.fits(entry, self._elapsed())
                 if self._meeting.agree(fits):
-                    self._run(entry)
+                    self._run(entry, shared)
         if self._meeting.ranks is not None:
             self._retry = self._meeting.agree(self._next_look())
 
@@ -313,8 +317,12 @@ class Probe:
         # Half of what is missing, so that a training that speeds up is not late.
         return self.steps + max(1, min(1000, int(0.5 * seconds * self.steps / elapsed)))
 
-    def _run(self, entry: Entry, *, logged: bool = True) -> None:
-        """Run a measurement, and write it to the event file unless told otherwise."""
+    def _run(self, entry: Entry, shared: SharedLogits, *, logged: bool = True) -> None:
+        """Run a measurement, and write it to the event file unless told otherwise.
+
+        Args:
+            shared: passes that the measurements due now have in common.
+        """
         entry.waiting = False
         entry.last_position = self._position
         if entry.off:
@@ -327,6 +335,7 @@ class Probe:
                 pixels=self._pixels,
                 predict=self._predict,
                 ranks=self._meeting.ranks,
+                shared=shared,
                 step=self.steps,
                 epoch=self.epochs,
             )

@@ -7,7 +7,6 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from detectron2.data import (
     DatasetCatalog,
     DatasetMapper,
@@ -17,12 +16,13 @@ from detectron2.data import (
 )
 from detectron2.data import transforms as T
 from detectron2.data.datasets.coco import convert_to_coco_dict
-from detectron2.data.detection_utils import read_image
 from detectron2.utils.file_io import PathManager
 from torch import Tensor
 
-from hfc_probe.detection import BrokenImageError, GroundTruth
+from hfc_probe.detection import GroundTruth
+from hfc_probe.detection.pictures import check_depth, read_picture
 from hfc_probe.ground.errors import InputError
+from hfc_probe.ground.hashing import file_digest
 
 BROKEN = "hfc_probe_broken"  # key of an input that stands for an image that cannot be read
 
@@ -70,22 +70,23 @@ class CatalogImages:
             )
         return self.category_ids[label]
 
+    def _file(self, image_id: Any) -> str:
+        if not self._entries:
+            self._entries = {entry["image_id"]: entry for entry in DatasetCatalog.get(self.name)}
+        return str(self._entries[image_id]["file_name"])
+
+    def digest(self, image_id: Any) -> str:
+        """Of the image's file; empty if it cannot be read."""
+        return file_digest(PathManager.get_local_path(self._file(image_id)))
+
     def load(self, image_id: Any) -> Tensor:
         """The image as RGB float32 ``(3, H, W)`` in [0, 1].
 
         Raises:
             BrokenImageError: the file cannot be read.
         """
-        if not self._entries:
-            self._entries = {entry["image_id"]: entry for entry in DatasetCatalog.get(self.name)}
-        file = self._entries[image_id]["file_name"]
-        try:
-            pixels = read_image(file, "RGB").copy()
-        except (OSError, ValueError) as error:
-            raise BrokenImageError(
-                f"images: expected an image in {file} (id {image_id}), got {error}"
-            ) from error
-        return torch.from_numpy(pixels).permute(2, 0, 1).to(torch.float32) / 255
+        file = self._file(image_id)
+        return read_picture(PathManager.get_local_path(file), f"{file} (id {image_id})")
 
 
 def check_name(name: str) -> None:
@@ -148,6 +149,7 @@ class _Tolerant:
 
     def __call__(self, entry: Mapping[str, Any]) -> Any:
         try:
+            check_depth(PathManager.get_local_path(entry["file_name"]))
             return self._mapper(entry)
         except Exception as error:  # whatever a decoder raises
             reason = f"images: expected an image in {entry.get('file_name')}, got {error}"

@@ -70,14 +70,18 @@ class BandEvaluator(DatasetEvaluator):
             self._seen.add(image_id)
             if BROKEN in item:
                 self._broken[image_id] = item[BROKEN]
-            elif image_id not in self._store.finished:
+            elif image_id not in self._store.finished or output:
                 if VARIANTS not in output:
                     raise InputError(
                         "BandEvaluator: expected the outputs of FrequencyModel(model, audit), got "
                         f"{', '.join(map(str, output)) or 'nothing'}; wrap the model"
                     )
                 found = {ORIGINAL: output, **output[VARIANTS]}
-                self._store.add(image_id, {n: self._detections(o) for n, o in found.items()})
+                variants = {n: self._detections(o) for n, o in found.items()}
+                if image_id in self._store.finished:
+                    self._store.confirm(image_id, variants)
+                else:
+                    self._store.add(image_id, variants, self._images.digest(image_id))
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]]:
         with together("detectron2 evaluation") as ranks:

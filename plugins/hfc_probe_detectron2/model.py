@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hfc_probe.detection import DetectionAudit
+from hfc_probe.detection.pictures import check_depth
 from hfc_probe.detection.store import PredictionStore
 from hfc_probe.detection.variants import ORIGINAL, background_of, pixel_mean_of, run_variants
 
@@ -30,25 +33,30 @@ class FrequencyModel(nn.Module):
         audit: radii, units, HFC background and rescaling (which the model's own output is then
             on as well).
         store: detections of finished images; a batch of nothing else is not run again.
+        again: images that are, all the same.
 
     Raises:
         InputError: ``hfc_background="mean"`` and a model without ``pixel_mean``.
     """
 
     def __init__(
-        self, model: nn.Module, audit: DetectionAudit, store: PredictionStore | None = None
+        self,
+        model: nn.Module,
+        audit: DetectionAudit,
+        store: PredictionStore | None = None,
+        again: Collection[Any] = (),
     ) -> None:
         super().__init__()
         self.model = model
         self.audit = audit
-        self._store = store
+        self._done = {} if store is None else store.finished
+        self._again = again
         mean = audit.pixel_mean or pixel_mean_of(model)
         self._background = background_of(audit.hfc_background, mean)
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        if self._store is not None and all(
-            x.get("image_id") in self._store.finished for x in batched_inputs
-        ):
+        image_ids = [x.get("image_id") for x in batched_inputs]
+        if all(i in self._done and i not in self._again for i in image_ids):
             return [{} for _ in batched_inputs]
         readable = [x for x in batched_inputs if BROKEN not in x]
         results = iter(self._run(readable) if readable else [])
@@ -56,6 +64,9 @@ class FrequencyModel(nn.Module):
 
     def _run(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        for x in inputs:
+            if Path(x.get("file_name", "")).is_file():
+                check_depth(x["file_name"])
         images = [x["image"].to(device, torch.float32) for x in inputs]
 
         def detect(shown: list[Tensor]) -> Any:

@@ -13,7 +13,8 @@ from detectron2.evaluation import inference_on_dataset
 from torch import nn
 
 from hfc_probe.detection import DetectionAudit, DetectionAuditResult
-from hfc_probe.detection.store import PredictionStore, detector_fingerprint
+from hfc_probe.detection.identity import detector_identity
+from hfc_probe.detection.store import PredictionStore
 from hfc_probe.detection.variants import pixel_mean_of
 from hfc_probe.ground.errors import InputError
 from hfc_probe.model.isolation import isolated, unwrap
@@ -57,7 +58,8 @@ def audit(
         dataset_name: the data set behind a loader.
         limit: maximum number of images, a seeded random choice; needs a name.
         batch_size, workers: of the loader made from a name.
-        resume: directory that keeps finished images, which are not run again.
+        resume: directory that keeps finished images, which are not run again, but for two that
+            show whether this is the same model.
         skip_broken: count and name images that cannot be read, and continue; needs a name.
         quiet: without detectron2's progress lines.
 
@@ -77,12 +79,15 @@ def audit(
         dataset = getattr(loader, "dataset", None)
         reader = getattr(getattr(dataset, "_map_func", None), "_obj", None)
         reading = {"augmentations": str(getattr(reader, "augmentations", None))}
-        fingerprint = used.fingerprint(detector_fingerprint(inner, inner), images.truth, reading)
-        store = PredictionStore(resume, fingerprint, ranks.rank)
+        fingerprint = used.fingerprint(detector_identity(inner), images.truth, reading)
+        store = PredictionStore(resume, ranks.broadcast(fingerprint), ranks.rank)
         ranks.gather(None)  # nobody writes before everybody has read
+        entries = getattr(dataset, "_dataset", None)
+        image_ids = images.truth.images if entries is None else [e["image_id"] for e in entries]
         evaluator = BandEvaluator(images, used, store=store)
         with contextlib.closing(store), isolated(inner), _progress(quiet):
-            wrapped = FrequencyModel(inner, used, store)
+            again = store.believe(list(image_ids), images.digest, say=ranks.leads)
+            wrapped = FrequencyModel(inner, used, store, again)
             wrapped.training = False
             inference_on_dataset(wrapped, loader, evaluator)
         result: DetectionAuditResult | None = evaluator.result

@@ -33,3 +33,19 @@ def trained():
         return train(PlantedShapes(64, seed=0), steps=160)
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def real(coco):
+    """The COCO sample, and what a detector that was trained on COCO finds on its originals."""
+    from hfc_probe.detection import CocoImages, detections_from
+
+    from .real_detector import FastestDet, needs_detector
+
+    needs_detector()
+    data = CocoImages(coco / "val2017", coco / "instances_val2017.json")
+    detector = FastestDet(data.truth)
+    return data, {
+        image_id: detections_from(detector([data.load(image_id)]), 1)[0]
+        for image_id in data.truth.images
+    }

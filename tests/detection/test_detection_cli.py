@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -98,13 +99,17 @@ def test_files_and_words(planted):
 
 
 @needs_coco
-def test_the_same_command_again_runs_no_image_and_says_the_same(planted):
+def test_the_same_command_again_says_the_same_and_changed_code_is_refused(planted):
     path, options = planted
     first = detect(*options, "--out", path / "out")
-    (path / "spots.py").write_text(DETECTOR.replace("return [self.one", "raise RuntimeError  # "))
     again = detect(*options, "--out", path / "out")
     assert again.exit_code == 0, again.output
     assert said(again) == said(first)
+    (path / "spots.py").write_text(DETECTOR.replace("0.55", "0.65"))
+    changed = detect(*options, "--out", path / "out")
+    assert changed.exit_code == 2
+    assert re.search("got code '[0-9a-f]+' instead of '[0-9a-f]+'; choose another", changed.output)
+    (path / "spots.py").write_text(DETECTOR)
     other = detect(*options, "--units", "nyquist", "--radii", "0.5", "--out", path / "out")
     assert other.exit_code == 2
     assert "choose another directory" in other.output

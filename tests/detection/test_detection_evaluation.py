@@ -188,7 +188,7 @@ def test_resampling_equals_pycocotools_on_a_data_set_with_copies(coco_content):
     weights = evaluation.bootstrap_weights(len(image_ids), 2, seed=1)
     assert (weights.sum(1) == len(image_ids)).all()
     assert (weights == 0).any()
-    ours = evaluation.resampled(evaluation.evaluate(truth, image_ids, found).by_class, weights)
+    ours = evaluation.resampled_metrics(evaluation.evaluate(truth, image_ids, found), weights)
     for row, drawn in zip(ours, weights, strict=True):
         content = {"categories": coco_content["categories"], "images": [], "annotations": []}
         results = []
@@ -203,7 +203,27 @@ def test_resampling_equals_pycocotools_on_a_data_set_with_copies(coco_content):
                 ]
                 results += [{**r, "image_id": new} for r in to_results({image_id: found[image_id]})]
         stats = cocoeval(content, results).stats
-        np.testing.assert_allclose(row, stats[:3], rtol=0, atol=1e-12)
+        np.testing.assert_allclose(row, stats[:6], rtol=0, atol=1e-12)
+
+
+@needs_coco
+def test_the_interval_of_an_ap_is_that_of_its_replicates_mirrored():
+    data = PlantedShapes(30, seed=7)
+    audit = DetectionAudit(radii=(12,), bootstrap=200)
+    found = noisy(data.truth, 8)
+    result = audit.evaluate(data.truth, dict.fromkeys(audit.variants, found))
+    image_ids = list(result.image_ids)
+    weights = evaluation.bootstrap_weights(len(image_ids), 200, seed=0)
+    one = evaluation.evaluate(data.truth, image_ids, found)
+    for k, name in ((0, "AP"), (3, "AP_small"), (4, "AP_medium")):
+        drawn = evaluation.resampled_metrics(one, weights)[:, k]
+        high, low = np.nanpercentile(drawn, (2.5, 97.5))
+        expected = np.clip([2 * one.metrics[k] - low, 2 * one.metrics[k] - high], 0, 1)
+        for variant in audit.variants:
+            np.testing.assert_allclose(
+                result.intervals()[f"hfc_detection/{name}/{variant}"], expected
+            )
+    assert "hfc_detection/AP_large/original" not in result.intervals()  # there are none
 
 
 @needs_coco

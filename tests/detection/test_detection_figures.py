@@ -38,6 +38,9 @@ def test_bars_of_a_single_radius_are_the_metrics(data):
         expected = np.nan_to_num(100 * result.metrics[name][[0, 3, 4, 5]])
         np.testing.assert_allclose(row, expected)
     assert axes.get_ylabel() == "average precision (%)"
+    bars = [tuple(line.get_ydata()) for line in axes.lines]
+    own = [tuple(100 * result.intervals_of[n][k]) for n in result.variants for k in (0, 3, 4, 5)]
+    assert bars == [bounds for bounds in own if np.isfinite(bounds[0])]
     assert "HFC, r = 12 (zero background)" in texts(axes.figure)
 
 
@@ -51,6 +54,10 @@ def test_curves_of_several_radii_are_the_metrics(data):
         np.testing.assert_allclose(low, 100 * result.arrays()["lfc"][:, column])
         np.testing.assert_allclose(high, 100 * result.arrays()["hfc"][:, column])
         assert axes.get_xlabel() == "radius r (cycles/image)"
+        own = 100 * np.stack([result.arrays()[f"lfc_{b}"][:, column] for b in ("lower", "upper")])
+        if np.isfinite(own).all():
+            band = axes.collections[0].get_paths()[0].vertices[:, 1]  # of the LFC's own AP
+            assert {round(v, 6) for v in own.flat} <= {round(v, 6) for v in band}
 
 
 @needs_coco

@@ -285,7 +285,6 @@ class Probe:
             self._run_entries(due, by_epoch=epoch is not None)
 
     def _gathers(self) -> bool:
-        """Whether this rank measures now."""
         return self._meeting.gathers((self._loads, self.epochs, self.steps, self._calls))
 
     def _run_entries(self, due: list[Entry], *, by_epoch: bool) -> None:

@@ -235,11 +235,11 @@ def _steps(levels: Sequence[Tensor]) -> Tensor | None:
         if not _LEVELS <= len(values) <= 256:
             return None
         step = float(values.diff().min())
-        places = (values - values[0]) / step
-        if float(places[-1]) > 255.5 or float((places - places.round()).abs().max()) > 0.1:
+        steps_up = (values - values[0]) / step
+        if float(steps_up[-1]) > 255.5 or float((steps_up - steps_up.round()).abs().max()) > 0.1:
             return None
-        # From end to end, where rounding weighs least.
-        stds.append(round(float(places[-1])) / 255 / float(values[-1] - values[0]))
+        # From end to end, which rounding affects least.
+        stds.append(round(float(steps_up[-1])) / 255 / float(values[-1] - values[0]))
     return torch.tensor(stds, dtype=torch.float64, device="cpu")
 
 

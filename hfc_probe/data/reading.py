@@ -25,7 +25,7 @@ from .samplers import batches_of, indices_of
 
 logger = logging.getLogger("hfc_probe")
 
-Drawn = Literal["all", "random", "first"]
+Selection = Literal["all", "random", "first"]
 
 _IMAGE_KEYS = ("pixel_values", "images", "image", "inputs", "input", "img", "x", "data")
 _TARGET_KEYS = ("labels", "label", "targets", "target", "y", "cls", "class", "fine_label")
@@ -40,7 +40,7 @@ class Reading:
     Attributes:
         images: in pixel space, uint8 if they were 8-bit, else float.
         targets: class indices as the loader gives them.
-        drawn: how the samples were chosen.
+        selection: how the samples were chosen.
         normalization: what is known of the loader's normalisation.
         caveats: what cannot be trusted about the choice or the images.
         description: of the data, in a few words.
@@ -48,7 +48,7 @@ class Reading:
 
     images: Tensor
     targets: Tensor
-    drawn: Drawn
+    selection: Selection
     normalization: Normalization
     caveats: tuple[str, ...]
     description: str
@@ -59,8 +59,8 @@ class _Plan:
     """Batches to read, and what is known of them before."""
 
     batches: Iterable[Any]
-    drawn: Drawn
-    places: list[list[int]] = field(default_factory=list)  # where samples are, batch by batch
+    selection: Selection
+    positions: list[list[int]] = field(default_factory=list)  # of samples, batch by batch
     again: list[list[int]] = field(default_factory=list)  # and those that come again at the end
     caveats: tuple[str, ...] = ()
 
@@ -74,7 +74,7 @@ def read(data: Any, pixels: PixelSpace | None, limit: int | None, seed: int) -> 
     ended = False
     with closing(_iterator(plan.batches)) as iterator:
         while limit is None or gathered.count < limit:
-            if plan.places and gathered.batches == len(plan.places):
+            if plan.positions and gathered.batches == len(plan.positions):
                 break
             try:
                 batch = next(iterator)
@@ -88,19 +88,19 @@ def read(data: Any, pixels: PixelSpace | None, limit: int | None, seed: int) -> 
                 rest = limit - gathered.count
                 images, targets = images[:rest], targets[:rest]
             gathered.add(images, targets)
-        if gathered.count == sum(map(len, plan.places)):
+        if gathered.count == sum(map(len, plan.positions)):
             with suppress(Exception):  # a collate function that wants more of a batch
                 again = [unpack(batch) for batch in iterator]
     if not gathered.count:
         raise InputError("data: expected at least one batch, got none; is the loader empty?")
-    drawn: Drawn = "all" if plan.drawn == "first" and ended else plan.drawn
+    selection: Selection = "all" if plan.selection == "first" and ended else plan.selection
     images, targets, normalization = gathered.finish()
-    if _in_fixed_order(data) and not plan.places:
+    if _in_fixed_order(data) and not plan.positions:
         with suppress(Exception), closing(_restored(data)) as iterator:
             again = [unpack(next(iterator))]
             size = min(len(again[0][0]), len(images))
             again = [(again[0][0][:size], again[0][1][:size])]
-            plan.places = plan.again = [list(range(size))]
+            plan.positions = plan.again = [list(range(size))]
     caveats = [*plan.caveats, *normalization.caveats]
     if _changed(images, targets, again, plan, normalization):
         caveats.append(
@@ -108,7 +108,7 @@ def read(data: Any, pixels: PixelSpace | None, limit: int | None, seed: int) -> 
             "collate function mixes the images of a batch; these numbers are of the images as "
             "they were read once. Pass a loader without augmentation."
         )
-    return Reading(images, targets, drawn, normalization, tuple(caveats), _description(data))
+    return Reading(images, targets, selection, normalization, tuple(caveats), _description(data))
 
 
 def _in_fixed_order(data: Any) -> bool:
@@ -156,18 +156,18 @@ def _plan(data: Any, limit: int | None, seed: int) -> _Plan:
         indices, caveats = indices_of(data, seed)
         if indices is None:
             return _Plan(_restored(data), "first")
-        drawn: Drawn = "all"
+        selection: Selection = "all"
         if limit is not None and limit < len(indices):
             picked = sorted(random.Random(seed).sample(range(len(indices)), limit))
-            indices, drawn = [indices[k] for k in picked], "random"
+            indices, selection = [indices[k] for k in picked], "random"
         if not indices:
             raise InputError("data: expected samples, got an empty dataset")
         size = data.batch_size or getattr(batches_of(data), "batch_size", None) or 64
-        places = _batched(range(len(indices)), size)
+        positions = _batched(range(len(indices)), size)
         some = random.Random(seed).sample(range(len(indices)), min(_AGAIN, len(indices)))
         again = _batched(some, max(1, len(some) // 2))  # in other company than before
-        batches = [[indices[k] for k in batch] for batch in [*places, *again]]
-        return _Plan(_reader(data, batches, seed), drawn, places, again, caveats)
+        batches = [[indices[k] for k in batch] for batch in [*positions, *again]]
+        return _Plan(_reader(data, batches, seed), selection, positions, again, caveats)
     if isinstance(data, Iterator):
         raise InputError(
             f"data: expected a loader that can be read again, got {type(data).__name__}, an "
@@ -321,9 +321,11 @@ def _changed(
 
     Looked for in the batches that they were in at first, in any order.
     """
-    for (others, labels), places in zip(again, plan.again, strict=False):
-        near = [k for batch in plan.places if not set(batch).isdisjoint(places) for k in batch]
-        near.sort(key=lambda k: k not in places)
+    for (others, labels), positions in zip(again, plan.again, strict=False):
+        near = [
+            k for batch in plan.positions if not set(batch).isdisjoint(positions) for k in batch
+        ]
+        near.sort(key=lambda k: k not in positions)
         try:
             pixels = as_float(to_pixels(others, normalization))
         except InputError:  # out of range this time

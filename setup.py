@@ -65,7 +65,8 @@ setup(
     package_dir={name: "plugins/" + name.replace(".", "/") for name in plugins},
     package_data={
         "hfc_probe": ["py.typed", "cli/*.j2"],
-        "tensorboard_plugin_hfc": ["static/*"],
+        **{name: ["py.typed"] for name in plugins},
+        "tensorboard_plugin_hfc": ["py.typed", "static/*"],
     },
     install_requires=[
         "click>=8.1",

@@ -29,6 +29,10 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", help="of tests/promises/test_on_device.py")
+
+
 def _needs(module: str, extra: str) -> pytest.MarkDecorator:
     missing = importlib.util.find_spec(module) is None
     reason = f"{module} is not installed: pip install 'hfc_probe[{extra}]'"

@@ -186,7 +186,7 @@ def only_rank_0():
     ranks.AT_ATTACH = 20.0
     with hfc_probe.attach(Counting(), samples(), measurements=[curves_of(2)]) as probe:
         probe.measure()
-        together = probe._together is not None
+        together = probe._meeting.together is not None
     save("only_rank_0", (found, took, together))
 
 

@@ -9,7 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -24,6 +24,18 @@ from .provenance import stamp
 from .result import Result
 
 logger = logging.getLogger("hfc_probe")
+
+
+R = TypeVar("R", bound=Result)
+R_co = TypeVar("R_co", bound=Result, covariant=True)
+
+
+class Computes(Protocol[R_co]):
+    """A measurement whose :meth:`compute` says which result it has, for type checkers."""
+
+    needs_data: ClassVar[bool]
+
+    def compute(self, subject: Subject) -> R_co: ...
 
 
 @dataclass(frozen=True)
@@ -51,7 +63,7 @@ class Measurement(ABC):
         return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower()
 
     def measure(
-        self,
+        self: Computes[R],
         model: nn.Module,
         data: Any = None,
         *,
@@ -60,7 +72,7 @@ class Measurement(ABC):
         limit: int | None = None,
         batch_size: int | None = None,
         progress: bool = False,
-    ) -> Result:
+    ) -> R:
         """Measure a model; it is left exactly as it was (see :mod:`hfc_probe.model.isolation`).
 
         Args:
@@ -81,12 +93,18 @@ class Measurement(ABC):
         if data is not None:
             samples = Samples.collect(data, pixels=pixels, limit=limit)
             pixels = samples.normalization
-        return self.run(
-            model, samples, pixels=pixels, predict=predict, batch_size=batch_size, progress=progress
+        return Measurement.run(
+            self,
+            model,
+            samples,
+            pixels=pixels,
+            predict=predict,
+            batch_size=batch_size,
+            progress=progress,
         )
 
     def run(
-        self,
+        self: Computes[R],
         model: nn.Module,
         samples: Samples | None,
         *,
@@ -98,7 +116,7 @@ class Measurement(ABC):
         shared: SharedLogits | None = None,
         step: int | None = None,
         epoch: int | None = None,
-    ) -> Result:
+    ) -> R:
         """As :meth:`measure`, on samples that were collected.
 
         Args:

@@ -169,8 +169,8 @@ class BandAttribution(Measurement):
             torch.manual_seed(self.seed)
             options["n_samples"] = self.permutations
         if self.method != "integrated_gradients":
-            # captum draws on the default device.
-            with torch.device(subject.device):
+            # captum draws on the default device: on the CPU, the permutations are the same for all.
+            with torch.device("cpu"):
                 result: Tensor = attribution.attribute(gains, **options)
             return result.detach()
         advice = 'use method="shapley"'

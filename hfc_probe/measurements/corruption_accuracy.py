@@ -261,7 +261,7 @@ def _baseline_error(
         )
     if name not in baseline:
         raise InputError(
-            f"baseline: expected errors for every corruption, got none for {name}; leave it out "
+            f"baseline: expected errors for every corruption, got none for {name!r}; leave it out "
             "of corruptions= or add it"
         )
     value = np.array(checks.numbers(f"baseline: {name}", baseline[name], increasing=False))

@@ -19,7 +19,7 @@ class Photographs(Dataset):
         return 2000
     def __getitem__(self, k):
         generator = torch.Generator().manual_seed(k)
-        image = torch.randint(256, (1, 3, 64, 64), generator=generator, dtype=torch.uint8)
+        image = torch.randint(256, (1, 3, 96, 96), generator=generator, dtype=torch.uint8)
         return PixelSpace.imagenet().normalize(image.float() / 255)[0], k % 10
 
 def resident():

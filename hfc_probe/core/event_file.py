@@ -52,7 +52,8 @@ def prepare(writers: Sequence[Any]) -> None:
     if writers:
         from torch.utils import tensorboard  # noqa: F401
     if any(hasattr(writer, "add_image") or hasattr(writer, "add_figure") for writer in writers):
-        import matplotlib  # noqa: F401
+        import matplotlib.backends.backend_agg
+        import matplotlib.figure  # noqa: F401
 
 
 def flush(writer: Any) -> None:

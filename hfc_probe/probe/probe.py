@@ -320,11 +320,7 @@ class Probe:
         return self.steps + max(1, min(1000, int(0.5 * seconds * self.steps / elapsed)))
 
     def _run(self, entry: Entry, shared: SharedLogits, *, logged: bool = True) -> None:
-        """Run a measurement, and write it to the event file unless told otherwise.
-
-        Args:
-            shared: passes that the measurements due now have in common.
-        """
+        """Run a measurement, which shares passes with those before; write it unless told not to."""
         entry.waiting = False
         entry.last_position = self._position
         if entry.off:

@@ -69,7 +69,7 @@ def read(data: Any, pixels: PixelSpace | None, limit: int | None, seed: int) -> 
     """Read at most ``limit`` samples; see :meth:`hfc_probe.Samples.collect`."""
     found = find_normalization(data)
     plan = _plan(data, limit, seed)
-    expected = sum(map(len, plan.places))
+    expected = sum(map(len, plan.positions))
     gathered = _Gathered(pixels, found, type(data).__name__ in PREFETCHERS, expected)
     again: list[tuple[Tensor, Tensor]] = []
     ended = False

@@ -37,6 +37,7 @@ extras = {
         "playwright>=1.45",
         "pytest>=8",
         "pytest-xdist>=3.5",
+        "setuptools>=77",  # a test builds the wheel
         "ruff>=0.9",
         "timm>=1.0",
         "torchmetrics>=1.2",
@@ -65,7 +66,8 @@ setup(
     package_dir={name: "plugins/" + name.replace(".", "/") for name in plugins},
     package_data={
         "hfc_probe": ["py.typed", "cli/*.j2"],
-        "tensorboard_plugin_hfc": ["static/*"],
+        **{name: ["py.typed"] for name in plugins},
+        "tensorboard_plugin_hfc": ["py.typed", "static/*", "static/*/*"],
     },
     install_requires=[
         "click>=8.1",

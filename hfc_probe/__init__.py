@@ -7,78 +7,42 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .ground.lazy import attributes
-from .version import __version__
+from .version import __version__ as __version__
 
-if TYPE_CHECKING:
-    from . import detection, fourier, kernels
-    from .data.samples import PixelSpace, Samples
-    from .ground.errors import InputError
-    from .measurements import (
-        AdversarialAccuracy,
-        AmplitudePhase,
-        BandAttribution,
-        Calibration,
-        ComponentExamples,
-        CorruptionAccuracy,
-        CriticalBand,
-        FourierHeatmap,
-        FourierSensitivity,
-        FrequencyAccuracy,
-        InputSpectrum,
-        KernelSpectra,
-        Measurement,
-        Result,
-        TruncatedSVD,
-    )
-    from .probe.attach import attach
-    from .probe.probe import Probe
-    from .probe.schedule import Every
+if TYPE_CHECKING:  # a type checker shall miss a name that is not there
+    from . import detection as detection
+    from . import fourier as fourier
+    from . import kernels as kernels
+    from .data.samples import PixelSpace as PixelSpace
+    from .data.samples import Samples as Samples
+    from .ground.errors import InputError as InputError
+    from .measurements import *
+    from .probe.attach import attach as attach
+    from .probe.probe import Probe as Probe
+    from .probe.schedule import Every as Every
+else:
+    _HOMES = {
+        "Every": "probe.schedule",
+        "InputError": "ground.errors",
+        "Measurement": "core.measurement",
+        "PixelSpace": "data.pixels",
+        "Probe": "probe.probe",
+        "Result": "core.result",
+        "Samples": "data.samples",
+        "attach": "probe.attach",
+    }
+    _look_up = attributes(__name__, _HOMES, others="measurements")
 
-__all__ = [
-    "AdversarialAccuracy",
-    "AmplitudePhase",
-    "BandAttribution",
-    "Calibration",
-    "ComponentExamples",
-    "CorruptionAccuracy",
-    "CriticalBand",
-    "Every",
-    "FourierHeatmap",
-    "FourierSensitivity",
-    "FrequencyAccuracy",
-    "InputError",
-    "InputSpectrum",
-    "KernelSpectra",
-    "Measurement",
-    "PixelSpace",
-    "Probe",
-    "Result",
-    "Samples",
-    "TruncatedSVD",
-    "__version__",
-    "attach",
-    "detection",
-    "fourier",
-    "kernels",
-]
+    def __getattr__(name: str) -> Any:
+        if name != "__all__":
+            return _look_up(name)
+        from .measurements import registry
 
-if not TYPE_CHECKING:  # a type checker shall miss a name that is not there
-    __getattr__ = attributes(
-        __name__,
-        {
-            **{name: "measurements" for name in __all__ if name[0].isupper()},
-            "Every": "probe.schedule",
-            "InputError": "ground.errors",
-            "PixelSpace": "data.pixels",
-            "Probe": "probe.probe",
-            "Samples": "data.samples",
-            "attach": "probe.attach",
-        },
-    )
+        built_in = [kind.__name__ for kind in registry.MEASUREMENTS.values()]
+        return sorted(["__version__", "detection", "fourier", "kernels", *_HOMES, *built_in])
 
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__getattr__("__all__")})

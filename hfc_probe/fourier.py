@@ -30,6 +30,7 @@ _NOTHING = 1e-6
 Units = Literal["cycles", "nyquist"]
 Part = Literal["original", "lfc", "hfc"]
 Rescale = Literal["max"]
+Background = Literal["zero", "mean"]
 
 
 def frequencies(size: int, *, device: torch.device | None = None) -> Tensor:

@@ -20,13 +20,18 @@ settings.register_profile("repeatable", derandomize=True, deadline=None)
 if "HFC_PROBE_FUZZ" not in os.environ:
     settings.load_profile("repeatable")
 if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)  # the processes share the cores
+    torch.set_num_threads(1)  # the processes share the cores, and so do those that they start
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A script that test_ranks.py runs: as a module it would look for its process group.
 collect_ignore = ["ranks.py"]
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", help="of tests/promises/test_on_device.py")
 
 
 def _needs(module: str, extra: str) -> pytest.MarkDecorator:
@@ -39,6 +44,7 @@ needs_coco = _needs("pycocotools", "detection")
 needs_torchmetrics = _needs("torchmetrics", "test")
 needs_captum = _needs("captum", "attribution")
 needs_timm = _needs("timm", "timm")
+needs_accelerate = _needs("accelerate", "transformers")
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from hfc_probe.measurements.registry import MEASUREMENTS
 
-from .conftest import ROOT
+from .conftest import DATA, ROOT, needs_coco
 from .promises import test_no_trace as no_trace
 
 pytestmark = pytest.mark.skipif(
@@ -28,6 +28,7 @@ pytestmark = pytest.mark.skipif(
 SHARDED = ["fsdp1", "fsdp1_flat", "tensor_parallel"]
 if hasattr(torch.distributed, "fsdp") and hasattr(torch.distributed.fsdp, "fully_shard"):
     SHARDED.append("fsdp2")  # before torch 2.6 it needs a GPU
+DETECTION = importlib.util.find_spec("pycocotools") is not None  # the extra "detection"
 TOGETHER = [
     "everything",
     "training",
@@ -41,17 +42,21 @@ TOGETHER = [
     "less_memory",
     *SHARDED,
     "skewed",
-    "ended",  # of the process group: the last
+    *(["detection_on_rank_0"] * DETECTION),
+    "ended",  # of the process group; the last ones run without it
+    "everything_alone",
+    *(["audit"] * (DATA / "cifar10").is_dir()),
+    "bad_input",
 ]
 
 
-def start(rank, world, port, arguments):
+def start(rank, ports, arguments):
     """One process, as torchrun starts it, but left alone when another one dies."""
-    own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world}
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1}
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": ports[0], "SECOND_PORT": ports[1]}
+    own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "OMP_NUM_THREADS": 1}
     path = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "plugins")])}
     return subprocess.Popen(
-        [sys.executable, *arguments],
+        [sys.executable, "tests/ranks.py", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -60,30 +65,25 @@ def start(rank, world, port, arguments):
     )
 
 
-def run(arguments, world=2):
-    """Status and output of every rank."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = [start(rank, world, port, arguments) for rank in range(world)]
-    try:
-        outputs = [process.communicate(timeout=300)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [(p.returncode, output) for p, output in zip(processes, outputs, strict=True)]
-
-
 def left(folder, scene, rank=0):
     return pickle.loads((folder / f"{scene}-{rank}.pickle").read_bytes())
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """What two processes leave behind."""
+    """What two processes leave behind; one start, since importing torch is most of a scene."""
     folder = tmp_path_factory.mktemp("two")
-    for status, output in run(["tests/ranks.py", str(folder), "60", *TOGETHER]):
-        assert status == 0, output
+    with socket.socket() as first, socket.socket() as second:
+        for free in (first, second):
+            free.bind(("127.0.0.1", 0))
+        ports = [free.getsockname()[1] for free in (first, second)]
+    processes = [start(rank, ports, [str(folder), "60", *TOGETHER]) for rank in range(2)]
+    try:
+        outputs = [process.communicate(timeout=600)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
     return folder
 
 
@@ -99,10 +99,8 @@ def same(found, expected):
             assert equal(found[name][key], arrays[key]), (name, key)
 
 
-def test_every_measurement_gives_the_numbers_of_one_process_to_the_last_bit(two, tmp_path):
-    ((status, output),) = run(["tests/ranks.py", str(tmp_path), "60", "everything"], world=1)
-    assert status == 0, output
-    expected, passes = left(tmp_path, "everything")
+def test_every_measurement_gives_the_numbers_of_one_process_to_the_last_bit(two):
+    expected, passes = left(two, "everything_alone")
     missing = importlib.util.find_spec("captum") is None  # the extra "attribution"
     assert len(expected) == len(MEASUREMENTS) - missing + 3  # three more ways to make a heatmap
     shares = []
@@ -132,7 +130,7 @@ def test_a_sharded_model_is_measured_and_trains_the_same(two, how):
     for rank in range(2):
         without, probed, found, _ = left(two, how, rank)
         assert no_trace.same(without, probed)
-        assert set(found) == {"frequency_accuracy", "kernel_spectra", "fourier_heatmap"}
+        assert set(found) == {*expected, "fourier_heatmap"}
         same({name: found[name] for name in expected}, expected)
 
 
@@ -202,43 +200,33 @@ def test_after_the_process_group_rank_0_measures_alone(two):
     assert left(two, "ended", 1) == 0
 
 
-def test_a_detector_audited_on_rank_0_only_is_audited(tmp_path):
-    pytest.importorskip("pycocotools", reason="pip install 'hfc_probe[detection]'")
-    for status, output in run(["tests/ranks.py", str(tmp_path), "60", "detection_on_rank_0"]):
-        assert status == 0, output
-    scalars, took = left(tmp_path, "detection_on_rank_0")
+@needs_coco
+def test_a_detector_audited_on_rank_0_only_is_audited(two):
+    scalars, took = left(two, "detection_on_rank_0")
     assert scalars["hfc_detection/AP/original"] == 1.0
     assert took < 15
 
 
-def test_the_audit_under_torchrun_writes_what_one_process_writes(cifar_path, tmp_path):
-    weights = str(cifar_path / "resnet20.pth")
-    model = ["--model", "examples/cifar_resnet.py:resnet20", "--weights", weights]
-    data = ["--normalize", "imagenet", "--data", f"npz:{cifar_path / 'test.npz'}", "--limit", "256"]
-    heatmap = ["--heatmap", "--crop", "3", "--forwards", "900", "--batch-size", "32"]
-    command = ["-m", "hfc_probe", "audit", *model, *data, *heatmap, "--out"]
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    for name, launcher in (("one", []), ("two", torchrun)):
-        ((status, output),) = run([*launcher, *command, str(tmp_path / name)], world=1)
+def test_the_audit_by_two_processes_writes_what_one_process_writes(cifar_path, two):
+    for name, leader in (("audit_alone", 1), ("audit", 0)):
+        status, output = left(two, name, leader)
         assert status == 0, output
-        assert output.count("tensorboard --logdir") == 1  # said once
-    files = [p.name for p in sorted((tmp_path / "one").glob("*.json"))]
+        assert output.count("tensorboard --logdir") == 1
+    assert "tensorboard" not in left(two, "audit", 1)[1]  # said once
+    files = [p.name for p in sorted((two / "audit_alone").glob("*.json"))]
     assert files == ["fourier_heatmap.json", "frequency_accuracy.json", "kernel_spectra.json"]
     for file in files:
-        first, second = (json.loads((tmp_path / n / file).read_text()) for n in ("one", "two"))
+        first, second = (json.loads((two / n / file).read_text()) for n in ("audit_alone", "audit"))
         for result in (first, second):
             for key in ("date", "wall_time", "seconds", "command"):
                 del result["provenance"][key]
         assert first == second
-    assert len(list((tmp_path / "two").glob("events.*"))) == 1
+    assert len(list((two / "audit").glob("events.*"))) == 1
 
 
-def test_bad_input_under_torchrun_is_said_once(tmp_path):
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    model = "examples/cifar_resnet.py:resnet20"
-    wrong = ["--model", model, "--normalize", "none", "--data", f"npz:{tmp_path / 'no.npz'}"]
-    command = ["-m", "hfc_probe", "audit", *wrong, "--out", str(tmp_path / "out")]
-    ((status, output),) = run([*torchrun, *command], world=1)
-    assert status != 0
-    assert output.count("hfc-probe: error: --data: expected a file") == 1
-    assert not (tmp_path / "out").exists()
+def test_bad_input_to_two_processes_is_said_once(two):
+    status, output = left(two, "bad_input")
+    assert status == 2
+    assert output.startswith("hfc-probe: error: --data: expected a file")
+    assert left(two, "bad_input", 1) == (0, "")  # torchrun would stop rank 0 before it says it
+    assert not (two / "bad_input").exists()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,35 @@ from .common import (
     show_results,
 )
 
+# Settings of the heatmap that had options of their own.
+_REMOVED = {
+    "--heatmap": "samples=64",
+    "--heatmap-samples": "samples=64",
+    "--precision": "precision=0.05",
+    "--forwards": "forwards=16000",
+    "--norm": "norm=4",
+    "--crop": "crop=31",
+}
 
-@click.command()
+
+class _Audit(click.Command):
+    """The command, which knows what options of earlier versions are called now."""
+
+    def parse_args(self, context: click.Context, arguments: list[str]) -> list[str]:
+        try:
+            return super().parse_args(context, arguments)
+        except click.NoSuchOption as error:
+            setting = _REMOVED.get(error.option_name)
+            if setting is None:
+                raise
+            raise click.UsageError(
+                f"{error.option_name} was removed; give the setting to the measurement, such as "
+                f"--measure fourier_heatmap:{setting}",
+                context,
+            ) from error
+
+
+@click.command(cls=_Audit)
 @click.option(
     "--model",
     "spec",
@@ -79,27 +106,10 @@ from .common import (
     is_eager=True,  # `--measure help` needs no model
     callback=lambda _context, _parameter, value: _help_on_measurements(value),
     metavar="NAME[:SETTING=VALUE,…]",
-    help="A further measurement, e.g. adversarial_accuracy:rhos=0+0.5 (values joined by +). "
-    "Repeatable; `--measure help` lists them.",
+    help="A further measurement, such as fourier_heatmap:samples=64,crop=31 or "
+    "adversarial_accuracy:rhos=0+0.5 (values joined by +). Repeatable; `--measure help` lists "
+    "them with their settings.",
 )
-@click.option("--heatmap", is_flag=True, help="Measure the Fourier heatmap as well.")
-@click.option(
-    "--heatmap-samples",
-    type=click.IntRange(min=1),
-    help="Images of the heatmap. [default: 64; all with --precision or --forwards]",
-)
-@click.option(
-    "--precision",
-    type=float,
-    help="Sample each cell of the heatmap until its 95 % interval is this narrow, e.g. 0.05.",
-)
-@click.option(
-    "--forwards",
-    type=click.IntRange(min=1),
-    help="Model the heatmap from this many forward passes in all, e.g. 16000.",
-)
-@click.option("--norm", type=float, help="L2 norm of the heatmap's noise. [default: by size]")
-@click.option("--crop", type=click.IntRange(min=1), help="Side of the heatmap's central window.")
 @click.option("--limit", type=click.IntRange(min=1), default=1000, show_default=True)
 @click.option(
     "--size",
@@ -132,12 +142,6 @@ def audit(
     topk: int,
     layer: str | None,
     extra: tuple[str, ...],
-    heatmap: bool,
-    heatmap_samples: int | None,
-    precision: float | None,
-    forwards: int | None,
-    norm: float | None,
-    crop: int | None,
     limit: int,
     size: int | None,
     classes: int | None,
@@ -151,7 +155,7 @@ def audit(
     Under torchrun (torchrun --nproc-per-node N -m hfc_probe audit …) the images are shared
     among the processes.
     """
-    from ..measurements import FourierHeatmap, FrequencyAccuracy, KernelSpectra, Measurement
+    from ..measurements import FrequencyAccuracy, KernelSpectra, Measurement
     from ..ranks import own_device, process_group, rank_and_world
     from .class_names import own_class_names, read_class_names
     from .data import data_kind, load_samples
@@ -159,8 +163,6 @@ def audit(
 
     folder = data_kind(data)[0] == "folder"
     refuse_idle("with --data folder:DIR", folder, "size", "class_names", "skip_broken")
-    effort = ("heatmap_samples", "precision", "forwards", "norm", "crop")
-    refuse_idle("with --heatmap", heatmap, *effort)
     # Accuracy first: it finds what is wrong with labels or model before anything is written.
     chosen: list[Measurement] = [
         FrequencyAccuracy(
@@ -171,18 +173,20 @@ def audit(
         ),
         KernelSpectra(layer=layer),
     ]
-    built = _add(chosen, extra)
-    of_accuracy = ("radii", "hfc_background", "rescale", *(() if heatmap else ("topk",)))
+    # An interrupted map resumes; the noise's norm follows from the size of the images.
+    heatmap = {"norm": None, "topk": topk, "seed": seed, "checkpoint": out / ".fourier_heatmap.npz"}
+    built = _add(chosen, extra, {"fourier_heatmap": heatmap})
+    topk_used = "fourier_heatmap" in built
+    of_accuracy = ("radii", "hfc_background", "rescale", *(() if topk_used else ("topk",)))
     for measure, options in (
         ("frequency_accuracy", of_accuracy),
         ("kernel_spectra", ("layer",)),
-        ("fourier_heatmap", ("heatmap",)),
     ):
         refuse_idle(f"without --measure {measure}", measure not in built, *options)
     names: Any = class_names
     if class_names not in (None, "numbers", "sorted"):
         names = read_class_names(class_names)
-    where = pick_device(own_device(device))
+    target = pick_device(own_device(device))
     pixels = _pixels(normalize, mean, std)
     check_writable(out)
     model = load_model(spec, weights, classes)
@@ -198,7 +202,7 @@ def audit(
     doubts = signs_of_no_training(spec, weights, model)
     samples, logits = load_samples(
         data,
-        model.to(where),
+        model.to(target),
         pixels=pixels,
         size=size,
         otherwise=default_size(spec, model),
@@ -215,21 +219,8 @@ def audit(
         caveats=(*doubts, *samples.caveats),
         provenance={**samples.provenance, "normalization": source},
     )
-    if heatmap:
-        if crop is None and max(samples.image_shape[1:]) > 64:
-            crop = 31
-        chosen.append(
-            FourierHeatmap(
-                norm=norm,
-                samples=heatmap_samples or (1000 if precision or forwards else 64),
-                precision=precision,
-                forwards=forwards,
-                crop=crop,
-                topk=topk,
-                checkpoint=out / ".fourier_heatmap.npz",  # an interrupted map resumes
-                seed=seed,
-            )
-        )
+    if max(samples.image_shape[1:]) > 64 and not any("crop=" in text for text in extra):
+        chosen = [_cropped(measurement) for measurement in chosen]
     for measurement in chosen:
         measurement.validate(model, samples.image_shape)
     results = []
@@ -252,30 +243,46 @@ def audit(
 def _measured(
     chosen: Sequence[Any], model: Any, samples: Any, pixels: Any, batch_size: int | None
 ) -> Iterator[Any]:
-    """Results one after the other; the ranks of a torchrun job share the images."""
+    """Results one after the other, which share passes; torchrun's ranks share the images."""
     from ..core.provenance import images_hash
+    from ..model.shared_logits import SharedLogits
     from ..ranks import form
 
-    ranks = form(images_hash(samples))
+    ranks, shared = form(images_hash(samples)), SharedLogits(model)
     for measurement in chosen:
         yield measurement.run(
-            model, samples, pixels=pixels, batch_size=batch_size, progress=True, ranks=ranks
+            model,
+            samples,
+            pixels=pixels,
+            batch_size=batch_size,
+            progress=True,
+            ranks=ranks,
+            shared=shared,
         )
+
+
+def _cropped(measurement: Any) -> Any:
+    """A heatmap of large images with the window that a command line can wait for."""
+    if measurement.name != "fourier_heatmap":
+        return measurement
+    return dataclasses.replace(measurement, crop=31)
 
 
 def _help_on_measurements(extra: tuple[str, ...]) -> tuple[str, ...]:
     """List the measurements and end, if `--measure help` is given."""
     if "help" in extra:
-        from ..measurements.registry import MEASUREMENTS
+        from ..measurements.registry import overview
 
-        for name, kind in MEASUREMENTS.items():
-            click.echo(f"{name:22} {(kind.__doc__ or '').splitlines()[0]}")
+        click.echo(overview())
         raise SystemExit(0)
     return extra
 
 
-def _add(chosen: list[Any], extra: tuple[str, ...]) -> set[str]:
+def _add(chosen: list[Any], extra: tuple[str, ...], defaults: Mapping[str, Any]) -> set[str]:
     """Put further measurements to those chosen; one of a kind that is there replaces it.
+
+    Args:
+        defaults: settings by measurement that hold unless the option says otherwise.
 
     Returns:
         The names of the further ones.
@@ -284,7 +291,7 @@ def _add(chosen: list[Any], extra: tuple[str, ...]) -> set[str]:
 
     built: dict[str, Any] = {}
     for text in extra:
-        measurement = build(text)
+        measurement = build(text, defaults)
         if measurement.name in built:
             raise InputError(f"--measure: expected each once, got {measurement.name} twice")
         built[measurement.name] = measurement

@@ -95,7 +95,7 @@ def refuse_idle(needed: str, met: bool, *names: str) -> None:
         given = context.get_parameter_source(name)
         if not met and given is not None and given.name != "DEFAULT":
             raise InputError(
-                f"--{name.replace('_', '-')}: expected {needed} only, got it where it would do "
+                f"--{name.replace('_', '-')}: expected {needed} only, got it although it would do "
                 "nothing"
             )
 
@@ -120,8 +120,8 @@ def log_results(results: Iterable[Any], out: Path) -> None:
 
     with SummaryWriter(str(out), filename_suffix=".hfc") as writer:
         for result in results:
-            log_layout(writer, result.scalars())
-            result.log(writer, 0)
+            log_layout(writer, result.labels())
+            result.log(writer, 0, figure=True)
 
 
 def pick_device(name: str) -> Any:

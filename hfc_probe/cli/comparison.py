@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..core.intervals import paired_difference, percent, square_and_add
+from ..core.labels import Label
 from ..ground.errors import InputError
-from .stored import Run
+from .stored import StoredRun
 
 Interval = tuple[float, float]
 Stored = Mapping[str, Any]  # a result as read_run gives it
@@ -21,12 +21,14 @@ class Change:
     """One number in both runs, with 95 % intervals as far as they are known.
 
     Attributes:
+        label: the number in words; its tag if the results do not say.
         difference: interval of ``after - before``.
         paired: whether it was made image by image, of the same images in both runs.
         refused: why nothing is said of the difference; empty if something may be.
     """
 
     tag: str
+    label: str
     before: float
     after: float
     before_interval: Interval | None = None
@@ -36,7 +38,7 @@ class Change:
     refused: str = ""
 
     @property
-    def told_apart(self) -> bool:
+    def differs(self) -> bool:
         """Whether both are the same quantity, and the interval of the difference excludes 0."""
         return self.judged in ("more", "less")
 
@@ -54,7 +56,7 @@ class Change:
     def sentence(self, a: str, b: str) -> str:
         """The change in words; only for numbers that differ."""
         assert self.difference is not None
-        name, (low, high) = in_words(self.tag), self.difference
+        name, (low, high) = self.label, self.difference
         return (
             f"{name[:1].upper()}{name[1:]} is {'higher' if self.judged == 'more' else 'lower'} in "
             f"{b} ({self.after:.3f}) than in {a} ({self.before:.3f}): "
@@ -92,8 +94,8 @@ class Comparison:
         alone: numbers that only one of the two has, of measurements that both have.
     """
 
-    a: Run
-    b: Run
+    a: StoredRun
+    b: StoredRun
     changes: tuple[Change, ...]
     differing: tuple[Differing, ...]
     cautions: tuple[str, ...]
@@ -101,9 +103,9 @@ class Comparison:
     alone: tuple[str, ...]
 
     @property
-    def told(self) -> list[Change]:
+    def clear(self) -> list[Change]:
         """The changes whose interval excludes 0."""
-        return [change for change in self.changes if change.told_apart]
+        return [change for change in self.changes if change.differs]
 
     @property
     def refused(self) -> list[Change]:
@@ -116,7 +118,7 @@ class Comparison:
         chance = 0.05 * judged
         expected = "less than one" if chance < 0.95 else f"about {chance:.0f}"
         return (
-            f"{len(self.told)} of {judged} judged differences are clear (their 95 % interval "
+            f"{len(self.clear)} of {judged} judged differences are clear (their 95 % interval "
             f"excludes 0); between equal models {expected} would be, by chance."
         )
 
@@ -140,46 +142,12 @@ _HARMLESS = frozenset(
         "perturbation_radii",
     ]
 )
-# Of the provenance: what makes a number another quantity, and what is only to be told.
+# Of the provenance: what makes a number another quantity, and what is only said.
 _DECISIVE = ("data", "resampling", "classes")
-_TOLD = ("epoch", "step", "model", "selection", "normalization", "mean", "std", "version")
-_ORIGINAL = re.compile(
-    r"hfc_accuracy/original|hfc_attack/clean|hfc_(phase|svd|corruption)/original"
-)
-
-_NAMED = (
-    (r"hfc_accuracy/original", "accuracy on the original images"),
-    (r"hfc_lfc/r0*(\d.*)", r"accuracy on LFC(\1)"),
-    (r"hfc_hfc/r0*(\d.*)", r"accuracy on HFC(\1)"),
-    (r"hfc_attack/clean_rho(.*)", r"clean accuracy with kernels smoothed by ρ = \1"),
-    (r"hfc_attack/clean", "clean accuracy beside the attacks"),
-    (r"hfc_attack/(fgsm|pgd)_e([\d.]+)_rho(.*)", r"\1 accuracy at ε = \2 and ρ = \3"),
-    (r"hfc_attack/(fgsm|pgd)_e([\d.]+)", r"\1 accuracy at ε = \2"),
-    (
-        r"hfc_examples/(high|low)_only_r0*(\d.*)",
-        r"the share of images that the \1 frequencies alone keep right at r = \2",
-    ),
-    (r"hfc_phase/phase_kept_own", "accuracy with another image's amplitude"),
-    (r"hfc_phase/amplitude_kept_own", "accuracy with another image's phase"),
-    (r"hfc_calibration/ece_original", "the calibration error on the original images"),
-    (r"hfc_calibration/ece_(lfc|hfc)_r0*(\d.*)", r"the calibration error on \1(\2)"),
-)
+_SAID = ("epoch", "step", "model", "selection", "normalization", "mean", "std", "version")
 
 
-def in_words(tag: str) -> str:
-    """What a tag's number is, if there are words for it; else the tag.
-
-    >>> in_words("hfc_hfc/r04"), in_words("hfc_channel/centre")
-    ('accuracy on HFC(4)', 'hfc_channel/centre')
-    """
-    for pattern, words in _NAMED:
-        if re.fullmatch(pattern, tag):
-            text = re.sub(pattern, words, tag)
-            return re.sub(r"\b(fgsm|pgd|lfc|hfc)\b", lambda m: m[0].upper(), text)
-    return tag
-
-
-def compare(a: Run, b: Run) -> Comparison:
+def compare(a: StoredRun, b: StoredRun) -> Comparison:
     """What may be said of the numbers that both runs have.
 
     Raises:
@@ -208,7 +176,7 @@ def compare(a: Run, b: Run) -> Comparison:
                 differing.append(one)
         for tag in first["scalars"]:
             if tag in second["scalars"]:
-                changes.append(_change(name, tag, first, second, own, any(guessing.values())))
+                changes.append(_change(tag, first, second, own, any(guessing.values())))
         alone += sorted(first["scalars"].keys() ^ second["scalars"].keys())
     cautions = [
         f"{letter}: {text}"
@@ -221,17 +189,18 @@ def compare(a: Run, b: Run) -> Comparison:
 
 
 def _change(
-    name: str, tag: str, first: Stored, second: Stored, differing: list[Differing], guessing: bool
+    tag: str, first: Stored, second: Stored, differing: list[Differing], guessing: bool
 ) -> Change:
+    label = _label(tag, first, second)
     before, after = (_float(result["scalars"][tag]) for result in (first, second))
     one, two = (_interval(result, tag) for result in (first, second))
     bits = [result.get("per_image", {}).get(tag) for result in (first, second)]
     refused = ""
     if not (math.isfinite(before) and math.isfinite(after)):
         refused = "no number"
-    elif any(d.decisive and _matters(name, tag, d) for d in differing):
+    elif any(d.decisive and _matters(label, d) for d in differing):
         refused = "measured differently"
-    elif guessing and not _ORIGINAL.fullmatch(tag):
+    elif guessing and not _of_originals(label):
         refused = "not above chance"
     difference, paired = None, False
     if _same_images(first, second) and bits[0] is not None and bits[1] is not None:
@@ -240,7 +209,8 @@ def _change(
     elif one is not None and two is not None:
         low, high = square_and_add(after, *two, before, *one)
         difference = (float(low), float(high))
-    return Change(tag, before, after, one, two, difference, paired, refused)
+    words = tag if label is None else label.text
+    return Change(tag, words, before, after, one, two, difference, paired, refused)
 
 
 def _differing(name: str, first: Stored, second: Stored) -> Iterator[Differing]:
@@ -257,7 +227,7 @@ def _differing(name: str, first: Stored, second: Stored) -> Iterator[Differing]:
     if not one or not two:
         return  # said in the notes
     same_model = one.get("weights") is not None and one.get("weights") == two.get("weights")
-    for key in (*_DECISIVE, *_TOLD):
+    for key in (*_DECISIVE, *_SAID):
         if one.get(key) == two.get(key) or (key == "data" and _same_images(first, second)):
             continue
         # Models may want their own statistics; one model can want only one.
@@ -265,18 +235,28 @@ def _differing(name: str, first: Stored, second: Stored) -> Iterator[Differing]:
         yield Differing(name, key, one.get(key), two.get(key), decisive)
 
 
-def _matters(name: str, tag: str, differing: Differing) -> bool:
+def _label(tag: str, *results: Stored) -> Label | None:
+    """What the number of a tag is, as those results say that have labels."""
+    found: list[Label] = [r["labels"][tag] for r in results if tag in r.get("labels", {})]
+    if not found:
+        return None
+    listed = [label.settings for label in found if label.settings is not None]
+    return replace(found[0], settings=sum(listed, ()) if listed else None)
+
+
+def _matters(label: Label | None, differing: Differing) -> bool:
     """Whether that makes this very number another quantity."""
     key = differing.what
-    if key == "radii":
-        return tag == "hfc_gap/area"  # a mean over the radii
-    if name != "frequency_accuracy" or key in (*_DECISIVE, *_TOLD):
+    if key in (*_DECISIVE, *_SAID) or label is None:
         return True
-    if key == "topk":  # further k have tags of their own
-        return "_top" not in tag and _first(differing.first) != _first(differing.second)
-    if tag.startswith("hfc_accuracy/"):
-        return False  # no component in it
-    return key != "hfc_background" or not tag.startswith("hfc_lfc")
+    if key == "topk" and _first(differing.first) == _first(differing.second):
+        return False  # further k have tags of their own
+    return key not in _HARMLESS if label.settings is None else key in label.settings
+
+
+def _of_originals(label: Label | None) -> bool:
+    """Whether a number is the accuracy on the original images."""
+    return label is not None and label.part == "original" and label.quantity.endswith("accuracy")
 
 
 def _first(value: Any) -> Any:
@@ -288,13 +268,15 @@ def _same_images(first: Stored, second: Stored) -> bool:
     return images[0] is not None and images[0] == images[1]
 
 
-def _guessing(run: Run) -> str:
+def _guessing(run: StoredRun) -> str:
     """Said of a run whose accuracy on the original images may be a guess's; else nothing."""
     for result in run.results.values():
         chance = result.get("provenance", {}).get("chance")
         if isinstance(chance, bool) or not isinstance(chance, (int, float)):
             continue
-        for tag in filter(_ORIGINAL.fullmatch, result["scalars"]):
+        for tag in result["scalars"]:
+            if not _of_originals(_label(tag, result)):
+                continue
             bounds = _interval(result, tag)
             if bounds is not None and bounds[0] <= chance:
                 return (
@@ -305,13 +287,13 @@ def _guessing(run: Run) -> str:
     return ""
 
 
-def _caveats(run: Run) -> list[str]:
+def _caveats(run: StoredRun) -> list[str]:
     found = [result.get("provenance", {}).get("caveats") for result in run.results.values()]
     listed = [one for caveats in found if isinstance(caveats, list) for one in caveats]
     return list(dict.fromkeys(str(one) for one in listed))
 
 
-def _notes(a: Run, b: Run) -> Iterator[str]:
+def _notes(a: StoredRun, b: StoredRun) -> Iterator[str]:
     common = [(a.results[name], b.results[name]) for name in a.results if name in b.results]
     silent = [
         run.name for k, run in enumerate((a, b)) if not all(p[k].get("provenance") for p in common)

@@ -62,11 +62,11 @@ def load_samples(
         samples = folder.samples(limit, seed=seed, skip_broken=skip_broken)
         samples, logits = _suited(samples, model, pixels)
         indices, how = folder_classes(folder.classes, logits, class_names, own_names(logits))
-        where = f"{samples.provenance['data']}, classes {how}"
+        described = f"{samples.provenance['data']}, classes {how}"
         samples = replace(
             samples,
             targets=torch.tensor(indices)[samples.targets],
-            provenance={**samples.provenance, "data": where},
+            provenance={**samples.provenance, "data": described},
         )
         return samples, logits
     if kind == "npz":

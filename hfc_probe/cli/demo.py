@@ -48,7 +48,7 @@ def demo(
     kind = "planted" if data == "planted" else data_kind(data, "planted, ")[0]
     refuse_idle("with --data planted", kind == "planted", "band")
     refuse_idle("with --data folder:DIR", kind == "folder", "size")
-    where = pick_device(device)
+    chosen = pick_device(device)
     if data == "planted":
         train: Any = PlantedFrequencies(2048, band=band, seed=seed)  # type: ignore[arg-type]
         val: Any = PlantedFrequencies(512, band=band, seed=seed, train=False)  # type: ignore[arg-type]
@@ -63,9 +63,9 @@ def demo(
     out = check_writable(out or _next_free(Path("runs")))
     if classes < 2:
         raise InputError(f"--data: expected images of at least 2 classes, got {classes}")
-    click.echo(f"{title}: {len(train)} training and {len(val)} validation images, {where}")
+    click.echo(f"{title}: {len(train)} training and {len(val)} validation images, {chosen}")
     _, probe = train_with_probe(
-        train, val, classes=classes, epochs=epochs, log_dir=out, device=where, seed=seed
+        train, val, classes=classes, epochs=epochs, log_dir=out, device=chosen, seed=seed
     )
     show_results(probe.results.values(), probe.samples, out, title, note)
 

@@ -201,7 +201,7 @@ def detect(
         "progress": True,
     }
     with process_group():
-        where = pick_device(own_device(device))
+        target = pick_device(own_device(device))
         if detectron2_config is not None:
             result = _plugin("detectron2")(
                 audit,
@@ -211,7 +211,7 @@ def detect(
                 images=images,
                 annotations=annotations,
                 opts=opts,
-                device=where,
+                device=target,
                 **common,
             )
         else:
@@ -228,16 +228,16 @@ def detect(
             data = CocoImages(images, annotations)
             detector = load_detector(spec or "", weights, classes)
             if hasattr(detector, "to"):
-                detector = detector.to(where)
+                detector = detector.to(target)
             if not (out / "finished").exists():
-                _try(detector, data, where)
+                _try(detector, data, target)
             doubts = []
             if isinstance(detector, nn.Module):
                 doubts = signs_of_no_training(spec or "", weights, detector)
             if rank_and_world()[0] == 0:
                 for doubt in doubts:
                     click.echo(f"Caution: {doubt}")
-            result = audit.measure(detector, data, device=where, **common)
+            result = audit.measure(detector, data, device=target, **common)
         if rank_and_world()[0] != 0:
             return
         files = result.save_all(out)
@@ -246,8 +246,8 @@ def detect(
     where_to_look(out)
 
 
-def _try(detector: Any, data: Any, where: Any) -> None:
-    """Give a detector one image, so that what is no detector is told in a sentence."""
+def _try(detector: Any, data: Any, device: Any) -> None:
+    """Give a detector one image, so that what is no detector ends with a sentence."""
     from torch import nn
 
     from ..detection.audit import _undisturbed
@@ -255,7 +255,7 @@ def _try(detector: Any, data: Any, where: Any) -> None:
     from ..detection.pictures import BrokenImageError
 
     try:
-        image = data.load(next(iter(data.truth.images))).to(where)
+        image = data.load(next(iter(data.truth.images))).to(device)
     except BrokenImageError:
         return  # said, or skipped, when its turn comes
     hint = "a classifier is measured by hfc-probe audit"

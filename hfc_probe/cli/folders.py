@@ -245,7 +245,7 @@ def open_folder(path: str | os.PathLike[str], size: int | None, otherwise: int) 
 
 
 def _sizes(files: Iterable[Path]) -> Iterator[tuple[int, int]]:
-    """Sizes as the files' headers say; those without one are told when they are read."""
+    """Sizes as the files' headers say; those without one are reported when they are read."""
     from PIL import Image
 
     for path in files:

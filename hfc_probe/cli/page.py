@@ -1,4 +1,4 @@
-"""Two runs on one page: what changed, by how much, and whether it can be told."""
+"""Two runs on one page: what changed, by how much, and whether that is beyond chance."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 from ..version import __version__
 from .comparison import Change, Comparison, Interval
-from .stored import Run
+from .stored import StoredRun
 
-# Of the provenance, what the page tells of both runs; what differs is told above it as well.
+# Of the provenance, what the page says of both runs; what differs is said above it as well.
 _PROVENANCE = (
     *("date", "command", "version", "model", "weights", "epoch", "step", "device"),
     *("data", "images", "samples", "selection", "resampling", "classes", "chance"),
@@ -33,7 +33,7 @@ def page(found: Comparison) -> str:
         cautions=list(found.cautions),
         decisive=[str(one) for one in found.differing if one.decisive],
         rest=[str(one) for one in found.differing if not one.decisive],
-        words=[change.sentence(a.name, b.name) for change in found.told]
+        words=[change.sentence(a.name, b.name) for change in found.clear]
         or ["No clear difference: no 95 % interval of a difference excludes 0."],
         count=found.count(),
         notes=" ".join(found.notes),
@@ -45,7 +45,7 @@ def page(found: Comparison) -> str:
     )
 
 
-def _origins(a: Run, b: Run, name: str) -> list[tuple[str, ...]]:
+def _origins(a: StoredRun, b: StoredRun, name: str) -> list[tuple[str, ...]]:
     """Where both runs' numbers come from, as the measurement of that name says."""
     one, two = (run.results[name].get("provenance", {}) for run in (a, b))
     values = [(key, one.get(key), two.get(key)) for key in _PROVENANCE]
@@ -56,7 +56,7 @@ def _origins(a: Run, b: Run, name: str) -> list[tuple[str, ...]]:
     ]
 
 
-def _measurement(name: str, a: Run, b: Run) -> dict[str, Any]:
+def _measurement(name: str, a: StoredRun, b: StoredRun) -> dict[str, Any]:
     sides = [
         {
             "letter": letter,

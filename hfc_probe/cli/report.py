@@ -26,11 +26,11 @@ def report(run_a: Path, run_b: Path, out: Path | None) -> None:
     write_atomically(out, page(found).encode())
     for caution in found.cautions:
         click.echo(f"Caution: {caution}")
-    hidden = [change.tag for change in found.refused if change.judged == "measured differently"]
+    hidden = [change.label for change in found.refused if change.judged == "measured differently"]
     if hidden:
         differing = "; ".join(str(one) for one in found.differing if one.decisive)
         click.echo(f"Not judged, since measured differently ({differing}): {', '.join(hidden)}.")
-    for change in found.told:
+    for change in found.clear:
         click.echo(change.sentence(found.a.name, found.b.name))
     for note in found.notes:
         click.echo(note)

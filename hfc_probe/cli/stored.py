@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.labels import Label
 from ..ground.errors import InputError
 
 
 @dataclass(frozen=True)
-class Run:
+class StoredRun:
     """Results that ``hfc-probe audit`` or ``demo`` wrote into one directory.
 
     Attributes:
@@ -32,7 +33,7 @@ class Run:
     pictures: Mapping[str, bytes]
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path) -> StoredRun:
     """The results in a directory.
 
     Raises:
@@ -61,7 +62,7 @@ def read_run(path: Path) -> Run:
         for file in sorted(path.glob("*.png"))
         if printable(file.stem) in results and file.is_file()
     }
-    return Run(printable(path.resolve().name), results, pictures)
+    return StoredRun(printable(path.resolve().name), results, pictures)
 
 
 def printable(text: str) -> str:
@@ -75,7 +76,7 @@ def printable(text: str) -> str:
 
 # Control and format characters (which can turn the text around), halves of a pair, line ends.
 _UNPRINTABLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
-_PARTS = ("scalars", "intervals", "settings", "provenance", "per_image")
+_PARTS = ("scalars", "intervals", "settings", "provenance", "per_image", "labels")
 _LEVELS = 32  # of nesting in settings; a heatmap's arrays have three
 
 
@@ -100,6 +101,10 @@ def _checked(content: Mapping[str, Any]) -> dict[str, Any]:
             _tag(tag): [_number(bound) for bound in bounds]
             for tag, bounds in parts["intervals"].items()
             if isinstance(bounds, list) and len(bounds) == 2
+        },
+        "labels": {
+            _tag(tag): Label.read(_shallow(label, _LEVELS))
+            for tag, label in parts["labels"].items()
         },
         "settings": _shallow(parts["settings"], _LEVELS),
         "provenance": _shallow(parts["provenance"], _LEVELS),

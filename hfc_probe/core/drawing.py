@@ -107,10 +107,7 @@ def spectrum_axes(axes: Axes, power: NDArray[Any], title: str, label: str) -> No
         rows - rows // 2 - 0.5,
         -(rows // 2) - 0.5,
     )
-    floor = power[power > 0].min() if (power > 0).any() else 1.0
-    picture = axes.imshow(
-        np.log10(np.maximum(power, floor)), cmap="magma", extent=extent, interpolation="nearest"
-    )
+    picture = axes.imshow(decades(power), cmap="magma", extent=extent, interpolation="nearest")
     axes.set_xlabel("j, horizontal (cycles/image)")
     axes.set_ylabel("i, vertical (cycles/image)")
     axes.set_title(title)
@@ -118,3 +115,56 @@ def spectrum_axes(axes: Axes, power: NDArray[Any], title: str, label: str) -> No
         axes.spines[side].set_visible(True)
     bar = axes.figure.colorbar(picture, ax=axes, shrink=0.9, pad=0.02)
     bar.set_label(label)
+
+
+def tile(tiles: NDArray[Any], columns: int | None = None) -> NDArray[np.uint8]:
+    """``(N, h, w, c)`` with values from 0 to 255 as one picture, about square unless told."""
+    count, height, width, depth = tiles.shape
+    columns = columns or int(np.ceil(np.sqrt(count)))
+    rows = -(-count // columns)
+    zoom = max(1, 32 // max(height, width))
+    tiles = np.kron(np.nan_to_num(tiles), np.ones((1, zoom, zoom, 1)))
+    gap = max(1, zoom // 4)
+    high, wide = height * zoom + gap, width * zoom + gap
+    out = np.full((rows * high + gap, columns * wide + gap, depth), 255.0)
+    for k, tile in enumerate(tiles):
+        top, left = gap + (k // columns) * high, gap + (k % columns) * wide
+        out[top : top + high - gap, left : left + wide - gap] = tile
+    picture = out.clip(0, 255).astype(np.uint8)
+    return picture[..., 0] if depth == 1 else picture
+
+
+def image_tiles(images: NDArray[Any], columns: int) -> NDArray[np.uint8]:
+    """Images ``(N, C, H, W)`` in [0, 1] side by side; other than three channels as grey."""
+    shown = images if images.shape[1] == 3 else images.mean(1, keepdims=True)
+    return tile(255 * np.moveaxis(shown, 1, -1), columns)
+
+
+def coloured(values: NDArray[Any], cmap: str) -> NDArray[np.uint8]:
+    """Values in [0, 1] as colours, one more axis of three; NaN is white."""
+    from matplotlib import colormaps
+
+    pixels = np.asarray(colormaps[cmap](values, bytes=True))[..., :3]
+    return np.where(np.isnan(values)[..., None], np.uint8(255), pixels)
+
+
+def map_pixels(
+    values: NDArray[Any], ends: tuple[float, float] | None = None, cmap: str = "viridis"
+) -> NDArray[np.uint8]:
+    """A map ``(H, W)`` as a picture for TensorBoard, without axes: a square for each cell.
+
+    Args:
+        ends: values of the darkest and the brightest colour; None: as they occur.
+    """
+    low, high = ends or (float(np.nanmin(values)), float(np.nanmax(values)))
+    zoom = max(1, 256 // max(values.shape))
+    picture = coloured((values - low) / ((high - low) or 1.0), cmap)
+    return picture.repeat(zoom, axis=0).repeat(zoom, axis=1)
+
+
+def decades(values: NDArray[Any], most: float = np.inf) -> NDArray[np.float64]:
+    """log10 of values, those of 0 and those too far below the largest at the lower end."""
+    positive = values[values > 0]
+    floor = float(positive.min()) if len(positive) else 1.0
+    floor = max(floor, float(np.max(values)) / 10**most)
+    return np.asarray(np.log10(np.maximum(values, floor)))

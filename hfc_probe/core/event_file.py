@@ -5,27 +5,32 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..version import __version__
+from .labels import Label
 
 PLUGIN = "hfc"
 CONTENT_VERSION = 1
 _SERIES = 5  # a custom-scalars chart with more is unreadable
 
 
-def log(result: Any, writer: Any, step: int) -> None:
+def log(result: Any, writer: Any, step: int, *, figure: bool = False) -> None:
     """Write a result's scalars, histograms, pictures and tensors.
+
+    The HFC tab draws from the numbers, so no figure is made unless it is asked for.
 
     Args:
         result: any result.
         writer: an object with ``add_scalar``; ``add_histogram``, ``add_figure``,
-            ``add_image`` are used if it has them, and tensors are written where it is
+            ``add_image`` are used if it has them, and tensors are written if it is
             torch's own ``SummaryWriter``.
         step: of the training.
+        figure: write the result's figure too, as the image ``hfc_<measurement>/figure``.
     """
     for tag, value in result.scalars().items():
         writer.add_scalar(tag, value, step)
@@ -33,7 +38,10 @@ def log(result: Any, writer: Any, step: int) -> None:
         for tag, values in result.histograms().items():
             writer.add_histogram(tag, values, step)
     if hasattr(writer, "add_image") or hasattr(writer, "add_figure"):
-        for tag, picture in result.images().items():
+        pictures = result.images()
+        if figure:
+            pictures[f"hfc_{result.name}/figure"] = result.figure()
+        for tag, picture in pictures.items():
             _log_picture(writer, tag, picture, step)
     _log_tensors(result, writer, step)
     flush(writer)
@@ -76,22 +84,36 @@ def as_markdown(text: str) -> str:
     return re.sub(r"([\\`*_\[\]])", r"\\\1", shown)
 
 
-def log_layout(writer: Any, scalars: dict[str, float]) -> None:
-    """The custom-scalars layout: LFC and HFC by radius, and one against the other."""
-    if not hasattr(writer, "add_custom_scalars"):
-        return
-    low = _spread([tag for tag in scalars if tag.startswith("hfc_lfc/")])
-    high = _spread([tag for tag in scalars if tag.startswith("hfc_hfc/")])
+def log_layout(writer: Any, labels: Mapping[str, Label]) -> bool:
+    """The custom-scalars layout: LFC and HFC by radius, and one against the other.
+
+    Args:
+        labels: of a result's scalars; nothing is written unless they are accuracies on all three.
+
+    Returns:
+        Whether they are.
+    """
+    kinds = [one.quantity for one in labels.values() if one.part == "original"]
+    if not kinds or not kinds[0].endswith("accuracy"):
+        return False
+
+    def tags(part: str) -> list[str]:
+        own = (part, kinds[0])
+        return [tag for tag, one in labels.items() if (one.part, one.quantity) == own]
+
+    low, high = _spread(tags("lfc")), _spread(tags("hfc"))
     if not low or not high:
-        return
-    pair = sorted({0, len(low) // 2})
-    against = ["hfc_accuracy/original", *(tags[k] for k in pair for tags in (low, high))]
-    charts = {
-        "LFC by radius": ["Multiline", low],
-        "HFC by radius": ["Multiline", high],
-        "LFC against HFC": ["Multiline", against],
-    }
-    writer.add_custom_scalars({"hfc_probe": charts})
+        return False
+    if hasattr(writer, "add_custom_scalars"):
+        pair = sorted({0, len(low) // 2})
+        against = [*tags("original"), *(curve[k] for k in pair for curve in (low, high))]
+        charts = {
+            "LFC by radius": ["Multiline", low],
+            "HFC by radius": ["Multiline", high],
+            "LFC against HFC": ["Multiline", against],
+        }
+        writer.add_custom_scalars({"hfc_probe": charts})
+    return True
 
 
 def _spread(tags: list[str]) -> list[str]:
@@ -116,7 +138,8 @@ def _log_picture(writer: Any, tag: str, picture: Any, step: int) -> None:
 def _log_tensors(result: Any, writer: Any, step: int) -> None:
     """Arrays as tensor summaries of plugin ``hfc``, tag ``<group>/<array>``.
 
-    The metadata's JSON holds ``settings`` and ``provenance`` beside axes and unit. Outcomes by
+    Scalars with a label go into ``<group>/scalars``, each with its interval (NaN: none). The
+    metadata's JSON holds ``settings`` and ``provenance`` beside axes and unit. Outcomes by
     image are packed into bytes, ``<group>/per_image``, a row for each tag.
     """
     file_writer = _file_writer(writer)
@@ -125,14 +148,19 @@ def _log_tensors(result: Any, writer: Any, step: int) -> None:
     from ..ground.files import plain
 
     arrays, axes = result.tensors(), result.axes()
-    outcomes = result.per_image()
+    labels, outcomes = result.labels(), result.per_image()
+    if labels:
+        arrays["scalars"] = _with_bounds(labels, result.scalars(), result.intervals())
+        bounds = {"name": "value", "values": ["value", "lower", "upper"]}
+        axes["scalars"] = {"unit": "", "axes": [_tag_axis(labels, labels), bounds]}
     if outcomes:
-        tags = {"name": "tag", "values": list(outcomes)}
+        tags = _tag_axis(outcomes, labels)
         packed = {"name": "image", "count": len(next(iter(outcomes.values()))), "packed": "bits"}
         arrays["per_image"] = np.packbits(np.stack(list(outcomes.values())), axis=1)
         axes["per_image"] = {"unit": "8 images a byte, 1 is right", "axes": [tags, packed]}
     # TensorBoard keeps the metadata of an array's first step: only what lasts belongs there.
     origin = {
+        "samples": result.samples,
         "settings": plain(dict(result.settings)),
         "provenance": plain(lasting(result.provenance)),
     }
@@ -141,6 +169,22 @@ def _log_tensors(result: Any, writer: Any, step: int) -> None:
         content = {"measurement": result.name, "array": name, **origin, **described}
         values.append(_tensor_value(f"{result.group}/{name}", content, arrays[name]))
     _add_values(file_writer, values, step)
+
+
+def _tag_axis(tags: Iterable[str], labels: Mapping[str, Label]) -> dict[str, Any]:
+    """An axis of tags with their labels, in the same order; an empty one is unknown."""
+    tags = list(tags)
+    said = [labels[tag].plain() if tag in labels else {} for tag in tags]
+    return {"name": "tag", "values": tags, "labels": said}
+
+
+def _with_bounds(
+    tags: Iterable[str], scalars: Mapping[str, float], intervals: Mapping[str, tuple[float, float]]
+) -> NDArray[np.float32]:
+    """``(tags, 3)`` value, lower and upper bound; NaN if there is none."""
+    nan = np.nan
+    rows = [(scalars.get(tag, nan), *intervals.get(tag, (nan, nan))) for tag in tags]
+    return np.array(rows, dtype=np.float32)
 
 
 def log_epoch(writer: Any, epoch: int, step: int) -> None:

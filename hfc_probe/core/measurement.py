@@ -9,7 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -17,12 +17,34 @@ from torch import nn
 from ..data.samples import PixelSpace, Samples
 from ..ground import checks
 from ..ground.errors import InputError
+from ..model.shared_logits import SharedLogits
 from ..model.subject import Predict, Subject, subject_of
 from ..ranks import RankGroup
 from .provenance import stamp
 from .result import Result
 
 logger = logging.getLogger("hfc_probe")
+
+
+R = TypeVar("R", bound=Result)
+R_co = TypeVar("R_co", bound=Result, covariant=True)
+
+
+class Computes(Protocol[R_co]):
+    """A measurement whose :meth:`compute` says which result it has, for type checkers."""
+
+    needs_data: ClassVar[bool]
+
+    def compute(self, subject: Subject) -> R_co: ...
+
+
+def snake_case(name: str) -> str:
+    """A class's name as the name of its module.
+
+    >>> snake_case("TruncatedSVD")
+    'truncated_svd'
+    """
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
 @dataclass(frozen=True)
@@ -47,10 +69,10 @@ class Measurement(ABC):
         >>> FrequencyAccuracy().name
         'frequency_accuracy'
         """
-        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower()
+        return snake_case(type(self).__name__)
 
     def measure(
-        self,
+        self: Computes[R],
         model: nn.Module,
         data: Any = None,
         *,
@@ -59,7 +81,7 @@ class Measurement(ABC):
         limit: int | None = None,
         batch_size: int | None = None,
         progress: bool = False,
-    ) -> Result:
+    ) -> R:
         """Measure a model; it is left exactly as it was (see :mod:`hfc_probe.model.isolation`).
 
         Args:
@@ -80,12 +102,18 @@ class Measurement(ABC):
         if data is not None:
             samples = Samples.collect(data, pixels=pixels, limit=limit)
             pixels = samples.normalization
-        return self.run(
-            model, samples, pixels=pixels, predict=predict, batch_size=batch_size, progress=progress
+        return Measurement.run(
+            self,
+            model,
+            samples,
+            pixels=pixels,
+            predict=predict,
+            batch_size=batch_size,
+            progress=progress,
         )
 
     def run(
-        self,
+        self: Computes[R],
         model: nn.Module,
         samples: Samples | None,
         *,
@@ -94,14 +122,17 @@ class Measurement(ABC):
         batch_size: int | None = None,
         progress: bool = False,
         ranks: RankGroup | None = None,
+        shared: SharedLogits | None = None,
         step: int | None = None,
         epoch: int | None = None,
-    ) -> Result:
+    ) -> R:
         """As :meth:`measure`, on samples that were collected.
 
         Args:
             ranks: those that run this very measurement now, each with the same samples; each
                 does a share of the passes, and all return the result.
+            shared: what measurements that follow one another on the same weights share, so that
+                each view of the images passes through the model once.
             step, epoch: of the training, for the result's provenance.
         """
         began = time.perf_counter()
@@ -121,6 +152,7 @@ class Measurement(ABC):
                         batch_size=batch_size,
                         progress=progress,
                         ranks=ranks,
+                        shared=shared,
                         trial=self.needs_data,
                     ) as subject,
                 ):
@@ -133,7 +165,11 @@ class Measurement(ABC):
                         step=step,
                         epoch=epoch,
                     )
-            except (torch.OutOfMemoryError, MemoryError):
+            except Exception as error:
+                if shared is not None:
+                    shared.clear()
+                if not isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+                    raise
                 if batch_size is None or batch_size == 1:
                     raise
             # Outside the handler, so that its traceback no longer holds the tensors.
@@ -152,7 +188,7 @@ class Measurement(ABC):
 
     @property
     def variant(self) -> str:
-        """Tells apart two measurements of one class in one probe; they must differ in it."""
+        """Distinguishes two measurements of one class in one probe, which must differ in it."""
         return ""
 
     @abstractmethod
@@ -162,7 +198,7 @@ class Measurement(ABC):
     def cost(self, samples: int, image_shape: tuple[int, int, int]) -> int:
         """How many single-image forward passes it takes: the budget is based on it.
 
-        A backward pass, which takes about as long as two forward ones, counts as two. Where the
+        A backward pass, which takes about as long as two forward ones, counts as two. If the
         number depends on what is found, this is the most it can be.
         """
         return samples

@@ -8,7 +8,7 @@ import time
 import weakref
 from datetime import datetime, timezone
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..model.subject import Subject
     from .result import Result
 
+R = TypeVar("R", bound="Result")
 
 _DIGITS = 16
 
@@ -28,14 +29,14 @@ _COMMAND = 500
 
 
 def stamp(
-    result: Result,
+    result: R,
     subject: Subject,
     samples: Samples | None,
     *,
     seconds: float,
     step: int | None = None,
     epoch: int | None = None,
-) -> Result:
+) -> R:
     """Write into a result where it comes from; what it says of itself already stays.
 
     Args:
@@ -104,7 +105,7 @@ def _of_data(result: Result, subject: Subject, samples: Samples | None) -> dict[
     return {
         "data": given.get("data"),
         "images": images_hash(samples),
-        "selection": samples.drawn,
+        "selection": samples.selection,
         "samples": result.samples,
         "mean": list(subject.pixels.mean),
         "std": list(subject.pixels.std),

@@ -11,18 +11,21 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..ground.errors import InputError
 from ..ground.files import plain, write_atomically
 from ..version import __version__
 from .drawing import LFC, new_figure, styled
 from .intervals import percent, wilson
+from .labels import Label
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, FigureBase
 
 
 Arrays = dict[str, NDArray[Any]]
@@ -54,6 +57,8 @@ class Result(ABC):
         provenance: what was measured, on what, how and when, as plain values.
     """
 
+    inches: ClassVar[tuple[float, float] | None] = None  # of the figure; by its bars
+
     settings: Mapping[str, Any]
     samples: int
     provenance: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
@@ -83,9 +88,52 @@ class Result(ABC):
         """
         return {tag: np.asarray(value) for tag, value in self.scalars().items()}
 
-    def figure(self) -> Figure:
-        """A matplotlib figure, not attached to pyplot."""
-        return scalars_figure(self)
+    def figure(self, ax: Axes | FigureBase | None = None) -> Figure:
+        """A matplotlib figure, not attached to pyplot.
+
+        Args:
+            ax: draw into these axes of the caller's, or into a figure or subfigure if the result
+                has several panels.
+
+        Returns:
+            The figure drawn into.
+
+        Raises:
+            InputError: axes for a result of several panels.
+        """
+        with styled():
+            where: Any = new_figure(*self.figure_inches()) if ax is None else ax
+            if hasattr(where, "subfigures"):
+                self.draw_panels(where)
+            elif type(self).draw_panels is Result.draw_panels:
+                self.draw(where)
+            else:
+                raise InputError(
+                    f"ax: expected a figure or subfigure, since {self.name} has several panels, "
+                    f"got {type(ax).__name__}; pass one of figure.subfigures(1, 2), say"
+                )
+        figure: Figure = where.figure.figure  # of axes in a subfigure too
+        return figure
+
+    def figure_inches(self) -> tuple[float, float]:
+        """Width and height of the figure."""
+        return self.inches or (7, 1.4 + 0.4 * max(len(self.scalars()), 1))
+
+    def draw_panels(self, figure: Any) -> None:
+        """Fill a figure or subfigure; one panel unless a subclass has more."""
+        self.draw(figure.subplots())
+
+    def draw(self, axes: Axes) -> None:
+        """Draw the one panel: the numbers as bars, with those 95 % intervals that there are."""
+        scalars, intervals = self.scalars(), self.intervals()
+        for k, (tag, value) in enumerate(scalars.items()):
+            axes.barh(k, value, color=LFC)
+            low, high = intervals.get(tag, (value, value))
+            axes.plot([low, high], [k, k], color="black", linewidth=1.5)
+        axes.set_yticks(range(len(scalars)), list(scalars))
+        axes.invert_yaxis()
+        axes.set_xlabel("value (95 % interval)" if intervals else "value")
+        axes.set_title(self._title())
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Column heads and rows of the table that ``print`` shows."""
@@ -102,7 +150,7 @@ class Result(ABC):
         return not_above_chance(self) or self.verdict()
 
     def original(self) -> tuple[int, int, int] | None:
-        """How the model does on the original images: right, of how many, within the top k.
+        """How the model does on the original images: correct, of how many, within the top k.
 
         A model that is not above chance there is not judged. None: not measured, or nothing
         that a guess could reach.
@@ -118,6 +166,10 @@ class Result(ABC):
         said = ", ".join(f"{tag} is {value:.4g}" for tag, value in self.scalars().items())
         return f"On {self.samples} images {said}."
 
+    def labels(self) -> dict[str, Label]:
+        """What the scalars are, by tag; those without a label are shown by their tag."""
+        return {}
+
     def histograms(self) -> dict[str, NDArray[Any]]:
         """TensorBoard tags and the values whose distribution they show."""
         return {}
@@ -127,7 +179,10 @@ class Result(ABC):
         return {}
 
     def images(self) -> dict[str, Any]:
-        """TensorBoard tags and pictures: figures, or uint8 arrays ``(H, W)`` or ``(H, W, 3)``."""
+        """TensorBoard tags and pictures: uint8 arrays ``(H, W)`` or ``(H, W, 3)``, or figures.
+
+        Arrays are made of the numbers in a few milliseconds; a figure takes 100 times as long.
+        """
         return {}
 
     def axes(self) -> dict[str, dict[str, Any]]:
@@ -166,6 +221,7 @@ class Result(ABC):
             "summary": self.sentence(),
             "scalars": plain(self.scalars()),
             "intervals": plain(self.intervals()),
+            "labels": {tag: plain(label.plain()) for tag, label in self.labels().items()},
             "arrays": plain(self.arrays()),
             "per_image": {
                 tag: base64.b64encode(np.packbits(outcome).tobytes()).decode()
@@ -182,11 +238,11 @@ class Result(ABC):
         text = json.dumps(self.to_dict(), allow_nan=False, ensure_ascii=False)
         return write_atomically(Path(path), text.encode())
 
-    def log(self, writer: Any, step: int) -> None:
+    def log(self, writer: Any, step: int, *, figure: bool = False) -> None:
         """Write into TensorBoard; see :func:`hfc_probe.core.event_file.log`."""
         from .event_file import log
 
-        log(self, writer, step)
+        log(self, writer, step, figure=figure)
 
     def __str__(self) -> str:
         from tabulate import tabulate
@@ -245,14 +301,14 @@ def not_above_chance(result: Result) -> str | None:
     None if the interval of its accuracy on the original images lies above the larger of k/K and
     the share of the k largest classes, or if there is no such accuracy.
     """
-    seen, chance = result.original(), result.provenance.get("chance")
-    if seen is None or chance is None:
+    original, chance = result.original(), result.provenance.get("chance")
+    if original is None or chance is None:
         return None
-    right, count, topk = seen
-    low, high = (float(bound) for bound in wilson(right, count))
+    correct, count, topk = original
+    low, high = (float(bound) for bound in wilson(correct, count))
     if low > chance:
         return None
-    accuracy = right / count if count else float("nan")
+    accuracy = correct / count if count else float("nan")
     of = "the share of the largest class" if topk == 1 else f"a guess of {topk} classes"
     if chance == 1:
         of = "all images are of one class" if topk == 1 else f"any {topk} classes hold the target"
@@ -305,20 +361,3 @@ def manner(settings: Mapping[str, Any], background: str = "hfc_background") -> s
     if topk[0] != 1:
         parts.append(f"right within the top {topk[0]}")
     return ", ".join(parts)
-
-
-def scalars_figure(result: Result) -> Figure:
-    """A result's numbers as bars, with those 95 % intervals that it has."""
-    scalars, intervals = result.scalars(), result.intervals()
-    with styled():
-        figure = new_figure(7, 1.4 + 0.4 * max(len(scalars), 1))
-        axes = figure.add_subplot()
-        for k, (tag, value) in enumerate(scalars.items()):
-            axes.barh(k, value, color=LFC)
-            low, high = intervals.get(tag, (value, value))
-            axes.plot([low, high], [k, k], color="black", linewidth=1.5)
-        axes.set_yticks(range(len(scalars)), list(scalars))
-        axes.invert_yaxis()
-        axes.set_xlabel("value (95 % interval)" if intervals else "value")
-        axes.set_title(result.name.replace("_", " ").capitalize())
-    return figure

@@ -24,28 +24,23 @@ _SIZES = {
 }
 
 
-def radius_figure(result: Any) -> Figure:
+def draw_by_radius(figure: Any, result: Any) -> None:
     """AP of LFC and HFC against radius, overall and by size; bars for a single radius."""
-    with styled():
-        if len(result.radii) == 1:
-            figure = new_figure(7.4, 4.4)
-            _bars(figure.subplots(), result)
-        else:
-            figure = new_figure(12.4, 4.0)
-            panels: Any = figure.subplots(1, 4, sharey=True, width_ratios=(1.5, 1, 1, 1))
-            for axes, metric in zip(panels, _SIZES, strict=True):
-                _curves(axes, result, metric)
-            panels[0].set_ylabel("average precision (%)")
-            panels[0].legend(frameon=False, fontsize=9, loc="best")
-            top = _top(result)
-            panels[0].set_ylim(0, top)
-        bands = "; bands: 95 % intervals" if len(result.radii) > 1 else ""
-        figure.suptitle(
-            f"Average precision by frequency ({result.samples} images, HFC on "
-            f"{result.background} background{fourier.rescale_note(result.rescale)}{bands})",
-            fontsize=12,
-        )
-    return figure
+    if len(result.radii) == 1:
+        _bars(figure.subplots(), result)
+    else:
+        panels: Any = figure.subplots(1, 4, sharey=True, width_ratios=(1.5, 1, 1, 1))
+        for axes, metric in zip(panels, _SIZES, strict=True):
+            _curves(axes, result, metric)
+        panels[0].set_ylabel("average precision (%)")
+        panels[0].legend(frameon=False, fontsize=9, loc="best")
+        panels[0].set_ylim(0, _top(result))
+    bands = "; bands: 95 % intervals" if len(result.radii) > 1 else ""
+    figure.suptitle(
+        f"Average precision by frequency ({result.samples} images, HFC on "
+        f"{result.background} background{fourier.rescale_note(result.rescale)}{bands})",
+        fontsize=12,
+    )
 
 
 def _top(result: Any) -> float:
@@ -199,4 +194,4 @@ def errors_figure(result: Any) -> Figure:
     return figure
 
 
-__all__ = ["errors_figure", "radius_figure", "scatter_figure"]
+__all__ = ["draw_by_radius", "errors_figure", "scatter_figure"]

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from .. import fourier
 from ..core.intervals import percent, proportion_arrays, wilson
+from ..core.labels import Label, accuracy_label
 from ..core.result import Result
 from ..ground.errors import InputError, named
 from ..ground.files import plain, write_atomically
@@ -244,6 +245,25 @@ class DetectionAuditResult(Result):
                     out[f"hfc_detection/{what}_{direction}_any/{name}"] = float(len(anything))
         return out
 
+    def labels(self) -> dict[str, Label]:
+        radii = dict(zip(self.variants[1:], 2 * self.radii, strict=True))
+        out = {}
+        for metric in METRICS:
+            for name in self.variants:
+                part, radius = name.partition("_")[0], radii.get(name)
+                tag = f"hfc_detection/{metric}/{name}"
+                out[tag] = accuracy_label(part, radius, quantity=metric)
+        margin = f"the audit's margin ({self.settings['margin']:g})"
+        for name, radius in radii.items():
+            part = name.partition("_")[0]
+            for direction, verb in zip(_DIRECTIONS, ("gain", "lose"), strict=True):
+                for what in ("images", "objects"):
+                    for any_, by in (("", margin), ("_any", "any margin")):
+                        text = f"{what} that {verb} on {part.upper()}({radius:g}) by {by}"
+                        tag = f"hfc_detection/{what}_{direction}{any_}/{name}"
+                        out[tag] = Label(text, "count", part, radius)
+        return out
+
     def intervals(self) -> dict[str, tuple[float, float]]:
         return {
             f"hfc_detection/{metric}/{name}": (float(low), float(high))
@@ -309,11 +329,14 @@ class DetectionAuditResult(Result):
         out["categories"] = {str(k): v for k, v in self.truth.categories.items()}
         return out
 
-    def figure(self) -> Figure:
-        """AP against radius for LFC and HFC, overall and by size (bars for a single radius)."""
-        from .figures import radius_figure
+    def figure_inches(self) -> tuple[float, float]:
+        return (7.4, 4.4) if len(self.radii) == 1 else (12.4, 4.0)
 
-        return radius_figure(self)
+    def draw_panels(self, figure: Any) -> None:
+        """AP against radius for LFC and HFC, overall and by size (bars for a single radius)."""
+        from .figures import draw_by_radius
+
+        draw_by_radius(figure, self)
 
     def errors(self) -> dict[str, Errors]:
         """Mistakes by kind and what each kind costs, by variant; computed once."""

@@ -18,19 +18,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import fourier, kernels
-from ..core.drawing import CLEAN, HFC, LFC, new_figure, spectrum_axes, styled
+from ..core.drawing import CLEAN, HFC, LFC, spectrum_axes
 from ..core.intervals import percent, percent_at, proportion_arrays
+from ..core.labels import Label
 from ..core.measurement import Measurement, settings_of
 from ..core.result import CellResult
 from ..data.noise import uniform_noise
 from ..ground import checks
 from ..ground.errors import InputError
-from ..model.subject import Subject, rank, right
+from ..model.subject import Subject, is_correct, target_rank
 from .gradients import reached
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+
+__all__ = ["AdversarialAccuracy", "AdversarialAccuracyResult"]
 
 ATTACKS = ("fgsm", "pgd")
 
@@ -102,13 +104,13 @@ class AdversarialAccuracy(Measurement):
         return min(samples, self.samples) * (each * len(self.rhos) + filtered)
 
     def compute(self, subject: Subject) -> AdversarialAccuracyResult:
-        subject = replace(subject, samples=subject.samples.subset(self.samples, seed=self.seed))
+        subject = subject.subset(self.samples, self.seed)
         count = len(subject.samples)
         rows = [self._tally(subject) for _ in self.rhos]
         with subject.progress(len(self.rhos) * count, "image") as advance:
             for row, rho in enumerate(self.rhos):
                 with _smoothed(subject, rho, normalize=self.normalize) as smoothed:
-                    for seen in smoothed.map(partial(self._look, smoothed, row), advance):
+                    for seen in smoothed.map(partial(self._evaluate_batch, smoothed, row), advance):
                         rows[row].add(seen)
         if not rows[0].moved:
             raise InputError(
@@ -138,14 +140,14 @@ class AdversarialAccuracy(Measurement):
             power={name: np.zeros((columns, *size)) for name in ATTACKS},
         )
 
-    def _look(
+    def _evaluate_batch(
         self, subject: Subject, row: int, start: int, images: Tensor, targets: Tensor
     ) -> _Tally:
         tally = self._tally(subject)
         direction, logits = fgsm_direction(subject, images, targets)
         if row == 0 and start == 0:
             subject.check_targets(logits.shape[1])
-        tally.clean = int((rank(logits, targets) < 1).sum())
+        tally.clean = int((target_rank(logits, targets) < 1).sum())
         tally.moved = int(direction.flatten(1).any(1).sum())
         noise = uniform_noise(self.seed, start, images) if self.random_start else None
         for column, epsilon in enumerate(self.epsilons):
@@ -163,7 +165,7 @@ class AdversarialAccuracy(Measurement):
                 ),
             }
             for name, adversarial in found.items():
-                hits = right(subject, adversarial, targets, f"{name.upper()} ε = {epsilon:g}")
+                hits = is_correct(subject, adversarial, targets, f"{name.upper()} ε = {epsilon:g}")
                 tally.attacked[name][column] = int(hits.sum())
                 if row:
                     continue
@@ -173,7 +175,7 @@ class AdversarialAccuracy(Measurement):
                 for k, parts in enumerate(fourier.bands(change, self.perturbation_radii)):
                     for part, filtered in zip(("lfc", "hfc"), parts, strict=True):
                         again = (images + filtered).clamp(0, 1)
-                        hits = right(subject, again, targets, "filtered adversarial")
+                        hits = is_correct(subject, again, targets, "filtered adversarial")
                         tally.filtered[name, part][column, k] = int(hits.sum())
         return tally
 
@@ -310,12 +312,40 @@ class AdversarialAccuracyResult(CellResult):
                 for name in ATTACKS:
                     yield f"hfc_attack/{name}_e{epsilon:g}{end}", name, (row, column)
 
-    def images(self) -> dict[str, Any]:
-        return {"hfc_attack/overview": self.figure()}
+    def labels(self) -> dict[str, Label]:
+        out = {}
+        for tag, name, (row, *column) in self.cells():
+            rho = self.rhos[row]
+            smoothed = f" with kernels smoothed by ρ = {rho:g}" if rho else ""
+            if name == "clean":
+                text = f"clean accuracy{smoothed or ' beside the attacks'}"
+                out[tag] = Label(text, "accuracy", "" if rho else "original")
+            else:
+                text = f"{name.upper()} accuracy at ε = {self.epsilons[column[0]]:g}{smoothed}"
+                out[tag] = Label(text, f"{name.upper()} accuracy")
+        return out
 
-    def figure(self) -> Figure:
+    def figure_inches(self) -> tuple[float, float]:
+        return 14.2 if self.settings["perturbation_radii"] else 13.2, 4.3
 
-        return adversarial_figure(self)
+    def draw_panels(self, figure: Any) -> None:
+        """Accuracy against ε for every ρ under both attacks, and PGD's spectrum."""
+        arrays = self.arrays()
+        filtered = len(arrays["perturbation_radii"]) > 0
+        panels: Any = figure.subplots(1, 4 if filtered else 3)
+        for axes, name in zip(panels, ("fgsm", "pgd"), strict=False):
+            _attack_axes(axes, self, arrays, name)
+        panels[0].set_ylabel("accuracy")
+        panels[0].legend(frameon=False, fontsize=9, title="kernel smoothing", title_fontsize=9)
+        epsilon = self.epsilons[-1]
+        spectrum_axes(
+            panels[2],
+            arrays["pgd_spectrum"][-1],
+            f"PGD perturbation, ε = {epsilon:g}",
+            "log10 of mean power",
+        )
+        if filtered:
+            _filtered_axes(panels[3], self, arrays)
 
     def axes(self) -> dict[str, dict[str, Any]]:
         rho = {"name": "rho", "unit": "1", "values": list(self.rhos)}
@@ -401,29 +431,6 @@ SERIES = (LFC, HFC, "#009E73", "#CC79A7", "#56B4E9", "#E69F00", CLEAN)
 
 
 _MARKERS = "os^Dvp*"
-
-
-def adversarial_figure(result: AdversarialAccuracyResult) -> Figure:
-    """Accuracy against ε for every ρ under both attacks, and PGD's spectrum."""
-    arrays = result.arrays()
-    filtered = len(arrays["perturbation_radii"]) > 0
-    with styled():
-        figure = new_figure(14.2 if filtered else 13.2, 4.3)
-        panels: Any = figure.subplots(1, 4 if filtered else 3)
-        for axes, name in zip(panels, ("fgsm", "pgd"), strict=False):
-            _attack_axes(axes, result, arrays, name)
-        panels[0].set_ylabel("accuracy")
-        panels[0].legend(frameon=False, fontsize=9, title="kernel smoothing", title_fontsize=9)
-        epsilon = result.epsilons[-1]
-        spectrum_axes(
-            panels[2],
-            arrays["pgd_spectrum"][-1],
-            f"PGD perturbation, ε = {epsilon:g}",
-            "log10 of mean power",
-        )
-        if filtered:
-            _filtered_axes(panels[3], result, arrays)
-    return figure
 
 
 def _attack_axes(

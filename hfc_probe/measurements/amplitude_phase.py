@@ -10,17 +10,19 @@ import torch
 from numpy.typing import NDArray
 
 from .. import fourier
-from ..core.drawing import CLEAN, HFC, LFC, new_figure, show_pixels, styled
+from ..core.drawing import CLEAN, HFC, LFC, image_tiles, show_pixels
 from ..core.intervals import percent, proportion_arrays
+from ..core.labels import Label, accuracy_label
 from ..core.measurement import Measurement, settings_of
 from ..core.result import Result
 from ..ground import checks
 from ..ground.errors import InputError
-from ..model.subject import Subject, rank
+from ..model.subject import Subject, target_rank
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+
+__all__ = ["AmplitudePhase", "AmplitudePhaseResult"]
 
 Pairing = Literal["any", "same", "different"]
 _PARTS = ("", "_lower", "_upper")
@@ -70,17 +72,19 @@ class AmplitudePhase(Measurement):
         kept: list[tuple[Any, ...]] = []
         size = subject.batch_size
 
-        def look(start: int) -> tuple[dict[str, int], list[tuple[Any, ...]]]:
+        def evaluate_batch(start: int) -> tuple[dict[str, int], list[tuple[Any, ...]]]:
             rows = torch.from_numpy(own[start : start + size])
             donors = torch.from_numpy(other[start : start + size])
             images = samples.pixels(rows).to(subject.device)
             others = samples.pixels(donors).to(subject.device)
             label = samples.targets[rows].to(subject.device)
             donor_label = samples.targets[donors].to(subject.device)
-            clean = subject.logits(images)
+            # Without images left out, these are the samples' own batches.
+            all_paired = len(own) == len(samples)
+            clean = subject.original(start, images) if all_paired else subject.logits(images)
             if start == 0:
                 subject.check_targets(clean.shape[1])
-            found = {"original": int((rank(clean, label) < 1).sum())}
+            found = {"original": int((target_rank(clean, label) < 1).sum())}
             views = {
                 "phase_kept": fourier.recombine(others, images, over_channels=self.over_channels),
                 "amplitude_kept": fourier.recombine(
@@ -91,8 +95,8 @@ class AmplitudePhase(Measurement):
             for name, view in views.items():
                 view = view.clamp(0, 1) if self.clip else view
                 logits = subject.logits(view, "recombined")
-                found[f"{name}_own"] = int((rank(logits, label) < 1).sum())
-                found[f"{name}_other"] = int((rank(logits, donor_label) < 1).sum())
+                found[f"{name}_own"] = int((target_rank(logits, label) < 1).sum())
+                found[f"{name}_other"] = int((target_rank(logits, donor_label) < 1).sum())
                 if name == "phase_kept":
                     for k in range(min(self.examples - start, len(view))):
                         shown.append(
@@ -107,7 +111,9 @@ class AmplitudePhase(Measurement):
 
         starts = range(0, len(own), size)
         with subject.progress(len(own), "image") as advance:
-            for start, (found, shown) in zip(starts, subject.share(starts, look), strict=True):
+            for start, (found, shown) in zip(
+                starts, subject.share(starts, evaluate_batch), strict=True
+            ):
                 for name, right in found.items():
                     counts[name] += right
                 kept += shown
@@ -220,6 +226,16 @@ class AmplitudePhaseResult(Result):
     def intervals(self) -> dict[str, tuple[float, float]]:
         return {f"hfc_phase/{name}": self.of(name)[1:] for name in self.counts}
 
+    def labels(self) -> dict[str, Label]:
+        texts = {
+            "phase_kept_own": "accuracy with another image's amplitude",
+            "phase_kept_other": "the share that follows another image's amplitude",
+            "amplitude_kept_own": "accuracy with another image's phase",
+            "amplitude_kept_other": "the share that follows another image's phase",
+        }
+        out = {f"hfc_phase/{name}": Label(text, "accuracy") for name, text in texts.items()}
+        return {"hfc_phase/original": accuracy_label("original")} | out
+
     def of(self, name: str) -> tuple[float, float, float]:
         """A proportion with its bounds."""
         arrays = self.arrays()
@@ -227,11 +243,33 @@ class AmplitudePhaseResult(Result):
         return value, low, high
 
     def images(self) -> dict[str, Any]:
-        return {"hfc_phase/overview": self.figure()}
+        """The example pairs: a row of the phase's images, the amplitude's and what they make."""
+        views = np.moveaxis(self.example_images, 1, 0)
+        rows = views.reshape(-1, *views.shape[2:])
+        return {"hfc_phase/pictures": image_tiles(rows, columns=views.shape[1])}
 
-    def figure(self) -> Figure:
+    def figure_inches(self) -> tuple[float, float]:
+        return 1.75 * len(self.example_images) + 5.2, 5.6
 
-        return amplitude_phase_figure(self)
+    def draw_panels(self, figure: Any) -> None:
+        """Example pairs with their recombination, and accuracy by whose label is asked for."""
+        shown = len(self.example_images)
+        parts: Any = figure.subfigures(1, 2, width_ratios=(1.75 * shown, 5.2))
+        grid = parts[0].subplots(3, shown, squeeze=False)
+        for column in range(shown):
+            phase, amplitude, predicted = (int(n) for n in self.example_labels[column])
+            follows = {phase: "phase", amplitude: "amplitude"}.get(predicted, "neither")
+            if phase == amplitude == predicted:
+                follows = "both"
+            for row, label in enumerate(("phase of", "amplitude of", "recombined")):
+                axes = grid[row][column]
+                show_pixels(axes, self.example_images[column, row])
+                axes.set_title(label, fontsize=9, pad=3, color=(LFC, HFC, CLEAN)[row])
+                under = f"class {(phase, amplitude, predicted)[row]}"
+                if row == 2:
+                    under = f"predicted {predicted}\nfollows {follows}"
+                axes.set_xlabel(under, fontsize=9)
+        _phase_axes(parts[1].subplots(), self)
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         heads = ["recombined image", "follows phase", "follows amplitude"]
@@ -283,30 +321,6 @@ def amplitude_phase_sentence(result: AmplitudePhaseResult) -> str:
     if all(a[1] > p[2] for p, a in zip(phase, amplitude, strict=True)):
         return f"The model follows amplitude: {figures}."
     return f"The model follows neither phase nor amplitude clearly more: {figures}."
-
-
-def amplitude_phase_figure(result: AmplitudePhaseResult) -> Figure:
-    """Example pairs with their recombination, and accuracy by whose label is asked for."""
-    shown = len(result.example_images)
-    with styled():
-        figure = new_figure(1.75 * shown + 5.2, 5.6)
-        parts: Any = figure.subfigures(1, 2, width_ratios=(1.75 * shown, 5.2))
-        grid = parts[0].subplots(3, shown, squeeze=False)
-        for column in range(shown):
-            phase, amplitude, predicted = (int(n) for n in result.example_labels[column])
-            follows = {phase: "phase", amplitude: "amplitude"}.get(predicted, "neither")
-            if phase == amplitude == predicted:
-                follows = "both"
-            for row, label in enumerate(("phase of", "amplitude of", "recombined")):
-                axes = grid[row][column]
-                show_pixels(axes, result.example_images[column, row])
-                axes.set_title(label, fontsize=9, pad=3, color=(LFC, HFC, CLEAN)[row])
-                under = f"class {(phase, amplitude, predicted)[row]}"
-                if row == 2:
-                    under = f"predicted {predicted}\nfollows {follows}"
-                axes.set_xlabel(under, fontsize=9)
-        _phase_axes(parts[1].subplots(), result)
-    return figure
 
 
 def _phase_axes(axes: Axes, result: AmplitudePhaseResult) -> None:

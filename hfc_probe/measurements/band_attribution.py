@@ -5,9 +5,9 @@ Long because a measurement is one file: settings, attribution, result, sentence 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,18 +15,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import fourier
-from ..core.drawing import HFC, LFC, bare, new_figure, show_pixels, styled
+from ..core.drawing import HFC, LFC, bare, show_pixels
 from ..core.event_file import radius_tag
+from ..core.labels import Label
 from ..core.measurement import Measurement, settings_of
 from ..core.result import Result
 from ..ground import checks
 from ..ground.errors import InputError
 from ..model.subject import Subject
-from .frequency_accuracy import Background
 from .gradients import reached
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+__all__ = ["BandAttribution", "BandAttributionResult"]
 
 Method = Literal["feature_ablation", "shapley", "integrated_gradients"]
 _METHODS = {
@@ -71,7 +70,7 @@ class BandAttribution(Measurement):
     edges: tuple[float, ...] | None = None
     method: Method = "shapley"
     of: str = "predicted"
-    background: Background = "zero"
+    background: fourier.Background = "zero"
     permutations: int = 25
     steps: int = 32
     samples: int = 64
@@ -120,25 +119,23 @@ class BandAttribution(Measurement):
         return min(samples, self.samples) * each
 
     def compute(self, subject: Subject) -> BandAttributionResult:
-        subject = replace(subject, samples=subject.samples.subset(self.samples, seed=self.seed))
+        subject = subject.subset(self.samples, self.seed)
         samples = subject.samples
         edges = self.edges_for(*samples.image_shape[1:])
         empty = torch.zeros(1, samples.image_shape[0], 1, 1, device=subject.device)
         if self.background == "mean":
             empty = samples.mean.to(subject.device, torch.float32).view(1, -1, 1, 1)
 
-        def look(start: int, images: Tensor, targets: Tensor) -> list[Tensor]:
+        def evaluate_batch(start: int, images: Tensor, targets: Tensor) -> list[Tensor]:
             parts = bands(images - empty, edges)
-            clean = subject.logits(images)
-            if start == 0:
-                subject.check_targets(clean.shape[1])
+            clean = subject.original(start, images)
             chosen = clean.argmax(1) if self.of == "predicted" else targets
             without = subject.logits(empty.expand_as(images), "baseline")
             found = self._attributions(subject, parts, empty, chosen)
             picked = [logits.gather(1, chosen[:, None])[:, 0] for logits in (clean, without)]
             return [part.cpu() for part in (found, *picked, chosen, clean.argmax(1))]
 
-        out = zip(*subject.map(look), strict=True)
+        out = zip(*subject.map(evaluate_batch), strict=True)
         found, clean, without, chosen, predicted = (torch.cat(parts) for parts in out)
         return BandAttributionResult(
             settings=settings_of(self) | {"edges": edges},
@@ -172,8 +169,8 @@ class BandAttribution(Measurement):
             torch.manual_seed(self.seed)
             options["n_samples"] = self.permutations
         if self.method != "integrated_gradients":
-            # captum draws on the default device.
-            with torch.device(subject.device):
+            # captum draws on the default device: on the CPU, the permutations are the same for all.
+            with torch.device("cpu"):
                 result: Tensor = attribution.attribute(gains, **options)
             return result.detach()
         advice = 'use method="shapley"'
@@ -274,7 +271,7 @@ class BandAttributionResult(Result):
         }
 
     @property
-    def labels(self) -> list[str]:
+    def bands(self) -> list[str]:
         """The bands' names."""
         ends = [f"{edge:.3g}" for edge in self.edges]
         return ["DC", *(f"{a}–{b}" for a, b in pairwise(ends))]
@@ -290,6 +287,12 @@ class BandAttributionResult(Result):
         mean = self.arrays()["mean"]
         return {tag: float(value) for tag, value in zip(self._tags(), mean, strict=True)}
 
+    def labels(self) -> dict[str, Label]:
+        return {
+            tag: Label(f"the mean attribution of the band {band} (cycles/image)", "logit")
+            for tag, band in zip(self._tags(), self.bands, strict=True)
+        }
+
     def intervals(self) -> dict[str, tuple[float, float]]:
         arrays = self.arrays()
         low, high = arrays["mean_lower"], arrays["mean_upper"]
@@ -297,12 +300,60 @@ class BandAttributionResult(Result):
             tag: (float(a), float(b)) for tag, a, b in zip(self._tags(), low, high, strict=True)
         }
 
-    def images(self) -> dict[str, Any]:
-        return {"hfc_bands/attribution": self.figure()}
+    def figure_inches(self) -> tuple[float, float]:
+        return 6.2 + 2.9 * ((min(4, len(self.example_images)) + 1) // 2), 4.8
 
-    def figure(self) -> Figure:
-
-        return band_figure(self)
+    def draw_panels(self, figure: Any) -> None:
+        """Mean attribution by band, and the first images with theirs."""
+        arrays = self.arrays()
+        shown = min(4, len(self.example_images))
+        where = np.arange(len(self.edges))
+        parts: Any = figure.subfigures(1, 2, width_ratios=(6.2, 2.9 * ((shown + 1) // 2)))
+        axes = parts[0].subplots()
+        mean, low, high = (arrays[n] for n in ("mean", "mean_lower", "mean_upper"))
+        axes.bar(
+            where,
+            mean,
+            color=[LFC if value >= 0 else HFC for value in mean],
+            yerr=[mean - low, high - mean],
+            capsize=3,
+            ecolor="black",
+        )
+        axes.axhline(0, color="black", lw=0.8)
+        axes.set_xticks(where, self.labels, rotation=30, ha="right")
+        axes.set_xlabel("band (cycles/image)")
+        axes.set_ylabel("attribution (logits)")
+        method = str(self.settings["method"]).replace("_", " ")
+        axes.set_title(
+            f"What the {self.settings['of']} class rests on\n"
+            f"({method}, mean of {self.samples} images, 95 % intervals)",
+            fontsize=11,
+        )
+        limit = max(1e-9, float(np.abs(self.attribution[:shown]).max()) * 1.05)
+        grid = parts[1].subplots(
+            4, (shown + 1) // 2, squeeze=False, height_ratios=(1.15, 1, 1.15, 1)
+        )
+        for k, cell in enumerate(np.ravel(grid)):
+            if k >= 4 * ((shown + 1) // 2):
+                bare(cell)
+        for k in range(2 * ((shown + 1) // 2)):
+            row, column = divmod(k, (shown + 1) // 2)
+            picture, bars = grid[2 * row][column], grid[2 * row + 1][column]
+            if k >= shown:
+                bare(picture)
+                bare(bars)
+                continue
+            show_pixels(picture, self.example_images[k])
+            hit = "✓" if self.predicted[k] == self.targets[k] else "✗"
+            picture.set_title(f"{hit} predicted class {self.predicted[k]}", fontsize=9, pad=3)
+            values = self.attribution[k]
+            bars.bar(where, values, color=[LFC if v >= 0 else HFC for v in values])
+            bars.axhline(0, color="black", lw=0.6)
+            bars.set_ylim(-limit, limit)
+            bars.set_xticks(where, [])
+            bars.tick_params(labelsize=8)
+            if column == 0:
+                bars.set_ylabel("logits", fontsize=9)
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         arrays = self.arrays()
@@ -314,7 +365,7 @@ class BandAttributionResult(Result):
                 f"[{arrays['mean_lower'][k]:+.2f}, {arrays['mean_upper'][k]:+.2f}]",
                 f"{100 * arrays['share'][k]:.0f} %",
             ]
-            for k, label in enumerate(self.labels)
+            for k, label in enumerate(self.bands)
         ]
         return heads, rows
 
@@ -325,7 +376,7 @@ class BandAttributionResult(Result):
         )
 
     def _named(self, band: int) -> str:
-        return "DC" if band == 0 else f"the band {self.labels[band]} cycles/image"
+        return "DC" if band == 0 else f"the band {self.bands[band]} cycles/image"
 
     def verdict(self) -> str:
         arrays = self.arrays()
@@ -343,59 +394,3 @@ class BandAttributionResult(Result):
                 f"({arrays['mean'][second]:+.2f})."
             )
         return f"{text}; the next is {self._named(second)} with {arrays['mean'][second]:+.2f}."
-
-
-def band_figure(result: BandAttributionResult) -> Figure:
-    """Mean attribution by band, and the first images with theirs."""
-    arrays = result.arrays()
-    shown = min(4, len(result.example_images))
-    where = np.arange(len(result.edges))
-    with styled():
-        figure = new_figure(6.2 + 2.9 * ((shown + 1) // 2), 4.8)
-        parts: Any = figure.subfigures(1, 2, width_ratios=(6.2, 2.9 * ((shown + 1) // 2)))
-        axes = parts[0].subplots()
-        mean, low, high = (arrays[n] for n in ("mean", "mean_lower", "mean_upper"))
-        axes.bar(
-            where,
-            mean,
-            color=[LFC if value >= 0 else HFC for value in mean],
-            yerr=[mean - low, high - mean],
-            capsize=3,
-            ecolor="black",
-        )
-        axes.axhline(0, color="black", lw=0.8)
-        axes.set_xticks(where, result.labels, rotation=30, ha="right")
-        axes.set_xlabel("band (cycles/image)")
-        axes.set_ylabel("attribution (logits)")
-        method = str(result.settings["method"]).replace("_", " ")
-        axes.set_title(
-            f"What the {result.settings['of']} class rests on\n"
-            f"({method}, mean of {result.samples} images, 95 % intervals)",
-            fontsize=11,
-        )
-        limit = max(1e-9, float(np.abs(result.attribution[:shown]).max()) * 1.05)
-        grid = parts[1].subplots(
-            4, (shown + 1) // 2, squeeze=False, height_ratios=(1.15, 1, 1.15, 1)
-        )
-        for k, cell in enumerate(np.ravel(grid)):
-            if k >= 4 * ((shown + 1) // 2):
-                bare(cell)
-        for k in range(2 * ((shown + 1) // 2)):
-            row, column = divmod(k, (shown + 1) // 2)
-            picture, bars = grid[2 * row][column], grid[2 * row + 1][column]
-            if k >= shown:
-                bare(picture)
-                bare(bars)
-                continue
-            show_pixels(picture, result.example_images[k])
-            hit = "✓" if result.predicted[k] == result.targets[k] else "✗"
-            picture.set_title(f"{hit} predicted class {result.predicted[k]}", fontsize=9, pad=3)
-            values = result.attribution[k]
-            bars.bar(where, values, color=[LFC if v >= 0 else HFC for v in values])
-            bars.axhline(0, color="black", lw=0.6)
-            bars.set_ylim(-limit, limit)
-            bars.set_xticks(where, [])
-            bars.tick_params(labelsize=8)
-            if column == 0:
-                bars.set_ylabel("logits", fontsize=9)
-    return figure

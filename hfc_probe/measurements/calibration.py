@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,23 +13,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import fourier
-from ..core.drawing import CLEAN, HFC, LFC, new_figure, styled
+from ..core.components import ComponentMeasurement, radius_unit
+from ..core.drawing import CLEAN, HFC, LFC
 from ..core.event_file import radius_tag
-from ..core.measurement import Measurement, settings_of
+from ..core.labels import Label, accuracy_label
+from ..core.measurement import settings_of
 from ..core.result import CellResult, manner
 from ..data.samples import Samples
 from ..ground import checks
 from ..ground.errors import InputError
-from ..model.subject import Subject, rank
-from .frequency_accuracy import Background, FrequencyAccuracy
+from ..model.subject import Subject, target_rank
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+__all__ = ["Calibration", "CalibrationResult"]
 
 
 @dataclass(frozen=True)
-class Calibration(Measurement):
-    """ECE on the original, LFC(r) and HFC(r), and how well confidence tells them apart.
+class Calibration(ComponentMeasurement):
+    """ECE on the original, LFC(r) and HFC(r), and how well confidence separates them.
 
     The expected calibration error compares confidence (the largest softmax probability) with
     accuracy in equal bins of confidence. The AUROC is that of telling the original images
@@ -37,12 +37,12 @@ class Calibration(Measurement):
     more confident than every other image, 0.5 where confidence says nothing.
 
     Args:
-        radii, hfc_background, closed: as :class:`FrequencyAccuracy`.
+        radii, hfc_background, closed, units, rescale: as :class:`FrequencyAccuracy`; a second
+            data set is rescaled as well.
         bins: of the ECE.
         ood: a second data set's samples, of the same shape; its labels are not looked at.
         resamples: of the bootstrap that gives the 95 % intervals.
         seed: of the bootstrap.
-        rescale: as :class:`FrequencyAccuracy`; a second data set is rescaled as well.
 
     Raises:
         InputError: settings outside their bounds; when measuring, a second data set of another
@@ -52,19 +52,13 @@ class Calibration(Measurement):
     of Chen et al., ICCV 2021, has the AUROC of a second data set, by the largest logit.
     """
 
-    radii: tuple[float, ...] | None = None
-    hfc_background: Background = "zero"
-    closed: bool = True
     bins: int = 15
     ood: Samples | None = None
     resamples: int = 200
     seed: int = 0
-    rescale: fourier.Rescale | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        same = FrequencyAccuracy(self.radii, self.hfc_background, self.closed, rescale=self.rescale)
-        object.__setattr__(self, "radii", same.radii)
         for name in ("bins", "resamples"):
             checks.keep(self, **{name: checks.whole(name, getattr(self, name))})
         if self.ood is not None and not isinstance(self.ood, Samples):
@@ -83,26 +77,20 @@ class Calibration(Measurement):
             )
 
     def cost(self, samples: int, image_shape: tuple[int, int, int]) -> int:
-        radii = FrequencyAccuracy(self.radii).radii_for(*image_shape[1:])
-        return samples * (1 + 2 * len(radii)) + (0 if self.ood is None else len(self.ood))
+        return super().cost(samples, image_shape) + (0 if self.ood is None else len(self.ood))
 
     def compute(self, subject: Subject) -> CalibrationResult:
         samples = subject.samples
         self.validate(subject.model, samples.image_shape)
-        radii = FrequencyAccuracy(self.radii).radii_for(*samples.image_shape[1:])
-        options: Any = {"closed": self.closed, "rescale": self.rescale}
-        options["background"] = samples.mean if self.hfc_background == "mean" else None
+        radii = self.radii_for(*samples.image_shape[1:])
         views = ["original", *(f"{part}_{r:g}" for r in radii for part in ("lfc", "hfc"))]
 
-        def look(start: int, images: Tensor, targets: Tensor) -> Tensor:
+        def evaluate_batch(start: int, images: Tensor, targets: Tensor) -> Tensor:
             rows = []  # confidence, and 1 where right, of every view
-            for view in fourier.components(images, radii, **options):
-                logits = subject.logits(view.images, str(view))
-                if start == 0 and view.radius is None:
-                    subject.check_targets(logits.shape[1])
+            for logits in self.logits(subject, start, images):
                 rows += [
                     logits.cpu().double().softmax(1).amax(1),
-                    (rank(logits, targets) < 1).cpu().double(),
+                    (target_rank(logits, targets) < 1).cpu().double(),
                 ]
             return torch.stack(rows)
 
@@ -110,7 +98,7 @@ class Calibration(Measurement):
             logits = subject.logits(fourier.rescaled(images, self.rescale), "out-of-distribution")
             return logits.cpu().double().softmax(1).amax(1)
 
-        rows = torch.cat(list(subject.map(look)), 1)
+        rows = torch.cat(list(subject.map(evaluate_batch)), 1)
         confidence = dict(zip(views, rows[::2].numpy(), strict=True))
         hits = dict(zip(views, rows[1::2].bool().numpy(), strict=True))
         if self.ood is not None:
@@ -199,6 +187,8 @@ class CalibrationResult(CellResult):
       bounds.
     """
 
+    inches: ClassVar[tuple[float, float]] = (10.4, 4.3)
+
     radii: NDArray[np.float64]
     labelled: tuple[str, ...]
     others: tuple[str, ...]
@@ -236,12 +226,50 @@ class CalibrationResult(CellResult):
         if "ood" in self.others:
             yield "hfc_calibration/auroc_ood", "auroc_ood", ()
 
-    def images(self) -> dict[str, Any]:
-        return {"hfc_calibration/overview": self.figure()}
+    def labels(self) -> dict[str, Label]:
+        kinds = {"ece": "the calibration error", "auroc": "the AUROC against the original images"}
+        out = {}
+        for tag, name, at in self.cells():
+            kind, _, part = name.partition("_")
+            if part == "ood":
+                out[tag] = Label("the AUROC against the second data set", "AUROC")
+            else:
+                radius = float(self.radii[at[0]]) if at else None
+                text = accuracy_label(part, radius, quantity=kinds[kind]).text
+                out[tag] = Label(text, kind.upper(), part, radius)
+        return out
 
-    def figure(self) -> Figure:
-
-        return calibration_figure(self)
+    def draw_panels(self, figure: Any) -> None:
+        """ECE and AUROC against radius, with bootstrap intervals."""
+        arrays = self.arrays()
+        panels: Any = figure.subplots(1, 2)
+        for axes, kind, title, label in (
+            (panels[0], "ece", "Calibration", "expected calibration error"),
+            (panels[1], "auroc", "Told from the original by confidence", "AUROC"),
+        ):
+            for part, colour, style in (("lfc", LFC, "-"), ("hfc", HFC, "--")):
+                low, line, high = (arrays[f"{kind}_{part}{v}"] for v in ("_lower", "", "_upper"))
+                axes.fill_between(self.radii, low, high, color=colour, alpha=0.18, lw=0)
+                name = f"{part.upper()}(r)"
+                axes.plot(self.radii, line, style, marker="o", color=colour, label=name)
+            axes.set_xticks(self.radii)
+            axes.set_xlabel(f"radius r ({radius_unit(self.settings)})")
+            axes.set_ylabel(label)
+            axes.set_title(title)
+            axes.set_ylim(0, 1.02)
+        original = float(arrays["ece_original"])
+        panels[0].axhline(original, color=CLEAN, ls=":", label=f"original {original:.3f}")
+        panels[1].axhline(0.5, color=CLEAN, ls=":", label="confidence says nothing")
+        if "ood" in self.others:
+            ood = float(arrays["auroc_ood"])
+            panels[1].axhline(ood, color="#009E73", ls="-.", label=f"second data set {ood:.3f}")
+        for axes in panels:
+            axes.legend(frameon=False, fontsize=9)
+        fed = fourier.rescale_note(self.settings["rescale"], "; ")
+        figure.suptitle(
+            f"{self.samples} images, HFC on {self.settings['hfc_background']} background{fed}",
+            fontsize=11,
+        )
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         heads = ["images", "accuracy", "mean confidence", "ECE", "AUROC against original"]
@@ -285,39 +313,3 @@ class CalibrationResult(CellResult):
 
 def _bounded(values: NDArray[np.float64]) -> str:
     return f"{values[0]:.3f} [{values[1]:.3f}, {values[2]:.3f}]"
-
-
-def calibration_figure(result: CalibrationResult) -> Figure:
-    """ECE and AUROC against radius, with bootstrap intervals."""
-    arrays = result.arrays()
-    with styled():
-        figure = new_figure(10.4, 4.3)
-        panels: Any = figure.subplots(1, 2)
-        for axes, kind, title, label in (
-            (panels[0], "ece", "Calibration", "expected calibration error"),
-            (panels[1], "auroc", "Told from the original by confidence", "AUROC"),
-        ):
-            for part, colour, style in (("lfc", LFC, "-"), ("hfc", HFC, "--")):
-                low, line, high = (arrays[f"{kind}_{part}{v}"] for v in ("_lower", "", "_upper"))
-                axes.fill_between(result.radii, low, high, color=colour, alpha=0.18, lw=0)
-                name = f"{part.upper()}(r)"
-                axes.plot(result.radii, line, style, marker="o", color=colour, label=name)
-            axes.set_xticks(result.radii)
-            axes.set_xlabel("radius r (cycles/image)")
-            axes.set_ylabel(label)
-            axes.set_title(title)
-            axes.set_ylim(0, 1.02)
-        original = float(arrays["ece_original"])
-        panels[0].axhline(original, color=CLEAN, ls=":", label=f"original {original:.3f}")
-        panels[1].axhline(0.5, color=CLEAN, ls=":", label="confidence says nothing")
-        if "ood" in result.others:
-            ood = float(arrays["auroc_ood"])
-            panels[1].axhline(ood, color="#009E73", ls="-.", label=f"second data set {ood:.3f}")
-        for axes in panels:
-            axes.legend(frameon=False, fontsize=9)
-        fed = fourier.rescale_note(result.settings["rescale"], "; ")
-        figure.suptitle(
-            f"{result.samples} images, HFC on {result.settings['hfc_background']} background{fed}",
-            fontsize=11,
-        )
-    return figure

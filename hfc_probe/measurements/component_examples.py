@@ -12,19 +12,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import fourier
-from ..core.drawing import CLEAN, HFC, LFC, bare, new_figure, show_pixels, styled
+from ..core.components import ComponentMeasurement, radius_unit
+from ..core.drawing import CLEAN, HFC, LFC, bare, image_tiles, show_pixels
 from ..core.event_file import radius_tag
 from ..core.intervals import percent, percent_at, proportion_arrays
-from ..core.measurement import Measurement, settings_of
-from ..core.result import CellResult
+from ..core.labels import Label
+from ..core.measurement import settings_of
+from ..core.result import CellResult, manner
 from ..ground import checks
 from ..ground.errors import InputError
-from ..model.subject import Subject, rank
-from .frequency_accuracy import Background, FrequencyAccuracy
+from ..model.subject import Subject, target_rank
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+
+__all__ = ["ComponentExamples", "ComponentExamplesResult"]
 
 # (LFC right, HFC right), of the images that are right as they are.
 GROUPS = {
@@ -36,7 +38,7 @@ GROUPS = {
 
 
 @dataclass(frozen=True)
-class ComponentExamples(Measurement):
+class ComponentExamples(ComponentMeasurement):
     """Finds images predicted right on the original and on HFC(r) but wrong on LFC(r).
 
     Of the images that are predicted right as they are, each radius splits them into four
@@ -44,15 +46,12 @@ class ComponentExamples(Measurement):
     group "high only", those with the most confident HFC first.
 
     Args:
-        radii: as :class:`FrequencyAccuracy`.
-        hfc_background: as :class:`FrequencyAccuracy`.
-        closed: as :class:`FrequencyAccuracy`.
+        radii, hfc_background, closed, units, rescale: as :class:`FrequencyAccuracy`.
         radius: the radius whose examples are kept; None: the one with the most of them.
         group: which group's examples are kept: ``"high_only"`` (the paper's), ``"low_only"``,
             ``"both"`` or ``"neither"``.
         examples: maximum number of pictures.
         class_names: names for the figure and the table, by class index.
-        rescale: as :class:`FrequencyAccuracy`.
 
     Raises:
         InputError: radii as :class:`FrequencyAccuracy`; a ``radius`` that is not among them,
@@ -61,19 +60,13 @@ class ComponentExamples(Measurement):
     Source: Wang et al., CVPR 2020, Figure 2.
     """
 
-    radii: tuple[float, ...] | None = None
-    hfc_background: Background = "zero"
-    closed: bool = True
     radius: float | None = None
     group: str = "high_only"
     examples: int = 6
     class_names: tuple[str, ...] | None = None
-    rescale: fourier.Rescale | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        same = FrequencyAccuracy(self.radii, self.hfc_background, self.closed, rescale=self.rescale)
-        object.__setattr__(self, "radii", same.radii)
         checks.choice("group", self.group, tuple(GROUPS))
         checks.keep(self, examples=checks.whole("examples", self.examples))
         if self.radius is not None:
@@ -84,8 +77,7 @@ class ComponentExamples(Measurement):
             checks.keep(self, class_names=tuple(names))
 
     def radii_for(self, height: int, width: int) -> tuple[float, ...]:
-        """The radii used for images of that size."""
-        radii = FrequencyAccuracy(self.radii).radii_for(height, width)
+        radii = super().radii_for(height, width)
         if self.radius is not None and self.radius not in radii:
             raise InputError(
                 f"radius: expected one of the radii {', '.join(f'{r:g}' for r in radii)}, got "
@@ -97,34 +89,29 @@ class ComponentExamples(Measurement):
         if image_shape is not None:
             self.radii_for(*image_shape[1:])
 
-    def cost(self, samples: int, image_shape: tuple[int, int, int]) -> int:
-        return samples * (1 + 2 * len(self.radii_for(*image_shape[1:])))
-
     def compute(self, subject: Subject) -> ComponentExamplesResult:
         samples = subject.samples
         radii = self.radii_for(*samples.image_shape[1:])
-        options: Any = {"closed": self.closed, "rescale": self.rescale}
-        options["background"] = samples.mean if self.hfc_background == "mean" else None
         count = len(samples)
         # Per view (original, LFC and HFC of each radius): predicted class and its confidence.
         predicted = np.zeros((1 + 2 * len(radii), count), np.int64)
         confidence = np.zeros((1 + 2 * len(radii), count), np.float32)
 
-        def look(start: int, images: Tensor, targets: Tensor) -> tuple[slice, Tensor, Tensor]:
+        def evaluate_batch(
+            start: int, images: Tensor, targets: Tensor
+        ) -> tuple[slice, Tensor, Tensor]:
             guesses, sure = [], []
-            for view in fourier.components(images, radii, **options):
-                logits = subject.logits(view.images, str(view))
-                if start == 0 and view.radius is None:
-                    self._check_classes(subject, logits.shape[1])
-                right = rank(logits, targets) < 1
-                # Ties count as rank() counts them: right if the target ranks first.
+            for logits in self.logits(subject, start, images):
+                self._check_classes(logits.shape[1])
+                right = target_rank(logits, targets) < 1
+                # Ties count as target_rank() counts them: right if the target ranks first.
                 best = torch.where(right, targets, logits.argmax(1))
                 guesses.append(best)
                 sure.append(logits.softmax(1).gather(1, best[:, None])[:, 0])
             part = slice(start, start + len(images))
             return part, torch.stack(guesses).cpu(), torch.stack(sure).cpu()
 
-        for part, guesses, sure in subject.map(look):
+        for part, guesses, sure in subject.map(evaluate_batch):
             predicted[:, part] = guesses.numpy()
             confidence[:, part] = sure.numpy()
         truth = samples.targets.numpy()
@@ -150,7 +137,9 @@ class ComponentExamples(Measurement):
         chosen = found[np.argsort(-confidence[shown_by, found], kind="stable")][: self.examples]
         rows = [0, 1 + 2 * row, 2 + 2 * row]
         pictures = samples.pixels(torch.from_numpy(chosen))
-        low_part, high_part = fourier.split(pictures, radii[row], closed=self.closed)
+        low_part, high_part = fourier.split(
+            pictures, radii[row], closed=self.closed, units=self.units
+        )
         return ComponentExamplesResult(
             settings=settings_of(self) | {"radii": radii},
             samples=count,
@@ -165,8 +154,7 @@ class ComponentExamples(Measurement):
             example_images=torch.stack([pictures, low_part, high_part], 1).float().numpy(),
         )
 
-    def _check_classes(self, subject: Subject, classes: int) -> None:
-        subject.check_targets(classes)
+    def _check_classes(self, classes: int) -> None:
         if self.class_names is not None and len(self.class_names) < classes:
             raise InputError(
                 f"class_names: expected {classes} names, one per logit, got {len(self.class_names)}"
@@ -231,12 +219,64 @@ class ComponentExamplesResult(CellResult):
             for k, radius in enumerate(self.radii)
         ]
 
+    def labels(self) -> dict[str, Label]:
+        out = {}
+        for tag, name, (k,) in self.cells():
+            part, radius = name.partition("_")[0], float(self.radii[k])
+            text = (
+                f"the share of images that the {part} frequencies alone keep right at "
+                f"r = {radius:g}"
+            )
+            out[tag] = Label(text, f"share right on {part} frequencies alone", radius=radius)
+        return out
+
     def images(self) -> dict[str, Any]:
-        return {"hfc_examples/pictures": self.figure()}
+        """The examples: a row of originals, one of LFC and one of HFC on grey."""
+        views = np.moveaxis(self.example_images, 1, 0).copy()
+        for picture in views[2]:
+            picture *= gain_for(picture)
+        views[2] += 0.5
+        count = len(self.example_index)
+        shown = image_tiles(views.reshape(-1, *views.shape[2:]), columns=count) if count else None
+        return {} if shown is None else {"hfc_examples/pictures": shown}
 
-    def figure(self) -> Figure:
+    def figure_inches(self) -> tuple[float, float]:
+        return 2.05 * min(max(len(self.example_index), 3), 6) + 4.6, 6.9
 
-        return component_figure(self)
+    def draw_panels(self, figure: Any) -> None:
+        """Examples with predicted class and confidence, and the groups' sizes."""
+        shown = len(self.example_index)
+        columns = min(max(shown, 3), 6)
+        parts: Any = figure.subfigures(1, 2, width_ratios=(2.05 * columns, 4.6))
+        left, right = parts
+        fed = fourier.rescale_note(self.settings["rescale"], "; ")
+        _group_axes(right.subplots(), self)
+        name = self.settings["group"].replace("_", " ").replace("high", "HFC")
+        left.suptitle(
+            f"Right as they are; {name.replace('low', 'LFC')} at r = {self.example_radius:g}{fed}"
+        )
+        grid = left.subplots(3, columns, squeeze=False)
+        for column in range(columns):
+            for row, view in enumerate(("original", "LFC", "HFC")):
+                axes = grid[row][column]
+                bare(axes)
+                if column >= shown:
+                    continue
+                pixels = self.example_images[column, row]
+                gain = gain_for(pixels) if row == 2 else 1.0
+                show_pixels(axes, 0.5 + gain * pixels if row == 2 else pixels)
+                predicted = int(self.example_predicted[column, row])
+                sure = percent(float(self.example_confidence[column, row])).replace(".0 %", " %")
+                hit = predicted == int(self.example_target[column])
+                label = f"{view} × {gain:g} on grey" if row == 2 else view
+                axes.set_title(label, fontsize=9, pad=3, color=(CLEAN, LFC, HFC)[row])
+                axes.set_xlabel(
+                    f"{'✓' if hit else '✗'} {self.class_name(predicted)}\n{sure}",
+                    fontsize=9,
+                    fontweight="normal" if hit else "bold",
+                )
+        if not shown:
+            grid[1][1].text(0.5, 0.5, "no such image", ha="center", va="center")
 
     def class_name(self, index: int) -> str:
         names: Sequence[str] | None = self.settings["class_names"]
@@ -244,7 +284,13 @@ class ComponentExamplesResult(CellResult):
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         arrays = self.arrays()
-        heads = ["radius (cycles/image)", "HFC only", "LFC only", "both", "neither"]
+        heads = [
+            f"radius ({radius_unit(self.settings)})",
+            "HFC only",
+            "LFC only",
+            "both",
+            "neither",
+        ]
         rows = []
         for k, radius in enumerate(self.radii):
             cells = [f"{self.counts[name][k]}, " + percent_at(arrays, name, k) for name in GROUPS]
@@ -260,8 +306,6 @@ class ComponentExamplesResult(CellResult):
         )
 
     def verdict(self) -> str:
-        from ..core.result import manner
-
         row = int(np.argmax(self.counts["high_only"]))
         how = manner(self.settings)
         count = int(self.counts["high_only"][row])
@@ -269,8 +313,9 @@ class ComponentExamplesResult(CellResult):
         if not count:
             return f"None {of} is right on HFC(r) and wrong on LFC(r) at any radius ({how})."
         share = percent(count / self.original_right)
+        unit = radius_unit(self.settings)
         return (
-            f"At r = {self.radii[row]:g} cycles/image, {count} {of} ({share}) are right on their "
+            f"At r = {self.radii[row]:g} {unit}, {count} {of} ({share}) are right on their "
             f"high frequencies alone and wrong on their low ones ({how})."
         )
 
@@ -287,45 +332,6 @@ def gain_for(signed: NDArray[Any]) -> float:
     return fitting[-1] if fitting else 1.0
 
 
-def component_figure(result: ComponentExamplesResult) -> Figure:
-    """Examples: original, LFC and HFC with predicted class and confidence; the groups' sizes."""
-    shown = len(result.example_index)
-    columns = min(max(shown, 3), 6)
-    with styled():
-        figure = new_figure(2.05 * columns + 4.6, 6.9)
-        parts: Any = figure.subfigures(1, 2, width_ratios=(2.05 * columns, 4.6))
-        left, right = parts
-        fed = fourier.rescale_note(result.settings["rescale"], "; ")
-        _group_axes(right.subplots(), result)
-        name = result.settings["group"].replace("_", " ").replace("high", "HFC")
-        left.suptitle(
-            f"Right as they are; {name.replace('low', 'LFC')} at r = {result.example_radius:g}{fed}"
-        )
-        grid = left.subplots(3, columns, squeeze=False)
-        for column in range(columns):
-            for row, view in enumerate(("original", "LFC", "HFC")):
-                axes = grid[row][column]
-                bare(axes)
-                if column >= shown:
-                    continue
-                pixels = result.example_images[column, row]
-                gain = gain_for(pixels) if row == 2 else 1.0
-                show_pixels(axes, 0.5 + gain * pixels if row == 2 else pixels)
-                predicted = int(result.example_predicted[column, row])
-                sure = percent(float(result.example_confidence[column, row])).replace(".0 %", " %")
-                hit = predicted == int(result.example_target[column])
-                label = f"{view} × {gain:g} on grey" if row == 2 else view
-                axes.set_title(label, fontsize=9, pad=3, color=(CLEAN, LFC, HFC)[row])
-                axes.set_xlabel(
-                    f"{'✓' if hit else '✗'} {result.class_name(predicted)}\n{sure}",
-                    fontsize=9,
-                    fontweight="normal" if hit else "bold",
-                )
-        if not shown:
-            grid[1][1].text(0.5, 0.5, "no such image", ha="center", va="center")
-    return figure
-
-
 def _group_axes(axes: Axes, result: ComponentExamplesResult) -> None:
     arrays = result.arrays()
     bottom = np.zeros(len(result.radii))
@@ -339,7 +345,7 @@ def _group_axes(axes: Axes, result: ComponentExamplesResult) -> None:
         axes.bar(where, arrays[name], bottom=bottom, color=colour, label=label, width=0.75)
         bottom = bottom + arrays[name]
     axes.set_xticks(where, [f"{r:g}" for r in result.radii])
-    axes.set_xlabel("radius r (cycles/image)")
+    axes.set_xlabel(f"radius r ({radius_unit(result.settings)})")
     axes.set_ylabel(f"share of the {result.original_right} images right as they are")
     axes.set_ylim(0, 1)
     axes.set_title("What alone keeps them right")

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,19 +20,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import fourier
-from ..core.drawing import CLEAN, HFC, LFC, new_figure, styled
+from ..core.drawing import CLEAN, HFC, LFC
 from ..core.intervals import percent, percent_at, proportion_arrays, wilson
+from ..core.labels import Label
 from ..core.measurement import Measurement, settings_of
 from ..core.result import Result
 from ..data.noise import normal_noise
 from ..data.samples import Samples
 from ..ground import checks
 from ..ground.errors import InputError
-from ..model.subject import Subject, right
+from ..model.subject import Subject, target_rank
 from .fourier_heatmap.settings import default_norm
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+__all__ = ["CorruptionAccuracy", "CorruptionAccuracyResult"]
 
 # The fifteen that mean corruption error is defined over (Hendrycks and Dietterich, ICLR 2019).
 COMMON = (
@@ -153,20 +153,21 @@ class CorruptionAccuracy(Measurement):
     def cost(self, samples: int, image_shape: tuple[int, int, int]) -> int:
         sets = len(self._names) * len(self.severities)
         own = min(samples, self.samples)
-        if self.folder is None:  # one image more, which shows how many classes there are
-            return 1 + own * (1 + sets)
-        theirs = min(self.samples, _length(Path(self.folder), self._names[0]))
-        return 1 + own + (1 + theirs) * sets
+        theirs = own
+        if self.folder is not None:
+            theirs = min(self.samples, _length(Path(self.folder), self._names[0]))
+        return own + theirs * sets
 
     def compute(self, subject: Subject) -> CorruptionAccuracyResult:
         self.validate(subject.model, None)
-        samples = subject.samples.subset(self.samples, seed=self.seed)
+        subject = subject.subset(self.samples, self.seed)
+        samples = subject.samples
         shape = (len(self._names), len(self.severities))
         wrong, count = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         clean = 0
         total = 1 + shape[0] * shape[1]
         with subject.progress(total, "set") as advance:
-            clean = _errors(replace(subject, samples=samples), None, "original")
+            clean = _errors(subject, None, "original")
             advance(1)
             for row, name in enumerate(self._names):
                 sets: Iterator[tuple[Samples, _Change | None]]
@@ -233,14 +234,18 @@ _Change = Callable[[int, Tensor], Tensor]
 
 
 def _errors(subject: Subject, change: _Change | None, what: str) -> int:
-    def look(start: int, images: Tensor, targets: Tensor) -> int:
-        if change is not None:
-            images = change(start, images).clamp(0, 1)
-        elif start == 0:
-            subject.check_targets(subject.logits(images[:1]).shape[1])
-        return int((~right(subject, images, targets, what)).sum())
+    def evaluate_batch(start: int, images: Tensor, targets: Tensor) -> int:
+        if what == "original":
+            logits = subject.original(start, images)
+        else:
+            if change is not None:
+                images = change(start, images).clamp(0, 1)
+            logits = subject.logits(images, what)
+            if start == 0 and change is None:
+                subject.check_targets(logits.shape[1])
+        return int((target_rank(logits, targets) > 0).sum())
 
-    return sum(subject.map(look, advance=lambda n: None))
+    return sum(subject.map(evaluate_batch, advance=lambda n: None))
 
 
 def _size(samples: Samples) -> str:
@@ -256,7 +261,7 @@ def _baseline_error(
         )
     if name not in baseline:
         raise InputError(
-            f"baseline: expected errors for every corruption, got none for {name}; leave it out "
+            f"baseline: expected errors for every corruption, got none for {name!r}; leave it out "
             "of corruptions= or add it"
         )
     value = np.array(checks.numbers(f"baseline: {name}", baseline[name], increasing=False))
@@ -461,6 +466,16 @@ class CorruptionAccuracyResult(Result):
             out[f"{self._section}/mce"] = self.mce
         return out
 
+    def labels(self) -> dict[str, Label]:
+        def of(name: str, text: str) -> tuple[str, Label]:
+            return f"{self._section}/{name}", Label(text, "error rate")
+
+        found = [of(name, f"the error under {name.replace('_', ' ')}") for name in self.corruptions]
+        found.append(of("clean_error", "the error on the original images"))
+        found.append(of("mean_error", "the mean error over corruptions"))
+        mce = Label("the error relative to the baseline model's (mCE)", "mCE")
+        return dict(found) | ({} if self.mce is None else {f"{self._section}/mce": mce})
+
     def intervals(self) -> dict[str, tuple[float, float]]:
         arrays = self.arrays()
         out = {
@@ -477,12 +492,44 @@ class CorruptionAccuracyResult(Result):
             out[f"{self._section}/{name}"] = (float(low), float(high))
         return out
 
-    def images(self) -> dict[str, Any]:
-        return {f"{self._section}/overview": self.figure()}
+    def figure_inches(self) -> tuple[float, float]:
+        return 9.6, 1.8 + 0.34 * len(self.corruptions)
 
-    def figure(self) -> Figure:
-
-        return corruption_figure(self)
+    def draw_panels(self, figure: Any) -> None:
+        """Error by corruption and severity as a map, and the mean by corruption."""
+        arrays = self.arrays()
+        names = [name.replace("_", " ") for name in self.corruptions]
+        clean = float(arrays["clean_error"])
+        panels: Any = figure.subplots(1, 2, sharey=True, width_ratios=(1.1, 1))
+        picture = panels[0].imshow(arrays["error"], cmap="viridis", vmin=0, vmax=1, aspect="auto")
+        panels[0].set_xticks(range(len(self.severities)), [str(s) for s in self.severities])
+        panels[0].set_yticks(range(len(names)), names)
+        panels[0].set_xlabel("severity")
+        panels[0].set_title("Error by severity")
+        figure.colorbar(picture, ax=panels[0], pad=0.02).set_label("error rate")
+        mean = arrays["error"].mean(1)
+        section = "hfc_generated_corruption" if self.generated else "hfc_corruption"
+        bounds = self.intervals()
+        low, high = np.array([bounds[f"{section}/{name}"] for name in self.corruptions]).T
+        panels[1].barh(
+            range(len(names)),
+            mean,
+            color=LFC,
+            xerr=[np.maximum(mean - low, 0), np.maximum(high - mean, 0)],
+            capsize=3,
+            ecolor="black",
+        )
+        panels[1].axvline(clean, color=CLEAN, ls=":", label=f"clean {percent(clean)}")
+        panels[1].axvline(
+            self.mean_error, color=HFC, ls="--", label=f"mean {percent(self.mean_error)}"
+        )
+        panels[1].set_xlim(0, 1)
+        panels[1].set_xlabel("mean error over severities")
+        kind = "generated" if self.generated else "published"
+        panels[1].set_title(f"{kind} corruptions".capitalize())
+        panels[1].legend(
+            frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2
+        )
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         arrays = self.arrays()
@@ -522,43 +569,3 @@ class CorruptionAccuracyResult(Result):
         if self.mce is not None:
             text += f"; {self.mce_label}: {percent(self.mce)} of the baseline"
         return text + "."
-
-
-def corruption_figure(result: CorruptionAccuracyResult) -> Figure:
-    """Error by corruption and severity as a map, and the mean by corruption."""
-    arrays = result.arrays()
-    names = [name.replace("_", " ") for name in result.corruptions]
-    clean = float(arrays["clean_error"])
-    with styled():
-        figure = new_figure(9.6, 1.8 + 0.34 * len(names))
-        panels: Any = figure.subplots(1, 2, sharey=True, width_ratios=(1.1, 1))
-        picture = panels[0].imshow(arrays["error"], cmap="viridis", vmin=0, vmax=1, aspect="auto")
-        panels[0].set_xticks(range(len(result.severities)), [str(s) for s in result.severities])
-        panels[0].set_yticks(range(len(names)), names)
-        panels[0].set_xlabel("severity")
-        panels[0].set_title("Error by severity")
-        figure.colorbar(picture, ax=panels[0], pad=0.02).set_label("error rate")
-        mean = arrays["error"].mean(1)
-        section = "hfc_generated_corruption" if result.generated else "hfc_corruption"
-        bounds = result.intervals()
-        low, high = np.array([bounds[f"{section}/{name}"] for name in result.corruptions]).T
-        panels[1].barh(
-            range(len(names)),
-            mean,
-            color=LFC,
-            xerr=[np.maximum(mean - low, 0), np.maximum(high - mean, 0)],
-            capsize=3,
-            ecolor="black",
-        )
-        panels[1].axvline(clean, color=CLEAN, ls=":", label=f"clean {percent(clean)}")
-        panels[1].axvline(
-            result.mean_error, color=HFC, ls="--", label=f"mean {percent(result.mean_error)}"
-        )
-        panels[1].set_xlim(0, 1)
-        panels[1].set_xlabel("mean error over severities")
-        kind = "generated" if result.generated else "published"
-        panels[1].set_title(f"{kind} corruptions".capitalize())
-        panels[1].legend(
-            frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2
-        )
-    return figure

@@ -6,26 +6,28 @@ Long because a measurement is one file: settings, noise, fit, result, sentence a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import fourier
-from ..core.drawing import HFC, LFC, new_figure, styled
+from ..core.drawing import HFC, LFC
 from ..core.intervals import percent, percent_at, proportion_arrays
+from ..core.labels import Label
 from ..core.measurement import Measurement, settings_of
 from ..core.result import Result
 from ..data.noise import normal_noise
 from ..ground import checks
 from ..ground.errors import InputError
-from ..model.subject import Subject, rank, right
+from ..model.subject import Subject, is_correct, target_rank
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+
+__all__ = ["CriticalBand", "CriticalBandResult"]
 
 # Fit to the average of 14 people at 224 pixels, as computed in the authors' published
 # analysis/human_analysis.ipynb; the paper's abstract gives the bandwidth as one octave.
@@ -118,28 +120,31 @@ class CriticalBand(Measurement):
         return min(samples, self.samples) * (1 + cells)
 
     def compute(self, subject: Subject) -> CriticalBandResult:
-        subject = replace(subject, samples=subject.samples.subset(self.samples, seed=self.seed))
+        subject = subject.subset(self.samples, self.seed)
         centres = self.centres_for(*subject.samples.image_shape[1:])
         count = len(subject.samples)
         clean, classes = 0, 0
         hits = np.zeros((len(self.strengths), len(centres)), np.int64)
 
-        def look(start: int, images: Tensor, targets: Tensor) -> tuple[int, int, Any]:
-            images = self.prepared(images)
-            logits = subject.logits(images)
-            if start == 0:
-                subject.check_targets(logits.shape[1])
+        def evaluate_batch(start: int, images: Tensor, targets: Tensor) -> tuple[int, int, Any]:
+            prepared = self.prepared(images)
+            if prepared is images:
+                logits = subject.original(start, images)
+            else:
+                images, logits = prepared, subject.logits(prepared)
+                if start == 0:
+                    subject.check_targets(logits.shape[1])
             found = np.zeros_like(hits)
             white = normal_noise(self.seed, start, images, 1 if self.grayscale else None)
             for column, centre in enumerate(centres):
                 noise = octave(white, centre)
                 for row, strength in enumerate(self.strengths):
                     noisy = (images + strength * noise).clamp(0, 1)
-                    hit = right(subject, noisy, targets, f"noise at {centre:g}")
+                    hit = is_correct(subject, noisy, targets, f"noise at {centre:g}")
                     found[row, column] = int(hit.sum())
-            return logits.shape[1], int((rank(logits, targets) < 1).sum()), found
+            return logits.shape[1], int((target_rank(logits, targets) < 1).sum()), found
 
-        for classes, hit, found in subject.map(look):  # noqa: B007
+        for classes, hit, found in subject.map(evaluate_batch):  # noqa: B007
             clean += hit
             hits += found
         chance = 1 / classes
@@ -279,6 +284,8 @@ class CriticalBandResult(Result):
         bandwidth: its full width at half maximum, in octaves.
     """
 
+    inches: ClassVar[tuple[float, float]] = (11.0, 4.3)
+
     image_size: tuple[int, int]
     clean_right: int
     hits: NDArray[np.int64]
@@ -324,12 +331,41 @@ class CriticalBandResult(Result):
         }
         return {tag: value for tag, value in out.items() if math.isfinite(value)}
 
-    def images(self) -> dict[str, Any]:
-        return {"hfc_channel/overview": self.figure()}
+    def labels(self) -> dict[str, Label]:
+        return {
+            "hfc_channel/centre": Label("the channel's centre (cycles/image)", "frequency"),
+            "hfc_channel/bandwidth": Label("the channel's bandwidth (octaves)", "bandwidth"),
+            "hfc_channel/peak": Label("the channel's peak (octaves of noise)", "sensitivity"),
+        }
 
-    def figure(self) -> Figure:
-
-        return critical_band_figure(self)
+    def draw_panels(self, figure: Any) -> None:
+        """Accuracy by band and strength, and the channel fitted to the sensitivities."""
+        arrays = self.arrays()
+        centres = arrays["centres"]
+        strengths = arrays["strengths"]
+        panels: Any = figure.subplots(1, 2, width_ratios=(1, 1.05))
+        picture = panels[0].imshow(
+            arrays["accuracy"][::-1], cmap="viridis", vmin=0, vmax=1, aspect="auto"
+        )
+        for row in range(len(strengths)):
+            for column in range(len(centres)):
+                value = arrays["accuracy"][len(strengths) - 1 - row, column]
+                panels[0].text(
+                    column,
+                    row,
+                    f"{value:.2f}",
+                    ha="center",
+                    va="center",
+                    fontsize=9,
+                    color="black" if value > 0.55 else "white",
+                )
+        panels[0].set_xticks(range(len(centres)), [f"{c:g}" for c in centres])
+        panels[0].set_yticks(range(len(strengths)), [f"{s:g}" for s in strengths[::-1]])
+        panels[0].set_xlabel("centre of the noise's octave (cycles/image)")
+        panels[0].set_ylabel("noise (RMS, pixel values)")
+        panels[0].set_title(f"Accuracy, {percent(float(arrays['clean']))} without noise")
+        figure.colorbar(picture, ax=panels[0], pad=0.02).set_label("accuracy")
+        _channel_axes(panels[1], self)
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         arrays = self.arrays()
@@ -375,39 +411,6 @@ class CriticalBandResult(Result):
             f"The model's channel is centred at {self.centre:.1f} cycles/image and "
             f"{self.bandwidth:.1f} octaves wide ({human})."
         )
-
-
-def critical_band_figure(result: CriticalBandResult) -> Figure:
-    """Accuracy by band and strength, and the channel fitted to the sensitivities."""
-    arrays = result.arrays()
-    centres = arrays["centres"]
-    strengths = arrays["strengths"]
-    with styled():
-        figure = new_figure(11.0, 4.3)
-        panels: Any = figure.subplots(1, 2, width_ratios=(1, 1.05))
-        picture = panels[0].imshow(
-            arrays["accuracy"][::-1], cmap="viridis", vmin=0, vmax=1, aspect="auto"
-        )
-        for row in range(len(strengths)):
-            for column in range(len(centres)):
-                value = arrays["accuracy"][len(strengths) - 1 - row, column]
-                panels[0].text(
-                    column,
-                    row,
-                    f"{value:.2f}",
-                    ha="center",
-                    va="center",
-                    fontsize=9,
-                    color="black" if value > 0.55 else "white",
-                )
-        panels[0].set_xticks(range(len(centres)), [f"{c:g}" for c in centres])
-        panels[0].set_yticks(range(len(strengths)), [f"{s:g}" for s in strengths[::-1]])
-        panels[0].set_xlabel("centre of the noise's octave (cycles/image)")
-        panels[0].set_ylabel("noise (RMS, pixel values)")
-        panels[0].set_title(f"Accuracy, {percent(float(arrays['clean']))} without noise")
-        figure.colorbar(picture, ax=panels[0], pad=0.02).set_label("accuracy")
-        _channel_axes(panels[1], result)
-    return figure
 
 
 def _channel_axes(axes: Axes, result: CriticalBandResult) -> None:

@@ -5,10 +5,9 @@ Long because a measurement is one file: settings, gradients, result, sentence an
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,15 +16,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import fourier
-from ..core.drawing import LFC, map_extent, new_figure, styled
+from ..core.drawing import LFC, decades, map_extent, map_pixels
+from ..core.labels import Label
 from ..core.measurement import Measurement, settings_of
 from ..core.result import Result
 from ..ground import checks
 from ..ground.errors import InputError
-from ..model.subject import Subject, rank
+from ..model.subject import Subject, target_rank
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+__all__ = ["FourierSensitivity", "FourierSensitivityResult"]
 
 
 @dataclass(frozen=True)
@@ -92,9 +91,9 @@ class FourierSensitivity(Measurement):
         return 3 * min(samples, self.samples)
 
     def compute(self, subject: Subject) -> FourierSensitivityResult:
-        samples = subject.samples.subset(self.samples, seed=self.seed)
+        subject = subject.subset(self.samples, self.seed)
+        samples = subject.samples
         self.validate(subject.model, samples.image_shape)
-        subject = dataclasses.replace(subject, samples=samples)
         total: Tensor | None = None
         squares: Tensor | None = None
         counts = np.zeros(0, np.int64)
@@ -103,7 +102,7 @@ class FourierSensitivity(Measurement):
         shares = torch.zeros(int(ring.max()) + 1, dtype=torch.float64, device="cpu")
         known = 0
 
-        def look(start: int, images: Tensor, targets: Tensor) -> _Seen:
+        def evaluate_batch(start: int, images: Tensor, targets: Tensor) -> _BatchOutcome:
             loss, gradient, logits = _input_gradient(subject, images, targets, start == 0)
             if self.channels == "mean":
                 gradient = gradient.mean(1, keepdim=True)
@@ -115,10 +114,12 @@ class FourierSensitivity(Measurement):
             groups = logits.shape[1] if self.per_class else 1
             power = spectrum**2
             share, count = _shares(power, ring)
-            hits = int((rank(logits, targets) < 1).sum())
-            return _Seen(loss, hits, groups, present, size, sums, power.sum(0), share, count)
+            hits = int((target_rank(logits, targets) < 1).sum())
+            return _BatchOutcome(
+                loss, hits, groups, present, size, sums, power.sum(0), share, count
+            )
 
-        for seen in subject.map(look):
+        for seen in subject.map(evaluate_batch):
             if total is None or squares is None:
                 total = seen.sums.new_zeros(seen.groups, *seen.sums.shape[1:])
                 squares = torch.zeros_like(seen.squares)
@@ -136,7 +137,7 @@ class FourierSensitivity(Measurement):
         return _result(self, samples, total, squares, counts, loss_sum, share, right)
 
 
-class _Seen(NamedTuple):
+class _BatchOutcome(NamedTuple):
     """Sums over one batch: the loss, right predictions, and by group (classes, or all) counts.
 
     Attributes:
@@ -272,6 +273,8 @@ class FourierSensitivityResult(Result):
       without images is NaN.
     """
 
+    inches: ClassVar[tuple[float, float]] = (10.4, 4.4)
+
     sensitivity: NDArray[np.float64]
     lower: NDArray[np.float64]
     upper: NDArray[np.float64]
@@ -317,12 +320,49 @@ class FourierSensitivityResult(Result):
             "hfc_sensitivity/centroid": self.centroid(),
         }
 
+    def labels(self) -> dict[str, Label]:
+        return {
+            "hfc_sensitivity/mean": Label("the mean gradient sensitivity", "sensitivity"),
+            "hfc_sensitivity/centroid": Label(
+                "the centroid of the gradient's spectrum (cycles/image)", "frequency"
+            ),
+        }
+
     def images(self) -> dict[str, Any]:
-        return {"hfc_sensitivity/gradient": self.figure()}
+        return {"hfc_sensitivity/gradient": map_pixels(decades(self.sensitivity, 4))}
 
-    def figure(self) -> Figure:
+    def draw_panels(self, figure: Any) -> None:
+        """The gradient's spectrum with DC in the middle, and its profile over rings."""
+        from matplotlib.colors import LogNorm
 
-        return sensitivity_figure(self)
+        left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
+        i, j = self.frequencies()
+        top = float(self.sensitivity.max())
+        positive = self.sensitivity[self.sensitivity > 0]
+        bottom = max(float(positive.min()), top / 1e4) if len(positive) else 1e-3
+        scale = LogNorm(bottom, max(top, 1.01 * bottom))
+        picture = left.imshow(
+            np.maximum(self.sensitivity, bottom),
+            cmap="viridis",
+            norm=scale,
+            extent=map_extent(i, j),
+            interpolation="nearest",
+        )
+        left.set_xlabel("j, horizontal (cycles/image)")
+        left.set_ylabel("i, vertical (cycles/image)")
+        channels = {"rms": "RMS over", "mean": "of the mean over"}[self.settings["channels"]]
+        left.set_title(f"Fourier sensitivity, {channels} channels ({self.samples} images)")
+        for side in ("top", "right"):
+            left.spines[side].set_visible(True)
+        bar = figure.colorbar(picture, ax=left, shrink=0.92, pad=0.02)
+        bar.set_label("mean |F(∇ₓ loss)| (loss per unit L2 norm)")
+        arrays = self.arrays()
+        right.plot(arrays["radius"], arrays["radial_profile"], color=LFC, lw=2.2)
+        right.set_xlim(0, float(arrays["radius"].max()))
+        right.set_ylim(bottom=0)
+        right.set_xlabel("distance from DC (cycles/image)")
+        right.set_ylabel("mean over ring (loss per unit L2 norm)")
+        right.set_title(f"By frequency; centred at {self.centroid():.1f} cycles/image")
 
     def axes(self) -> dict[str, dict[str, Any]]:
         unit = "loss per unit L2 norm"
@@ -371,40 +411,3 @@ class FourierSensitivityResult(Result):
             f"Small noise raises the loss most at {int(np.nanargmax(profile))} cycles/image from "
             f"DC; the squared gradient is centred at {self.centroid():.1f} cycles/image."
         )
-
-
-def sensitivity_figure(result: FourierSensitivityResult) -> Figure:
-    """The gradient's spectrum with DC in the middle, and its profile over rings."""
-    from matplotlib.colors import LogNorm
-
-    with styled():
-        figure = new_figure(10.4, 4.4)
-        left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
-        i, j = result.frequencies()
-        top = float(result.sensitivity.max())
-        positive = result.sensitivity[result.sensitivity > 0]
-        bottom = max(float(positive.min()), top / 1e4) if len(positive) else 1e-3
-        scale = LogNorm(bottom, max(top, 1.01 * bottom))
-        picture = left.imshow(
-            np.maximum(result.sensitivity, bottom),
-            cmap="viridis",
-            norm=scale,
-            extent=map_extent(i, j),
-            interpolation="nearest",
-        )
-        left.set_xlabel("j, horizontal (cycles/image)")
-        left.set_ylabel("i, vertical (cycles/image)")
-        channels = {"rms": "RMS over", "mean": "of the mean over"}[result.settings["channels"]]
-        left.set_title(f"Fourier sensitivity, {channels} channels ({result.samples} images)")
-        for side in ("top", "right"):
-            left.spines[side].set_visible(True)
-        bar = figure.colorbar(picture, ax=left, shrink=0.92, pad=0.02)
-        bar.set_label("mean |F(∇ₓ loss)| (loss per unit L2 norm)")
-        arrays = result.arrays()
-        right.plot(arrays["radius"], arrays["radial_profile"], color=LFC, lw=2.2)
-        right.set_xlim(0, float(arrays["radius"].max()))
-        right.set_ylim(bottom=0)
-        right.set_xlabel("distance from DC (cycles/image)")
-        right.set_ylabel("mean over ring (loss per unit L2 norm)")
-        right.set_title(f"By frequency; centred at {result.centroid():.1f} cycles/image")
-    return figure

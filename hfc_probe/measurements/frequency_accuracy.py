@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -15,18 +16,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import fourier
-from ..core.drawing import CLEAN, HFC, LFC, new_figure, styled
+from ..core.components import ComponentMeasurement, radius_unit
+from ..core.drawing import CLEAN, HFC, LFC
 from ..core.event_file import radius_tag
 from ..core.intervals import percent, percent_at, proportion_arrays
-from ..core.measurement import Measurement, settings_of
+from ..core.labels import Label, accuracy_label
+from ..core.measurement import settings_of
 from ..core.result import Result, manner
 from ..ground import checks
 from ..ground.errors import InputError
-from ..model.subject import Subject, rank
+from ..model.subject import Subject, target_rank
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+
+__all__ = ["FrequencyAccuracy", "FrequencyAccuracyResult"]
 
 
 # A part of the frequencies is enough for a model if it keeps so much of what the original images
@@ -45,7 +49,7 @@ def accuracy_sentence(result: FrequencyAccuracyResult) -> str:
     """
     arrays = result.arrays()
     radii = result.radii
-    unit = "cycles/image" if result.settings["units"] == "cycles" else "× Nyquist"
+    unit = radius_unit(result.settings)
     clean = float(arrays["original"])
     chance = min(clean, float(result.provenance.get("chance") or 0.0))
     level = chance + ENOUGH * (clean - chance)
@@ -129,11 +133,8 @@ def _ahead(arrays: dict[str, NDArray[Any]]) -> list[int]:
     return [int(a) - int(b) for a, b in zip(low, high, strict=True)]
 
 
-Background = Literal["zero", "mean"]
-
-
 @dataclass(frozen=True)
-class FrequencyAccuracy(Measurement):
+class FrequencyAccuracy(ComponentMeasurement):
     """Accuracy on the original images, on LFC(r) and on HFC(r).
 
     Args:
@@ -157,12 +158,7 @@ class FrequencyAccuracy(Measurement):
     Source: Wang et al., CVPR 2020, §3.1 (components), §5.1 and Figure 5 (accuracy on both).
     """
 
-    radii: tuple[float, ...] | None = None
-    hfc_background: Background = "zero"
-    closed: bool = True
-    units: fourier.Units = "cycles"
     topk: tuple[int, ...] = (1,)
-    rescale: fourier.Rescale | None = None
 
     @classmethod
     def as_published(
@@ -182,49 +178,22 @@ class FrequencyAccuracy(Measurement):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.radii is not None:
-            checks.keep(self, radii=fourier.check_radii(self.radii))
-        checks.choice("hfc_background", self.hfc_background, ("zero", "mean"))
-        fourier.check_units(self.units)
         checks.keep(self, topk=checks.wholes("topk", self.topk, increasing=False))
-        fourier.check_rescale(self.rescale)
-
-    def radii_for(self, height: int, width: int) -> tuple[float, ...]:
-        """The radii used for images of that size.
-
-        >>> FrequencyAccuracy().radii_for(32, 32), FrequencyAccuracy().radii_for(224, 256)
-        ((4, 8, 12, 16), (28, 56, 84, 112))
-        """
-        if self.radii is not None:
-            return self.radii
-        quarters = (0.25, 0.5, 0.75, 1.0)
-        if self.units == "nyquist":
-            return quarters
-        half = min(height, width) / 2
-        return tuple(sorted({max(1, int(q * half + 0.5)) for q in quarters}))
-
-    def cost(self, samples: int, image_shape: tuple[int, int, int]) -> int:
-        return samples * (1 + 2 * len(self.radii_for(*image_shape[1:])))
 
     def compute(self, subject: Subject) -> FrequencyAccuracyResult:
         samples = subject.samples
         radii = self.radii_for(*samples.image_shape[1:])
-        options: Any = {"closed": self.closed, "units": self.units, "rescale": self.rescale}
-        options["background"] = samples.mean if self.hfc_background == "mean" else None
 
-        def look(start: int, images: Tensor, targets: Tensor) -> _Seen:
-            places, predicted = [], []
-            for view in fourier.components(images, radii, **options):
-                logits = subject.logits(view.images, str(view))
-                if start == 0 and view.radius is None:
-                    subject.check_targets(logits.shape[1])
-                places.append(rank(logits, targets))
+        def evaluate_batch(start: int, images: Tensor, targets: Tensor) -> _BatchOutcome:
+            target_ranks, predicted = [], []
+            for logits in self.logits(subject, start, images):
+                target_ranks.append(target_rank(logits, targets))
                 predicted.append(logits.argmax(1))
             same = torch.stack([guess == predicted[0] for guess in predicted[1:]])
-            return _Seen(logits.shape[1], targets, torch.stack(places), same)
+            return _BatchOutcome(logits.shape[1], targets, torch.stack(target_ranks), same)
 
         tally: _Tally | None = None
-        for seen in subject.map(look):
+        for seen in subject.map(evaluate_batch):
             if tally is None:
                 tally = _Tally(len(radii), seen.classes, self.topk, subject.device)
             tally.add(seen)
@@ -244,19 +213,19 @@ class FrequencyAccuracy(Measurement):
         )
 
 
-class _Seen(NamedTuple):
+class _BatchOutcome(NamedTuple):
     """What one batch of n images shows in V views: the original, LFC and HFC of each radius.
 
     Attributes:
         classes: number of logits.
         targets: ``(n,)``.
-        places: ``(V, n)`` the target's place among the logits.
+        target_ranks: ``(V, n)`` the rank of the target among the logits, from 0.
         same: ``(V − 1, n)`` whether the prediction is that of the original.
     """
 
     classes: int
     targets: Tensor
-    places: Tensor
+    target_ranks: Tensor
     same: Tensor
 
 
@@ -275,8 +244,8 @@ class _Tally:
         self.classes = zeros(classes)
         self.right: list[Tensor] = []
 
-    def add(self, seen: _Seen) -> None:
-        right = seen.places[:, None] < self.ks  # (V, k, n)
+    def add(self, seen: _BatchOutcome) -> None:
+        right = seen.target_ranks[:, None] < self.ks  # (V, k, n)
         self.right.append(right)
         self.counts.index_add_(2, seen.targets, right.long())
         self.agreement += seen.same.sum(1)
@@ -304,6 +273,8 @@ class FrequencyAccuracyResult(Result):
         corner: largest distance in the spectrum, in the radii's units: from it on, LFC is the
             whole image.
     """
+
+    inches: ClassVar[tuple[float, float]] = (6.4, 4.2)
 
     radii: NDArray[np.float64]
     topk: tuple[int, ...]
@@ -373,6 +344,26 @@ class FrequencyAccuracyResult(Result):
             out[f"hfc_hfc/{radius}"] = of("hfc", (k,))
         return out
 
+    def labels(self) -> dict[str, Label]:
+        low = ("rescale", "closed", "units")
+        high = (*low, "hfc_background")
+        radii = list(zip(self.radius_tags(), self.radii.tolist(), strict=True))
+        out = {}
+        for index, k in enumerate(self.topk):
+            top = "" if index == 0 else f"_top{k}"
+            own = () if top else ("topk",)  # further k have tags of their own
+            of = partial(accuracy_label, quantity="accuracy" if k == 1 else f"top-{k} accuracy")
+            out[f"hfc_accuracy/original{top}"] = of("original", settings=(*own, "rescale"))
+            for tag, r in radii:
+                out[f"hfc_lfc{top}/{tag}"] = of("lfc", r, settings=(*own, *low))
+                out[f"hfc_hfc{top}/{tag}"] = of("hfc", r, settings=(*own, *high))
+        for tag, r in radii:
+            text = f"the gap between LFC({r:g}) and HFC({r:g}) accuracy"
+            out[f"hfc_gap/{tag}"] = Label(text, "gap", radius=r, settings=("topk", *high))
+        text = "the mean gap between LFC and HFC accuracy"
+        out["hfc_gap/area"] = Label(text, "mean gap", settings=("topk", *high, "radii"))
+        return out
+
     def area(self) -> float:
         """Mean of LFC − HFC over the radii measured (trapezoid rule), in [−1, 1]."""
         arrays = self.arrays()
@@ -394,9 +385,47 @@ class FrequencyAccuracyResult(Result):
     def rescale(self) -> str | None:
         return self.settings.get("rescale")  # absent in results of older versions
 
-    def figure(self) -> Figure:
-
-        return accuracy_figure(self)
+    def draw(self, axes: Axes) -> None:
+        """Accuracy on LFC and HFC against radius, with intervals as bands."""
+        arrays = self.arrays()
+        radii = self.radii
+        hfc = f"HFC, d > r ({self.background} background)"
+        fed = fourier.rescale_note(self.settings["rescale"], "\n")
+        for name, colour, style, label in (
+            ("lfc", LFC, "-", "LFC, d ≤ r"),
+            ("hfc", HFC, "--", hfc),
+        ):
+            if not self.settings["closed"]:
+                label = label.replace("≤", "<").replace(">", "≥")
+            axes.fill_between(
+                radii,
+                arrays[f"{name}_lower"],
+                arrays[f"{name}_upper"],
+                color=colour,
+                alpha=0.18,
+                lw=0,
+            )
+            axes.plot(radii, arrays[name], style, marker="o", color=colour, label=label)
+        clean = float(arrays["original"])
+        axes.axhline(clean, color=CLEAN, lw=1.2, ls=":")
+        axes.annotate(
+            f"original {percent(clean)}",
+            (1, clean),
+            xycoords=("axes fraction", "data"),
+            xytext=(-2, 3),
+            textcoords="offset points",
+            ha="right",
+            va="bottom",
+            color=CLEAN,
+            fontsize=9,
+        )
+        axes.set_xlabel(f"radius r ({radius_unit(self.settings)})")
+        axes.set_xticks(radii)
+        top = "" if self.topk[0] == 1 else f"top-{self.topk[0]} "
+        axes.set_ylabel(f"{top}accuracy")
+        axes.set_ylim(0, 1.08)
+        axes.set_title(f"Accuracy by frequency ({self.samples} images, 95 % intervals){fed}")
+        axes.legend(frameon=False, fontsize=9, loc="best")
 
     def axes(self) -> dict[str, dict[str, Any]]:
         axis = {"name": "radius", "unit": self.settings["units"], "values": self.radii.tolist()}
@@ -410,11 +439,9 @@ class FrequencyAccuracyResult(Result):
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         arrays = self.arrays()
-
-        unit = "cycles/image" if self.settings["units"] == "cycles" else "× Nyquist"
         top = "" if self.topk[0] == 1 else f", top {self.topk[0]}"
         heads = [
-            f"radius ({unit})",
+            f"radius ({radius_unit(self.settings)})",
             f"LFC accuracy{top}{' (rescaled)' if self.rescale else ''}",
             f"HFC accuracy{top} (background {self.background}"
             f"{', rescaled' if self.rescale else ''})",
@@ -434,49 +461,3 @@ class FrequencyAccuracyResult(Result):
     def verdict(self) -> str:
 
         return accuracy_sentence(self)
-
-
-def accuracy_figure(result: FrequencyAccuracyResult) -> Figure:
-    """Accuracy on LFC and HFC against radius, with intervals as bands."""
-    with styled():
-        figure = new_figure(6.4, 4.2)
-        accuracy_axes(figure.subplots(), result)
-    return figure
-
-
-def accuracy_axes(axes: Axes, result: FrequencyAccuracyResult) -> None:
-    arrays = result.arrays()
-    radii = result.radii
-    hfc = f"HFC, d > r ({result.background} background)"
-    fed = fourier.rescale_note(result.settings["rescale"], "\n")
-    for name, colour, style, label in (
-        ("lfc", LFC, "-", "LFC, d ≤ r"),
-        ("hfc", HFC, "--", hfc),
-    ):
-        if not result.settings["closed"]:
-            label = label.replace("≤", "<").replace(">", "≥")
-        axes.fill_between(
-            radii, arrays[f"{name}_lower"], arrays[f"{name}_upper"], color=colour, alpha=0.18, lw=0
-        )
-        axes.plot(radii, arrays[name], style, marker="o", color=colour, label=label)
-    clean = float(arrays["original"])
-    axes.axhline(clean, color=CLEAN, lw=1.2, ls=":")
-    axes.annotate(
-        f"original {percent(clean)}",
-        (1, clean),
-        xycoords=("axes fraction", "data"),
-        xytext=(-2, 3),
-        textcoords="offset points",
-        ha="right",
-        va="bottom",
-        color=CLEAN,
-        fontsize=9,
-    )
-    cycles = result.settings["units"] == "cycles"
-    axes.set_xlabel("radius r (cycles/image)" if cycles else "radius r (× Nyquist)")
-    axes.set_xticks(radii)
-    top = "" if result.topk[0] == 1 else f"top-{result.topk[0]} "
-    axes.set_ylabel(f"{top}accuracy")
-    axes.set_ylim(0, 1.08)
-    axes.set_title(f"Accuracy by frequency ({result.samples} images, 95 % intervals){fed}")
-    axes.legend(frameon=False, fontsize=9, loc="best")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import fourier
-from ..core.drawing import HFC, LFC, bare, new_figure, spectrum_axes, styled
+from ..core.drawing import HFC, LFC, bare, decades, map_pixels, spectrum_axes
+from ..core.labels import Label
 from ..core.measurement import Measurement, settings_of
 from ..core.result import Result
 from ..ground import checks
 from ..ground.errors import InputError
 from ..model.subject import Subject
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+__all__ = ["InputSpectrum", "InputSpectrumResult"]
 
 
 @dataclass(frozen=True)
@@ -141,6 +141,8 @@ class InputSpectrumResult(Result):
     - ``slope``: α of power ~ 1/f^α up to Nyquist.
     """
 
+    inches: ClassVar[tuple[float, float]] = (13.4, 4.2)
+
     classes: NDArray[np.int64]
     class_counts: NDArray[np.int64]
     power: NDArray[np.float64]
@@ -174,17 +176,57 @@ class InputSpectrumResult(Result):
             "hfc_input/energy_within_quarter_nyquist": self.share_within(self.quarter),
         }
 
+    def labels(self) -> dict[str, Label]:
+        return {
+            "hfc_input/slope": Label("the slope of the images' spectrum", "slope"),
+            "hfc_input/energy_within_quarter_nyquist": Label(
+                "the images' energy within a quarter of the Nyquist frequency",
+                "share of energy",
+                radius=self.quarter,
+            ),
+        }
+
     @property
     def quarter(self) -> float:
         """A quarter of the Nyquist frequency of the shorter side, in cycles per image."""
         return float(min(self.power.shape)) / 8
 
     def images(self) -> dict[str, Any]:
-        return {"hfc_input/spectrum": self.figure()}
+        return {"hfc_input/spectrum": map_pixels(decades(self.power), cmap="magma")}
 
-    def figure(self) -> Figure:
-
-        return input_figure(self)
+    def draw_panels(self, figure: Any) -> None:
+        """Mean spectrum, radial profile with its slope, and ADCS of each class."""
+        shown = min(len(self.classes), int(self.settings["classes_shown"]))
+        columns = min(shown, 5)
+        rows = -(-shown // columns)
+        parts: Any = figure.subfigures(1, 2, width_ratios=(8.2, 5.2))
+        left, middle = parts[0].subplots(1, 2)
+        spectrum_axes(left, self.power, "Mean power spectrum", "log10 of power")
+        half = min(self.power.shape) // 2
+        x = np.arange(1, half + 1)
+        middle.loglog(x, self.radial[1 : half + 1], "o-", color=LFC, ms=4, label="mean over rings")
+        centre = np.exp(np.log(self.radial[1 : half + 1]).mean())
+        line = centre * (x / np.exp(np.log(x).mean())) ** -self.slope
+        middle.loglog(x, line, "--", color=HFC, label=f"fit, 1/f^{self.slope:.2f}")
+        middle.set_xlabel("frequency (cycles/image)")
+        middle.set_ylabel("power")
+        middle.set_title(f"Radial profile ({self.samples} images)")
+        middle.legend(frameon=False, fontsize=9)
+        bound = max(1, len(self.classes) - 1)
+        grid = parts[1].subplots(rows, columns, squeeze=False)
+        picture = None
+        for k, axes in enumerate(np.ravel(grid)):
+            bare(axes)
+            if k < shown:
+                picture = axes.imshow(
+                    self.adcs[k], cmap="PuOr_r", vmin=-bound, vmax=bound, interpolation="nearest"
+                )
+                axes.set_title(f"class {self.classes[k]}", fontsize=9, pad=3)
+        few = f" (first {shown} of {len(self.classes)})" if shown < len(self.classes) else ""
+        parts[1].suptitle(f"ADCS by class{few}, DC in the middle")
+        if picture is not None:
+            bar = parts[1].colorbar(picture, ax=grid, shrink=0.8)
+            bar.set_label("classes exceeded − classes above")
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         arrays = self.arrays()
@@ -212,43 +254,3 @@ class InputSpectrumResult(Result):
             f"{100 * self.share_within(self.quarter):.1f} % of its energy without DC lies at "
             f"d ≤ {self.quarter:g} cycles/image, a quarter of Nyquist."
         )
-
-
-def input_figure(result: InputSpectrumResult) -> Figure:
-    """Mean spectrum, radial profile with its slope, and ADCS of each class."""
-    shown = min(len(result.classes), int(result.settings["classes_shown"]))
-    columns = min(shown, 5)
-    rows = -(-shown // columns)
-    with styled():
-        figure = new_figure(13.4, 4.2)
-        parts: Any = figure.subfigures(1, 2, width_ratios=(8.2, 5.2))
-        left, middle = parts[0].subplots(1, 2)
-        spectrum_axes(left, result.power, "Mean power spectrum", "log10 of power")
-        half = min(result.power.shape) // 2
-        x = np.arange(1, half + 1)
-        middle.loglog(
-            x, result.radial[1 : half + 1], "o-", color=LFC, ms=4, label="mean over rings"
-        )
-        centre = np.exp(np.log(result.radial[1 : half + 1]).mean())
-        line = centre * (x / np.exp(np.log(x).mean())) ** -result.slope
-        middle.loglog(x, line, "--", color=HFC, label=f"fit, 1/f^{result.slope:.2f}")
-        middle.set_xlabel("frequency (cycles/image)")
-        middle.set_ylabel("power")
-        middle.set_title(f"Radial profile ({result.samples} images)")
-        middle.legend(frameon=False, fontsize=9)
-        bound = max(1, len(result.classes) - 1)
-        grid = parts[1].subplots(rows, columns, squeeze=False)
-        picture = None
-        for k, axes in enumerate(np.ravel(grid)):
-            bare(axes)
-            if k < shown:
-                picture = axes.imshow(
-                    result.adcs[k], cmap="PuOr_r", vmin=-bound, vmax=bound, interpolation="nearest"
-                )
-                axes.set_title(f"class {result.classes[k]}", fontsize=9, pad=3)
-        few = f" (first {shown} of {len(result.classes)})" if shown < len(result.classes) else ""
-        parts[1].suptitle(f"ADCS by class{few}, DC in the middle")
-        if picture is not None:
-            bar = parts[1].colorbar(picture, ax=grid, shrink=0.8)
-            bar.set_label("classes exceeded − classes above")
-    return figure

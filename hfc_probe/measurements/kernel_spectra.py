@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from .. import fourier, kernels, stem
-from ..core.drawing import CLEAN, LFC, new_figure, styled
+from ..core.drawing import CLEAN, LFC, coloured, tile
+from ..core.labels import Label
 from ..core.measurement import Measurement, settings_of
 from ..core.result import Result
 from ..ground import checks
@@ -24,7 +25,8 @@ from ..model.subject import Subject
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+
+__all__ = ["KernelSpectra", "KernelSpectraResult"]
 
 # "High" is beyond half the Nyquist frequency: the outer half of the radial range.
 HIGH_CYCLES_PER_PIXEL = 0.25
@@ -148,6 +150,8 @@ class KernelSpectraResult(Result):
     are no scalars.
     """
 
+    inches: ClassVar[tuple[float, float]] = (12.6, 4.4)
+
     layer: str
     layer_type: str
     kernels: NDArray[np.float32]
@@ -193,6 +197,18 @@ class KernelSpectraResult(Result):
             f"{self.section}/spectral_centroid": _mean(self.spectral_centroid),
         }
 
+    def labels(self) -> dict[str, Label]:
+        of = f"of the kernels of {self.layer or 'the model'}"
+        texts = {
+            "smoothness_mean": ("the mean smoothness", "smoothness"),
+            "high_frequency_ratio": ("the high-frequency power", "share of power"),
+            "spectral_centroid": ("the spectral centroid (cycles/pixel)", "frequency"),
+        }
+        return {
+            f"{self.section}/{name}": Label(f"{text} {of}", quantity)
+            for name, (text, quantity) in texts.items()
+        }
+
     def to_dict(self) -> dict[str, Any]:
         which = {"layer": self.layer, "layer_type": self.layer_type, "obtained": self.obtained}
         return super().to_dict() | which
@@ -202,7 +218,6 @@ class KernelSpectraResult(Result):
         return {f"{self.section}/smoothness": alive} if len(alive) else {}
 
     def images(self) -> dict[str, Any]:
-
         return {
             f"{self.section}/kernels": kernel_tiles(self.kernels[:_LOGGED]),
             f"{self.section}/spectra": spectrum_tiles(self.spectra[:_LOGGED]),
@@ -212,9 +227,26 @@ class KernelSpectraResult(Result):
         kept = super().tensors()
         return kept | {name: kept[name][:_LOGGED] for name in ("kernels", "spectra")}
 
-    def figure(self) -> Figure:
-
-        return kernel_figure(self)
+    def draw_panels(self, figure: Any) -> None:
+        """The kernels and their spectra as grids, and the mean radial profile."""
+        shown = min(_KERNELS_SHOWN, len(self.kernels))
+        rest = len(self.kernels) - shown
+        first, second, third = figure.subplots(1, 3, width_ratios=(1, 1, 1.1))
+        few = f" (first {shown} of {shown + rest})" if rest else ""
+        pixels = kernel_tiles(self.kernels[:shown])
+        first.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        kind = "colour: R, G, B weights" if pixels.ndim == 3 else "mean over channels"
+        first.set_title(f"Kernels of {self.layer or 'the model'}{few}")
+        first.set_xlabel(f"{kind}; grey is 0, each scaled by itself", fontsize=9)
+        second.imshow(spectrum_tiles(self.spectra[:shown]), interpolation="nearest")
+        second.set_title("Their power spectra")
+        second.set_xlabel("DC in the middle, ±0.5 cycles/pixel; each scaled by itself", fontsize=9)
+        for axes in (first, second):
+            axes.set_xticks([])
+            axes.set_yticks([])
+            for side in axes.spines.values():
+                side.set_visible(False)
+        profile_axes(third, self)
 
     def axes(self) -> dict[str, dict[str, Any]]:
         size = self.spectra.shape[-1]
@@ -320,31 +352,6 @@ def smoothness_words(mean: float, size: int) -> str:
 _KERNELS_SHOWN = 64
 
 
-def kernel_figure(result: KernelSpectraResult) -> Figure:
-    """The kernels and their spectra as grids, and the mean radial profile."""
-    shown = min(_KERNELS_SHOWN, len(result.kernels))
-    rest = len(result.kernels) - shown
-    with styled():
-        figure = new_figure(12.6, 4.4)
-        first, second, third = figure.subplots(1, 3, width_ratios=(1, 1, 1.1))
-        few = f" (first {shown} of {shown + rest})" if rest else ""
-        pixels = kernel_tiles(result.kernels[:shown])
-        first.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        kind = "colour: R, G, B weights" if pixels.ndim == 3 else "mean over channels"
-        first.set_title(f"Kernels of {result.layer or 'the model'}{few}")
-        first.set_xlabel(f"{kind}; grey is 0, each scaled by itself", fontsize=9)
-        second.imshow(spectrum_tiles(result.spectra[:shown]), interpolation="nearest")
-        second.set_title("Their power spectra")
-        second.set_xlabel("DC in the middle, ±0.5 cycles/pixel; each scaled by itself", fontsize=9)
-        for axes in (first, second):
-            axes.set_xticks([])
-            axes.set_yticks([])
-            for side in axes.spines.values():
-                side.set_visible(False)
-        profile_axes(third, result)
-    return figure
-
-
 def profile_axes(axes: Axes, result: KernelSpectraResult) -> None:
     arrays = result.arrays()
     x, profile = arrays["radial_frequency"], arrays["radial_profile"]
@@ -379,7 +386,7 @@ def kernel_tiles(kernels: NDArray[Any]) -> NDArray[np.uint8]:
     tiles = kernels if kernels.shape[1] == 3 else kernels.mean(1, keepdims=True)
     peak = np.abs(tiles).max((1, 2, 3), keepdims=True)
     grey = 128 + 127 * tiles / np.where(peak > 0, peak, 1)
-    return _grid(np.moveaxis(grey, 1, -1))
+    return tile(np.moveaxis(grey, 1, -1))
 
 
 def spectrum_tiles(spectra: NDArray[Any]) -> NDArray[np.uint8]:
@@ -388,26 +395,6 @@ def spectrum_tiles(spectra: NDArray[Any]) -> NDArray[np.uint8]:
     Returns:
         ``(H, W, 3)`` uint8 in the magma map.
     """
-    from matplotlib import colormaps
-
     power = np.nan_to_num(spectra)
     peak = power.max((1, 2), keepdims=True)
-    tiles = colormaps["magma"](power / np.where(peak > 0, peak, 1), bytes=True)
-    return _grid(np.asarray(tiles)[..., :3])
-
-
-def _grid(tiles: NDArray[Any]) -> NDArray[np.uint8]:
-    """``(N, h, w, c)`` with values from 0 to 255 as one picture, about square, enlarged."""
-    count, height, width, depth = tiles.shape
-    columns = int(np.ceil(np.sqrt(count)))
-    rows = -(-count // columns)
-    zoom = max(1, 32 // max(height, width))
-    tiles = np.kron(np.nan_to_num(tiles), np.ones((1, zoom, zoom, 1)))
-    gap = max(1, zoom // 4)
-    high, wide = height * zoom + gap, width * zoom + gap
-    out = np.full((rows * high + gap, columns * wide + gap, depth), 255.0)
-    for k, tile in enumerate(tiles):
-        top, left = gap + (k // columns) * high, gap + (k % columns) * wide
-        out[top : top + high - gap, left : left + wide - gap] = tile
-    picture = out.clip(0, 255).astype(np.uint8)
-    return picture[..., 0] if depth == 1 else picture
+    return tile(coloured(power / np.where(peak > 0, peak, 1), "magma"))

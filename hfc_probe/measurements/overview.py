@@ -12,7 +12,6 @@ from ..core.drawing import CLEAN, HFC, LFC, new_figure, show_image, styled
 from ..core.intervals import percent
 from ..ground.errors import InputError
 from .fourier_heatmap.result import heatmap_axes
-from .frequency_accuracy import accuracy_axes
 from .kernel_spectra import profile_axes
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def overview_figure(results: Sequence[Any], samples: Samples | None, title: str)
             bottom = parts[1]
         for axes, name in zip(np.ravel(bottom.subplots(1, len(panels))), panels, strict=True):
             if name == "frequency_accuracy":
-                accuracy_axes(axes, kinds[name])
+                kinds[name].draw(axes)
                 fed = fourier.rescale_note(kinds[name].settings["rescale"], "\n")
                 axes.set_title(f"Accuracy by frequency{fed}")
             elif name == "fourier_heatmap":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import fourier
-from ..core.drawing import CLEAN, HFC, LFC, new_figure, styled
+from ..core.drawing import CLEAN, HFC, LFC
 from ..core.intervals import percent, percent_at, proportion_arrays
+from ..core.labels import Label, accuracy_label
 from ..core.measurement import Measurement, settings_of
 from ..core.result import CellResult, manner
 from ..ground import checks
 from ..ground.errors import InputError
-from ..model.subject import Subject, right
-from .frequency_accuracy import Background
+from ..model.subject import Subject, is_correct
+from ..model.subject import target_rank as target_rank
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+__all__ = ["TruncatedSVD", "TruncatedSVDResult"]
 
 VIEWS = ("leading", "trailing", "lfc", "hfc")
 
@@ -50,7 +50,7 @@ class TruncatedSVD(Measurement):
     """
 
     ranks: tuple[int, ...] | None = None
-    background: Background = "zero"
+    background: fourier.Background = "zero"
     rescale: fourier.Rescale | None = None
 
     def __post_init__(self) -> None:
@@ -91,9 +91,9 @@ class TruncatedSVD(Measurement):
         counts = {name: np.zeros(len(ranks), np.int64) for name in VIEWS}
         original = 0
 
-        def look(start: int, images: Tensor, targets: Tensor) -> tuple[int, Any]:
-            whole = fourier.rescaled(images, self.rescale)
-            hits = int(right(subject, whole, targets, "original").sum())
+        def evaluate_batch(start: int, images: Tensor, targets: Tensor) -> tuple[int, Any]:
+            logits = subject.original(start, images, rescale=self.rescale)
+            hits = int((target_rank(logits, targets) < 1).sum())
             # One decomposition serves every rank.
             u, s, vh = torch.linalg.svd(images.to(torch.float32), full_matrices=False)
             found = np.zeros((len(ranks), len(VIEWS)), np.int64)
@@ -105,11 +105,11 @@ class TruncatedSVD(Measurement):
                     if self.background == "mean" and name in ("trailing", "hfc"):
                         view = view + mean
                     view = fourier.rescaled(view, self.rescale)
-                    hit = right(subject, view, targets, f"{name} at rank {rank}")
+                    hit = is_correct(subject, view, targets, f"{name} at rank {rank}")
                     found[k, column] = int(hit.sum())
             return hits, found
 
-        for hits, found in subject.map(look):
+        for hits, found in subject.map(evaluate_batch):
             original += hits
             for column, name in enumerate(VIEWS):
                 counts[name] += found[:, column]
@@ -176,6 +176,8 @@ class TruncatedSVDResult(CellResult):
       ``_upper`` (95 % Wilson), ``_correct``, ``_count``.
     """
 
+    inches: ClassVar[tuple[float, float]] = (10.4, 4.4)
+
     ranks: NDArray[np.int64]
     radii: NDArray[np.float64]
     energy: NDArray[np.float64]
@@ -205,12 +207,67 @@ class TruncatedSVDResult(CellResult):
             for k, rank in enumerate(self.ranks)
         ]
 
-    def images(self) -> dict[str, Any]:
-        return {"hfc_svd/accuracy": self.figure()}
+    def labels(self) -> dict[str, Label]:
+        out = {}
+        for tag, name, (k,) in self.cells():
+            rank, radius = int(self.ranks[k]), float(self.radii[k])
+            if name in ("lfc", "hfc"):  # of the energy of so many components
+                text = f"{accuracy_label(name, radius).text}, matched to rank {rank}"
+                out[tag] = Label(text, "accuracy", name, radius)
+            else:
+                out[tag] = Label(f"accuracy on the {name} components, rank {rank}", "accuracy")
+        return out
 
-    def figure(self) -> Figure:
-
-        return svd_figure(self)
+    def draw_panels(self, figure: Any) -> None:
+        """Accuracy against rank beside LFC and HFC of the same energy."""
+        arrays = self.arrays()
+        where = np.arange(len(self.ranks))
+        panels: Any = figure.subplots(1, 2, sharey=True)
+        for axes, title, series in (
+            (
+                panels[0],
+                "Most energy kept",
+                (("leading", "#009E73", "-", "leading components"), ("lfc", LFC, "--", "LFC")),
+            ),
+            (
+                panels[1],
+                "The rest",
+                (("trailing", "#CC79A7", "-", "trailing components"), ("hfc", HFC, "--", "HFC")),
+            ),
+        ):
+            for name, colour, style, label in series:
+                low, line, high = (arrays[name + v] for v in ("_lower", "", "_upper"))
+                axes.fill_between(where, low, high, color=colour, alpha=0.18, lw=0)
+                axes.plot(where, line, style, marker="o", color=colour, label=label)
+            axes.axhline(float(arrays["original"]), color=CLEAN, ls=":", lw=1.2)
+            axes.set_xticks(
+                where,
+                [
+                    f"k = {rank}\nr = {radius:.1f}\n{100 * energy:.1f} %"
+                    for rank, radius, energy in zip(
+                        self.ranks, self.radii, self.energy, strict=True
+                    )
+                ],
+                fontsize=9,
+            )
+            axes.set_xlabel("rank k; r (cycles/image) of the same energy; energy")
+            axes.set_title(title)
+            axes.legend(frameon=False, fontsize=9)
+        panels[0].set_ylim(0, 1.02)
+        panels[0].set_ylabel("accuracy")
+        fed = fourier.rescale_note(self.settings["rescale"], "; ")
+        figure.suptitle(
+            f"{self.samples} images, {self.settings['background']} background{fed}", fontsize=11
+        )
+        note = f"original {percent(float(arrays['original']))}"
+        panels[0].annotate(
+            note,
+            (0, float(arrays["original"])),
+            xytext=(2, 3),
+            textcoords="offset points",
+            color=CLEAN,
+            fontsize=9,
+        )
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         arrays = self.arrays()
@@ -268,58 +325,3 @@ def svd_sentence(result: TruncatedSVDResult) -> str:
         f"beyond r = {result.radii[k]:.1f} cycles/image it is right in {high}, beyond rank "
         f"{result.ranks[k]} in {rest}{also} ({how})."
     )
-
-
-def svd_figure(result: TruncatedSVDResult) -> Figure:
-    """Accuracy against rank beside LFC and HFC of the same energy."""
-    arrays = result.arrays()
-    where = np.arange(len(result.ranks))
-    with styled():
-        figure = new_figure(10.4, 4.4)
-        panels: Any = figure.subplots(1, 2, sharey=True)
-        for axes, title, series in (
-            (
-                panels[0],
-                "Most energy kept",
-                (("leading", "#009E73", "-", "leading components"), ("lfc", LFC, "--", "LFC")),
-            ),
-            (
-                panels[1],
-                "The rest",
-                (("trailing", "#CC79A7", "-", "trailing components"), ("hfc", HFC, "--", "HFC")),
-            ),
-        ):
-            for name, colour, style, label in series:
-                low, line, high = (arrays[name + v] for v in ("_lower", "", "_upper"))
-                axes.fill_between(where, low, high, color=colour, alpha=0.18, lw=0)
-                axes.plot(where, line, style, marker="o", color=colour, label=label)
-            axes.axhline(float(arrays["original"]), color=CLEAN, ls=":", lw=1.2)
-            axes.set_xticks(
-                where,
-                [
-                    f"k = {rank}\nr = {radius:.1f}\n{100 * energy:.1f} %"
-                    for rank, radius, energy in zip(
-                        result.ranks, result.radii, result.energy, strict=True
-                    )
-                ],
-                fontsize=9,
-            )
-            axes.set_xlabel("rank k; r (cycles/image) of the same energy; energy")
-            axes.set_title(title)
-            axes.legend(frameon=False, fontsize=9)
-        panels[0].set_ylim(0, 1.02)
-        panels[0].set_ylabel("accuracy")
-        fed = fourier.rescale_note(result.settings["rescale"], "; ")
-        figure.suptitle(
-            f"{result.samples} images, {result.settings['background']} background{fed}", fontsize=11
-        )
-        note = f"original {percent(float(arrays['original']))}"
-        panels[0].annotate(
-            note,
-            (0, float(arrays["original"])),
-            xytext=(2, 3),
-            textcoords="offset points",
-            color=CLEAN,
-            fontsize=9,
-        )
-    return figure

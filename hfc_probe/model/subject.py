@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .. import fourier
 from ..data.samples import PixelSpace, Samples, check_pixels
 from ..ground import checks
 from ..ground.errors import InputError
 from ..ranks import RankGroup, share_buffers
 from .isolation import device_of, first_tensor, isolated
+from .outputs import first_output
+from .shared_logits import SharedLogits
 from .trial import Verdict, known, verdict_of
 
 
@@ -56,6 +59,7 @@ class Subject:
         ranks: those that measure together, see :meth:`share`; None for one alone.
         caveats: sentences on what cannot be trusted about what is found; whoever works on the
             subject may add one, and the result says them first.
+        shared: logits that measurements before this one may have left, see :meth:`components`.
         tally: what was done with the model.
     """
 
@@ -67,6 +71,7 @@ class Subject:
     predict: Predict | None = None
     show_progress: bool = False
     ranks: RankGroup | None = None
+    shared: SharedLogits | None = None
     caveats: list[str] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
 
@@ -87,6 +92,68 @@ class Subject:
         self.tally.classes = logits.shape[1]
         return logits
 
+    def original(
+        self, start: int, images: Tensor, *, rescale: fourier.Rescale | None = None
+    ) -> Tensor:
+        """The first of :meth:`components`: logits of a batch of the samples as they are."""
+        return next(self.components(start, images, (), rescale=rescale))
+
+    def components(
+        self,
+        start: int,
+        images: Tensor,
+        radii: Sequence[float],
+        *,
+        closed: bool = True,
+        units: fourier.Units = "cycles",
+        background: fourier.Background = "zero",
+        rescale: fourier.Rescale | None = None,
+    ) -> Iterator[Tensor]:
+        """Logits of the original, then of LFC(r) and HFC(r) of each radius, for one batch.
+
+        What another measurement of the same session has shown the model in the same way, in the
+        same batch, is neither transformed nor shown again.
+
+        Args:
+            start: number of the batch's first sample.
+            images: the batch, see :meth:`batch`.
+            radii, closed, units, rescale: as :func:`hfc_probe.fourier.components`.
+            background: of the HFC: ``"zero"``, or ``"mean"``, the samples' mean by channel.
+
+        Raises:
+            InputError: targets that the model has no logit for; as :meth:`logits`.
+        """
+
+        def view(part: str, radius: float | None) -> Hashable:
+            how = () if radius is None else (radius, closed, units)
+            shown = (part, *how, rescale, background if part == "hfc" else None)
+            return (self.pixels, self.predict, self.batch_size, *shown)
+
+        shared = self.shared
+        if shared is not None and shared.model is not self.model:
+            shared = None
+        names = [("original", None), *((part, r) for r in radii for part in ("lfc", "hfc"))]
+        kept = {
+            name: None if shared is None else shared.get(self.samples, view(*name), start)
+            for name in names
+        }
+        missing = [r for r in radii if kept["lfc", r] is None or kept["hfc", r] is None]
+        added = self.samples.mean if missing and background == "mean" else None
+        made = fourier.components(
+            images, missing, closed=closed, units=units, background=added, rescale=rescale
+        )
+        for name in names:
+            logits = kept.pop(name)
+            if logits is None:
+                part = next(one for one in made if (one.part, one.radius) == name)
+                logits = self.logits(part.images, str(part))
+                if shared is not None:
+                    shared.keep(self.samples, view(*name), start, logits)
+            self.tally.classes = logits.shape[1]
+            if start == 0 and name == names[0]:
+                self.check_targets(logits.shape[1])
+            yield logits
+
     def outputs(self, images: Tensor) -> Tensor:
         """As :meth:`logits`, NaN and all."""
         dtype = getattr(first_tensor(self.model), "dtype", images.dtype)
@@ -95,7 +162,7 @@ class Subject:
         if self.predict is not None:
             output: Any = self.predict(self.model, inputs)
         else:
-            output = _first_output(self.model(inputs), len(images), self.samples.targets)
+            output = first_output(self.model(inputs), len(images), self.samples.targets)
         if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != len(images):
             shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             call = "…"
@@ -112,6 +179,10 @@ class Subject:
                 "predict=lambda model, x: torch.cat([-(z := model(x)), z], 1)"
             )
         return output.to(torch.float32)
+
+    def subset(self, limit: int, seed: int) -> Subject:
+        """The same model with a seeded random choice of at most ``limit`` samples."""
+        return replace(self, samples=self.samples.subset(limit, seed=seed))
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Images in pixel space and targets, batch by batch, on the model's device."""
@@ -143,11 +214,12 @@ class Subject:
             advance: called with the images done, in place of a progress bar of its own.
         """
         starts, count = self.starts(), len(self.samples)
-        with self.progress(count, "image") if advance is None else nullcontext(advance) as forth:
+        bar = self.progress(count, "image") if advance is None else nullcontext(advance)
+        with bar as advance_by:
             found = self.share(starts, lambda start: work(start, *self.batch(start)))
             for start, one in zip(starts, found, strict=True):
                 yield one
-                forth(min(self.batch_size, count - start))
+                advance_by(min(self.batch_size, count - start))
 
     def share(self, jobs: Sequence[Job], work: Callable[[Job], Found]) -> Iterator[Found]:
         """What some work on each job finds, in order; otherwise as :meth:`map`."""
@@ -197,57 +269,15 @@ class Subject:
             yield bar.update
 
 
-def rank(logits: Tensor, targets: Tensor) -> Tensor:
-    """Place of the target among the logits, 0 for the largest; ties go to the lower class.
+def target_rank(logits: Tensor, targets: Tensor) -> Tensor:
+    """Rank of the target among the logits, 0 for the largest; ties go to the lower class.
 
-    >>> rank(torch.tensor([[0.1, 0.7, 0.2], [0.5, 0.5, 0.5]]), torch.tensor([2, 1])).tolist()
+    >>> target_rank(torch.tensor([[0.1, 0.7, 0.2], [0.5, 0.5, 0.5]]), torch.tensor([2, 1])).tolist()
     [1, 1]
     """
     own = logits.gather(1, targets[:, None])
     ahead = torch.arange(logits.shape[1], device=logits.device) < targets[:, None]
     return ((logits > own) | ((logits == own) & ahead)).sum(1)
-
-
-def _first_output(output: Any, count: int, targets: Tensor) -> Any:
-    """What a model returns, or the logits among it; a tuple's first unless others fit as well."""
-    if isinstance(output, Tensor):
-        return output
-    if hasattr(output, "logits"):
-        return output.logits
-    if isinstance(output, Mapping) and "logits" in output:
-        return output["logits"]
-    if isinstance(output, (tuple, list)) and output:
-        _check_first(output, count, int(targets.max()) + 1)
-        return output[0]
-    return output
-
-
-def _check_first(outputs: Sequence[Any], count: int, needed: int) -> None:
-    """Refuse a tuple in which not the first tensor may be the logits: (features, logits), say.
-
-    Features have more columns than there are classes, or as few as happen to be enough for the
-    labels seen. So the first passes if no other of another width is possible, or if it is the
-    narrowest possible and the labels use more than half of its columns.
-    """
-    widths = {
-        place: one.shape[1]
-        for place, one in enumerate(outputs)
-        if isinstance(one, Tensor) and one.dim() == 2 and len(one) == count
-        if one.is_floating_point() and one.shape[1] >= max(2, needed)
-    }
-    if not widths or set(widths.values()) == {widths.get(0)}:
-        return
-    likely = min(widths, key=lambda place: widths[place])
-    if likely == 0 and needed > widths[0] / 2:
-        return
-    shapes = ", ".join(
-        str(tuple(one.shape)) if isinstance(one, Tensor) else type(one).__name__ for one in outputs
-    )
-    raise InputError(
-        f"model: expected one tensor of logits, got {len(outputs)} outputs ({shapes}), and labels "
-        f"up to {needed - 1} do not tell which are the logits; pass "
-        f"predict=lambda model, images: model(images)[{likely}], if it is number {likely}"
-    )
 
 
 def default_batch_size(image_shape: tuple[int, int, int], device: str = "cpu") -> int:
@@ -275,6 +305,7 @@ def subject_of(
     batch_size: int | None = None,
     progress: bool = False,
     ranks: RankGroup | None = None,
+    shared: SharedLogits | None = None,
     trial: bool = True,
 ) -> Iterator[Subject]:
     """A model in isolation with its samples; arguments and errors as for ``run``.
@@ -301,19 +332,20 @@ def subject_of(
         found = try_model(model, samples, pixels=pixels, predict=predict)
     samples = samples or _NO_SAMPLES
     with isolated(model, without=found.without, writes=found.writes) as inner:
-        where = device_of(inner)
-        batch_size = batch_size or default_batch_size(samples.image_shape, where.type)
+        device = device_of(inner)
+        batch_size = batch_size or default_batch_size(samples.image_shape, device.type)
         if ranks is not None:
             share_buffers(ranks, inner)
         yield Subject(
             model=inner,
             samples=samples,
             pixels=pixels,
-            device=where,
+            device=device,
             batch_size=batch_size,
             predict=predict,
             show_progress=progress and (ranks is None or ranks.leads),
             ranks=ranks,
+            shared=shared,
             caveats=list(found.caveats),
         )
 
@@ -337,6 +369,6 @@ def try_model(
     return verdict_of(model, run, again=again)
 
 
-def right(subject: Subject, images: Tensor, targets: Tensor, what: str) -> Tensor:
-    """Which of the images are predicted right, ``(N,)`` bool."""
-    return rank(subject.logits(images, what), targets) < 1
+def is_correct(subject: Subject, images: Tensor, targets: Tensor, what: str) -> Tensor:
+    """Which of the images are predicted correctly, ``(N,)`` bool."""
+    return target_rank(subject.logits(images, what), targets) < 1

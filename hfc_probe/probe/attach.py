@@ -19,7 +19,8 @@ from ..measurements import FourierHeatmap, FrequencyAccuracy, KernelSpectra, Mea
 from ..model.subject import Predict, try_model
 from ..model.trial import check_lazy, check_settings
 from ..ranks import can_divide, form, is_sharded, rank_and_world
-from .probe import Probe, _Entry, logger
+from .journal import Entry, logger
+from .probe import Probe
 from .schedule import Budget, Every
 from .steps import not_of
 
@@ -124,6 +125,8 @@ def attach(
         measurement.validate(model, shape)
     if samples is not None:
         _try_out(model, samples, [m for m, _ in chosen], pixels, predict)
+    if writer is None:
+        writers = _open_writers(log_dir)
     return Probe(
         model=model,
         samples=samples,
@@ -134,7 +137,7 @@ def attach(
         budget=share,
         strict=strict,
         optimizer=optimizer,
-        writers=_open_writers(log_dir) if writer is None else writers,
+        writers=[] if rank_and_world()[0] else writers,
         owns_writers=log_dir is not None,
         final=final,
     )
@@ -246,9 +249,9 @@ def _scheduled(measurements: Measurements) -> list[tuple[Measurement, Every]]:
     return chosen
 
 
-def _entries(chosen: list[tuple[Measurement, Every]]) -> list[_Entry]:
+def _entries(chosen: list[tuple[Measurement, Every]]) -> list[Entry]:
     """Entries under distinct names; the cheap ones (weights only) come first."""
-    entries: dict[str, _Entry] = {}
+    entries: dict[str, Entry] = {}
     for measurement, every in sorted(chosen, key=lambda pair: pair[0].needs_data):
         key = measurement.name
         if key in entries and measurement.variant:
@@ -258,12 +261,12 @@ def _entries(chosen: list[tuple[Measurement, Every]]) -> list[_Entry]:
                 f"measurements: expected each once, got {measurement.name} twice, which would "
                 "write to the same tags; give the second a probe and a log_dir of its own"
             )
-        entries[key] = _Entry(key, measurement, every)
+        entries[key] = Entry(key, measurement, every)
     return list(entries.values())
 
 
 def _open_writers(log_dir: str | os.PathLike[str] | None) -> list[Any]:
-    if log_dir is None or rank_and_world()[0]:
+    if log_dir is None or rank_and_world()[0]:  # rank 0 logs
         return []
     from torch.utils.tensorboard import SummaryWriter
 

@@ -29,11 +29,19 @@ class Every:
             if (value := getattr(self, name)) is not None:
                 checks.keep(self, **{name: checks.whole(f"Every: {name}", value)})
 
-    def due(self, *, step: int | None = None, epoch: int | None = None) -> bool:
-        """Whether this step, or the epoch that ends now, is one of them (counted from 1)."""
-        by_step = self.steps is not None and step is not None and step % self.steps == 0
-        by_epoch = self.epochs is not None and epoch is not None and epoch % self.epochs == 0
-        return by_step or by_epoch
+    def due(
+        self, *, step: int | None = None, epoch: int | None = None, after: int | None = None
+    ) -> bool:
+        """Whether this step, or the epoch that ends now, is one of them (counted from 1).
+
+        With ``after``, one between that step (or epoch) and this one will do.
+        """
+        for every, ended in ((self.steps, step), (self.epochs, epoch)):
+            if every is not None and ended is not None:
+                before = ended - 1 if after is None else after
+                if ended // every > before // every:
+                    return True
+        return False
 
     def __str__(self) -> str:
         parts = [

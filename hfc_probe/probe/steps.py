@@ -63,7 +63,8 @@ def not_of(optimizer: Any, model: nn.Module) -> str | None:
         InputError: its parameters are those of another model: none is shared, and there are
             shapes that the model does not have.
     """
-    groups = getattr(innermost(optimizer), "param_groups", [])
+    inner = innermost(optimizer)
+    groups = inner.param_groups if isinstance(inner, torch.optim.Optimizer) else ()
     trained = [parameter for group in groups for parameter in group["params"]]
     own = list(model.parameters())
     if not trained or not own or {id(p) for p in trained} & {id(p) for p in own}:

@@ -70,7 +70,7 @@ class DetectionAuditHook(HookBase):
         # Read once: annotations of a large data set take seconds.
         self._data = CatalogImages(data) if named else data
         self._options: dict[str, Any] = {
-            "settings": settings or DetectionAudit(radii=radii),
+            "settings": settings or DetectionAudit(radii=tuple(checks.listed(radii))),
             "cfg": cfg,
             "mapper": mapper,
             "dataset_name": None if dataset_name is None else CatalogImages(dataset_name),

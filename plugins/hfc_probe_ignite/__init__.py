@@ -28,7 +28,7 @@ class FrequencyHandler:
         data: validation data as for :func:`hfc_probe.attach`.
         logger: Ignite's ``TensorboardLogger``, or any writer with ``add_scalar``.
         log_dir: TensorBoard directory, if there is no logger.
-        optimizer, measurements, pixels, limit, budget, strict, predict: as for
+        optimizer, measurements, pixels, limit, budget, strict, predict, final: as for
             :func:`hfc_probe.attach`.
 
     Raises:
@@ -52,6 +52,7 @@ class FrequencyHandler:
         budget: float = 0.05,
         strict: bool = False,
         predict: Predict | None = None,
+        final: bool = True,
     ) -> None:
         self._counts_iterations = optimizer is None
         self.probe: Probe = attach(
@@ -66,6 +67,7 @@ class FrequencyHandler:
             budget=budget,
             strict=strict,
             predict=predict,
+            final=final,
         )
 
     def attach(self, engine: Engine) -> FrequencyHandler:
@@ -87,9 +89,7 @@ class FrequencyHandler:
         self.probe.close()
 
     def _step(self, engine: Engine) -> None:
-        self.probe.steps = engine.state.iteration - 1
-        self.probe.step()
+        self.probe.step(at=engine.state.iteration)
 
     def _end_epoch(self, engine: Engine) -> None:
-        self.probe.epochs = engine.state.epoch - 1
-        self.probe.end_epoch()
+        self.probe.end_epoch(at=engine.state.epoch)

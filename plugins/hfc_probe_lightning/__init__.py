@@ -14,7 +14,11 @@ try:
     from lightning.pytorch import Callback, LightningModule, Trainer
 except ImportError:
     try:
-        from pytorch_lightning import Callback, LightningModule, Trainer
+        from pytorch_lightning import (  # type: ignore[assignment]  # the same under another name
+            Callback,
+            LightningModule,
+            Trainer,
+        )
     except ImportError as error:
         raise ImportError(
             "hfc_probe_lightning needs Lightning; pip install 'hfc_probe[lightning]'"
@@ -40,7 +44,7 @@ class FrequencyCallback(Callback):
         data: validation data as for :func:`hfc_probe.attach`; None: the trainer's own
             validation loader (the first of several), within ``limit_val_batches``.
         log_dir: TensorBoard directory, instead of the trainer's loggers.
-        measurements, pixels, limit, budget, strict, predict: as for
+        measurements, pixels, limit, budget, strict, predict, final: as for
             :func:`hfc_probe.attach`; the module is called with a batch of images and returns
             logits unless ``predict`` says otherwise.
 
@@ -63,6 +67,7 @@ class FrequencyCallback(Callback):
         budget: float = 0.05,
         strict: bool = False,
         predict: Predict | None = None,
+        final: bool = True,
     ) -> None:
         super().__init__()
         self.probe: Probe | None = None
@@ -75,6 +80,7 @@ class FrequencyCallback(Callback):
             "budget": budget,
             "strict": strict,
             "predict": predict,
+            "final": final,
         }
         self._restored: dict[str, Any] | None = None
 
@@ -85,30 +91,30 @@ class FrequencyCallback(Callback):
                 "FrequencyCallback: expected a validation loader in the trainer, found none; pass "
                 "data="
             )
-        own = self._log_dir is not None and not trainer.fast_dev_run
+        is_fast = _is_fast(trainer)
+        own = self._log_dir is not None and not is_fast
         self.probe = attach(
             pl_module,
             data,
             log_dir=self._log_dir if own else None,
-            writer=None if own else [] if trainer.fast_dev_run else _writers(trainer),
+            writer=None if own else [] if is_fast else _writers(trainer),
             limit=_limit(self._limit, trainer, data),
             **self._options,
         )
         self._check_alone(trainer)
         if self._restored is not None:
             self.probe.load_state_dict(self._restored)
-        self.probe.steps, self.probe.epochs = trainer.global_step, trainer.current_epoch
+        if trainer.global_step or trainer.current_epoch:
+            self.probe.resume(trainer.global_step, trainer.current_epoch)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         # One batch may be no optimizer step (accumulation) or several (several optimizers).
-        if self.probe is not None and trainer.global_step > self.probe.steps:
-            self.probe.steps = trainer.global_step - 1
-            self.probe.step()
+        if self.probe is not None:
+            self.probe.step(at=trainer.global_step)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.probe is not None:
-            self.probe.epochs = trainer.current_epoch
-            self.probe.end_epoch()
+            self.probe.end_epoch(at=trainer.current_epoch + 1)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._close()
@@ -155,7 +161,12 @@ class FrequencyCallback(Callback):
             self.probe.close()
 
 
-def _others(trainer: Trainer) -> list[FrequencyCallback]:
+def _is_fast(trainer: Any) -> bool:
+    """Whether it is a ``fast_dev_run``, which the type of a trainer does not know."""
+    return bool(trainer.fast_dev_run)
+
+
+def _others(trainer: Any) -> list[FrequencyCallback]:
     """All of the trainer's callbacks of this class, this one among them, in order."""
     return [one for one in trainer.callbacks if isinstance(one, FrequencyCallback)]
 
@@ -191,7 +202,7 @@ def _writers(trainer: Trainer) -> list[Any]:
 def _limit(limit: int | None, trainer: Trainer, data: Any) -> int | None:
     """The limit on samples, within the trainer's own limits on validation."""
     limits = [limit] if limit is not None else []
-    if trainer.fast_dev_run:
+    if _is_fast(trainer):
         limits.append(_FAST_RUN)
     batches = trainer.limit_val_batches
     size = getattr(data, "batch_size", None)

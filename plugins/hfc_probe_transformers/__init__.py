@@ -43,7 +43,7 @@ class FrequencyCallback(TrainerCallback):
         pixels: how the images are normalised; None: mean and std of the trainer's image
             processor (``processing_class``) if it has one and the images are normalised,
             else as found in transforms.
-        measurements, limit, budget, strict, predict: as for :func:`hfc_probe.attach`.
+        measurements, limit, budget, strict, predict, final: as for :func:`hfc_probe.attach`.
 
     Raises:
         InputError: when training starts, for what :func:`hfc_probe.attach` refuses.
@@ -63,6 +63,7 @@ class FrequencyCallback(TrainerCallback):
         budget: float = 0.05,
         strict: bool = False,
         predict: Predict | None = None,
+        final: bool = True,
     ) -> None:
         self.probe: Probe | None = None
         self._data = data
@@ -74,6 +75,7 @@ class FrequencyCallback(TrainerCallback):
             "budget": budget,
             "strict": strict,
             "predict": predict,
+            "final": final,
         }
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
@@ -84,14 +86,12 @@ class FrequencyCallback(TrainerCallback):
             self._attach(args, state, given)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        if self.probe is not None and state.global_step > self.probe.steps:
-            self.probe.steps = state.global_step - 1
-            self.probe.step()
+        if self.probe is not None:
+            self.probe.step(at=state.global_step)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         if self.probe is not None:
-            self.probe.epochs = max(0, round(state.epoch or 1) - 1)
-            self.probe.end_epoch()
+            self.probe.end_epoch(at=max(1, round(state.epoch or 1)))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         if self.probe is None:

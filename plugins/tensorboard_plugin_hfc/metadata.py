@@ -48,7 +48,7 @@ class Content:
         if fits:
             return None
         words = "×".join("any" if length is None else str(length) for length in expected)
-        return f"{'×'.join(map(str, shape)) or 'a number'} where {words or 'a number'} is expected"
+        return f"expected {words or 'a number'}, got {'×'.join(map(str, shape)) or 'a number'}"
 
 
 def parse(content: bytes) -> Content:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from tensorboard import context, errors, plugin_util
@@ -16,30 +16,7 @@ from .data import Reader, pack
 from .metadata import PLUGIN_NAME
 
 logger = logging.getLogger(__name__)
-STATIC = os.path.join(os.path.dirname(os.path.realpath(__file__)), "static")
-FILES = (
-    "alike.js",
-    "app.js",
-    "cards.js",
-    "colors.js",
-    "data.js",
-    "dom.js",
-    "host.js",
-    "index.js",
-    "intervals.js",
-    "lines.js",
-    "maps.js",
-    "state.js",
-    "style.css",
-    "view_cost.js",
-    "view_curves.js",
-    "view_detections.js",
-    "view_empty.js",
-    "view_examples.js",
-    "view_heatmap.js",
-    "view_kernels.js",
-    "words.js",
-)
+STATIC = Path(__file__).resolve().parent / "static"
 _TYPES = {".js": "text/javascript", ".css": "text/css"}
 _SERIES_AT_ONCE = 4096  # runs × tags of one question
 
@@ -117,15 +94,19 @@ def _runs_and_tags(request: Any) -> tuple[list[str], list[str]]:
     return runs, tags
 
 
+def static_files() -> dict[str, Path]:
+    """What the tab is made of, by path below ``static/``; a link that leads out is not among it."""
+    found = (path.resolve() for path in STATIC.rglob("*") if path.suffix in _TYPES)
+    inside = (path for path in found if path.is_relative_to(STATIC) and path.is_file())
+    return {path.relative_to(STATIC).as_posix(): path for path in inside}
+
+
 def _static(request: Any) -> Any:
-    """A file of the fixed list, and only where it really is in our folder."""
-    name = request.path.rpartition("/static/")[2]
-    path = os.path.realpath(os.path.join(STATIC, name)) if name in FILES else ""
-    if os.path.dirname(path) != STATIC:
+    """A file below ``static/``, found in the list of those there are and not by its path."""
+    path = static_files().get(request.path.rpartition("/static/")[2])
+    if path is None:
         raise errors.NotFoundError("no such file")
-    with open(path, "rb") as file:
-        content = file.read()
-    return http_util.Respond(request, content, _TYPES[os.path.splitext(name)[1]])
+    return http_util.Respond(request, path.read_bytes(), _TYPES[path.suffix])
 
 
 def _answering(answer: Callable[[Any], Any]) -> Any:

@@ -351,11 +351,6 @@ def test_an_untrained_network_is_said_first(audit):
 @pytest.mark.parametrize(
     ("options", "changed", "sentence"),
     [
-        (["--precision", "0.1"], {}, "--precision: expected with --heatmap only"),
-        (["--norm", "4"], {}, "--norm: expected with --heatmap only"),
-        (["--crop", "3"], {}, "--crop: expected with --heatmap only"),
-        (["--forwards", "9"], {}, "--forwards: expected with --heatmap only"),
-        (["--heatmap-samples", "9"], {}, "--heatmap-samples: expected with --heatmap only"),
         (["--size", "9"], {"data": "npz:x"}, "--size: expected with --data folder:DIR only"),
         (["--skip-broken"], {"data": "npz:x"}, "--skip-broken: expected with --data folder:DIR"),
         (["--classes", "4"], {}, "--classes: expected with a torchvision or timm model"),

@@ -25,11 +25,12 @@ from hfc_probe import (
 from hfc_probe.cli.comparison import compare
 from hfc_probe.cli.main import main
 from hfc_probe.cli.page import page
-from hfc_probe.cli.stored import Run, read_run
+from hfc_probe.cli.stored import StoredRun, read_run
 from hfc_probe.core.intervals import paired_difference, wilson
 from hfc_probe.detection.variants import variant_names
 from hfc_probe.measurements.calibration import CalibrationResult
 from hfc_probe.measurements.component_examples import ComponentExamplesResult
+from hfc_probe.measurements.frequency_accuracy import FrequencyAccuracyResult
 from hfc_probe.measurements.registry import MEASUREMENTS, build
 
 from ..conftest import needs_captum
@@ -74,6 +75,7 @@ def test_every_measurement_runs_by_name(here):
         written = json.loads((here / "a" / f"{name}.json").read_text())
         assert written["measurement"] == name
         assert written["summary"] in result.output
+        assert written["scalars"].keys() <= written["labels"].keys()
         assert (here / "a" / f"{name}.png").stat().st_size > 5000
 
 
@@ -130,12 +132,22 @@ def frequencies(name, counts, n=512, bits=None, settings=(), provenance=(), **mo
         "intervals": {tag: [float(x) for x in wilson(k, n)] for tag, k in counts.items()},
         "per_image": bits or {},
         "provenance": {} if provenance is None else {**KNOWN, **dict(provenance)},
+        "labels": LABELS,
         "summary": "<b>words</b>",
         **more,
     }
-    return Run(name, {"frequency_accuracy": result}, {})
+    return StoredRun(name, {"frequency_accuracy": result}, {})
 
 
+LABELS = FrequencyAccuracyResult(
+    settings={},
+    samples=1,
+    radii=np.array([4.0]),
+    topk=(1,),
+    counts={},
+    agreement={},
+    class_counts=np.zeros(1, np.int64),
+).labels()
 KNOWN = {
     "data": "CIFAR-10",
     "images": "1111",
@@ -207,7 +219,7 @@ def test_a_run_against_itself_differs_in_nothing():
     right = np.arange(512) % 3 == 0
     one = frequencies("A", {"hfc_hfc/r04": int(right.sum())}, bits={"hfc_hfc/r04": right})
     found = compare(one, one)
-    assert not found.told
+    assert not found.clear
     assert not found.differing
     assert "Both runs measured the same weights." in found.notes
 
@@ -218,7 +230,7 @@ def test_a_run_against_itself_differs_in_nothing():
         ({"closed": False}, {}, "lfc hfc"),
         ({"topk": [5]}, {}, "original lfc hfc"),
         ({"topk": [1, 5]}, {}, ""),  # the first k is the same
-        ({"rescale": "max"}, {}, "lfc hfc"),
+        ({"rescale": "max"}, {}, "original lfc hfc"),  # the original images are rescaled, too
         ({"units": "nyquist"}, {}, "lfc hfc"),
         ({"hfc_background": "mean"}, {}, "hfc"),
         ({"seed": 3, "radii": [4, 8]}, {}, ""),
@@ -282,6 +294,19 @@ def test_caveats_come_first():
     )
 
 
+def test_results_without_labels_are_shown_by_their_tags():
+    old = [frequencies(name, FIRST, labels={}) for name in "AB"]
+    found = compare(*old)
+    assert [change.label for change in found.changes] == list(FIRST)
+    assert set(judged(found).values()) == {"no clear difference"}
+    # What one of the two knows of its numbers holds for the other's.
+    half = compare(old[0], frequencies("B", SECOND, provenance=OTHER))
+    assert said(half)[0].startswith("Accuracy on HFC(4) is higher in B")
+    # Nothing is judged of numbers that may depend on any setting.
+    other = frequencies("B", FIRST, settings={"hfc_background": "mean"}, labels={})
+    assert set(judged(compare(old[0], other)).values()) == {"measured differently"}
+
+
 def test_results_without_provenance_are_judged_with_a_note():
     found = compare(frequencies("old", FIRST, provenance=None), frequencies("B", SECOND))
     assert judged(found)["hfc_hfc/r04"] == "more"
@@ -329,7 +354,8 @@ def test_two_real_audits_measured_differently_are_not_judged(here):
     assert (
         "Not judged, since measured differently (frequency_accuracy: hfc_background" in done.output
     )
-    assert "HFC(" not in done.output
+    assert "accuracy on HFC(4), " in done.output.split("Not judged")[1]
+    assert " than in " not in done.output
 
 
 def test_bad_runs_are_one_sentence(here):
@@ -345,7 +371,7 @@ def test_bad_runs_are_one_sentence(here):
     assert result.exit_code == 2
     assert "nowhere" in result.output
     with pytest.raises(InputError, match="a measurement that both runs have"):
-        compare(frequencies("A", FIRST), Run("B", {"n": {"scalars": {}}}, {}))
+        compare(frequencies("A", FIRST), StoredRun("B", {"n": {"scalars": {}}}, {}))
 
 
 def test_intervals_belong_to_scalars_and_hold_them(resnet20, cifar):

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from hfc_probe import Every, KernelSpectra
+
 from .conftest import MEASUREMENTS, network, same, scalars
 
 pytest.importorskip("ignite", reason="Ignite is not installed: pip install 'hfc_probe[ignite]'")
@@ -47,6 +49,17 @@ def test_logs_into_ignites_logger_and_leaves_training_alone(loaders, tmp_path):
     fresh.load_state_dict(state)
     assert (fresh.probe.steps, fresh.probe.epochs) == (12, 2)
     assert handler.probe.results.keys() == {"frequency_accuracy", "kernel_spectra"}
+
+
+def test_the_trained_model_is_measured_when_training_ends_unless_told_otherwise(loaders):
+    for final, found in ((True, {"kernel_spectra"}), (False, set())):
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        trainer = create_supervised_trainer(model, optimizer, nn.functional.cross_entropy)
+        every = {KernelSpectra(): Every(epochs=9)}
+        handler = FrequencyHandler(model, None, measurements=every, final=final).attach(trainer)
+        trainer.run(loaders[0], max_epochs=1)
+        assert handler.probe.results.keys() == found
 
 
 def test_accumulated_gradients_count_the_optimizers_steps(loaders, tmp_path):
@@ -92,6 +105,8 @@ def test_a_resumed_trainer_goes_on(loaders, tmp_path):
     first["trainer"].run(loaders[0], max_epochs=1)
     saved = {name: part.state_dict() for name, part in first.items()}
     torch.save(saved, tmp_path / "checkpoint.pt")
+    probe = first["probe"].probe
+    assert (probe.steps, probe.epochs) == (6, 1)
     second = parts("second")
     Checkpoint.load_objects(second, torch.load(tmp_path / "checkpoint.pt", weights_only=True))
     second["trainer"].run(loaders[0], max_epochs=3)
@@ -99,3 +114,13 @@ def test_a_resumed_trainer_goes_on(loaders, tmp_path):
     assert scalars(tmp_path / "second")["hfc_lfc/r02"] == [12, 18]
     assert scalars(tmp_path / "second")["hfc_0/smoothness_mean"] == [8, 10, 12, 14, 16, 18]
     assert second["probe"].probe.state_dict()["measurements"]["frequency_accuracy"]["runs"] == 3
+    late = parts("late")  # a checkpoint that was saved without the probe
+    probe = late.pop("probe").probe
+    Checkpoint.load_objects(late, torch.load(tmp_path / "checkpoint.pt", weights_only=True))
+    late["trainer"].run(loaders[0], max_epochs=3)
+    assert (probe.steps, probe.epochs) == (18, 3)
+    expected, found = (scalars(tmp_path / name) for name in ("second", "late"))
+    for tag in ("hfc_lfc/r02", "hfc_lfc/r04"):
+        assert found[tag] == expected[tag]
+    # The first position stated passes steps 2, 4 and 6, which a fresh probe has not measured.
+    assert found["hfc_0/smoothness_mean"] == [7, *expected["hfc_0/smoothness_mean"]]

@@ -176,6 +176,46 @@ def test_a_resumed_training_is_that_which_was_never_stopped(tmp_path):
     assert (probe.probe.steps, probe.probe.epochs) == (18, 3)
 
 
+def test_a_checkpoint_without_the_probes_state_resumes_at_the_trainers_position(tmp_path):
+    """The probe is added when a training is resumed, into a directory that holds later steps."""
+    fit(tmp_path, [], logger=TensorBoardLogger(tmp_path / "a"), epochs=1)
+    (checkpoint,) = (tmp_path / "a").rglob("*.ckpt")
+    for _ in range(2):
+        probe = callback(log_dir=tmp_path / "log")
+        fit(tmp_path, [probe], logger=False, epochs=2, ckpt_path=checkpoint)
+        assert (probe.probe.steps, probe.probe.epochs) == (12, 2)
+    found = scalars(tmp_path / "log")
+    assert found["hfc_lfc/r02"] == [12]
+    assert found["hfc_network.0/smoothness_mean"] == [8, 10, 12]
+
+
+def test_the_trained_model_is_measured_when_training_ends_unless_told_otherwise(tmp_path):
+    for final, found in ((True, {"kernel_spectra"}), (False, set())):
+        probe = FrequencyCallback(measurements={KernelSpectra(): Every(epochs=9)}, final=final)
+        fit(tmp_path, [probe], logger=False, epochs=1)
+        assert probe.probe.results.keys() == found
+
+
+def test_a_step_of_two_optimizers_passes_no_due_step_by(tmp_path, monkeypatch):
+    class Two(Classifier):
+        automatic_optimization = False
+
+        def training_step(self, batch, _):
+            for optimizer in self.optimizers():
+                optimizer.zero_grad()
+                self.manual_backward(super().training_step(batch, _))
+                optimizer.step()
+
+        def configure_optimizers(self):
+            return [torch.optim.SGD(part.parameters(), 0.1) for part in self.network[::6]]
+
+    monkeypatch.setitem(globals(), "Classifier", Two)
+    probe = FrequencyCallback(measurements={KernelSpectra(): Every(steps=3)}, budget=1.0)
+    fit(tmp_path, [probe], logger=TensorBoardLogger(tmp_path), epochs=1)
+    found = scalars(tmp_path / "lightning_logs" / "version_0")
+    assert found["hfc_network.0/smoothness_mean"] == [4, 6, 10, 12]
+
+
 DDP = """
 import sys, torch, warnings
 warnings.simplefilter("ignore")

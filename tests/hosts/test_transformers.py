@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from hfc_probe import InputError, PixelSpace
+from hfc_probe import Every, InputError, KernelSpectra, PixelSpace
 
 from .conftest import MEASUREMENTS, same, scalars
 
@@ -182,6 +182,14 @@ def test_a_processor_that_the_data_never_passed_through_is_not_believed(tmp_path
     found = probe.probe.results["frequency_accuracy"].scalars()["hfc_accuracy/original"]
     assert found == pytest.approx((logits.argmax(1) == labels).mean())
     assert "found no normalisation" in caplog.text
+
+
+def test_the_trained_model_is_measured_when_training_ends_unless_told_otherwise(tmp_path):
+    every = {KernelSpectra(): Every(epochs=9)}
+    for final, found in ((True, {"kernel_spectra"}), (False, set())):
+        probe = FrequencyCallback(Images(4, 1), measurements=every, final=final)
+        train(tmp_path, [probe], num_train_epochs=1)
+        assert probe.probe.results.keys() == found
 
 
 def test_no_data_is_said(tmp_path, caplog):

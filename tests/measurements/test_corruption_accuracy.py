@@ -132,7 +132,7 @@ def test_bad_folders_are_named(tmp_path):
         ({"severities": (0, 1)}, "severities: expected"),
         ({"severities": (5, 6)}, "severities: expected a whole number from 1 to 5"),
         ({"baseline": {"fog": 0.5}}, "baseline: expected with a folder"),
-        ({"folder": "x", "corruptions": "fog", "baseline": {}}, "got none for fog"),
+        ({"folder": "x", "corruptions": "fog", "baseline": {}}, "got none for .fog."),
         ({"folder": "x", "corruptions": "fog", "baseline": {"fog": 50}}, "above 0 and up to 1"),
     ],
 )

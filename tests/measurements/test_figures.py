@@ -439,6 +439,61 @@ def test_a_result_of_ones_own():
     assert axes.get_xlabel() == "value (95 % interval)"
 
 
+def test_axes_of_ones_own_are_drawn_into():
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    left, right = figure.subplots(1, 2)
+    result = measured(h.FrequencyAccuracy(radii=(1, 2, 3)))
+    assert result.figure(ax=right) is figure
+    assert_curve(right, "LFC, d ≤ r", (1, 2, 3), result.arrays(), "lfc", colour=LOW_BLUE)
+    assert not left.lines
+    assert Numbers(settings={}, samples=3).figure(ax=left) is figure
+    assert [patch.get_width() for patch in left.patches] == [0.25, 0.75]
+
+
+def test_a_result_of_several_panels_takes_a_subfigure_and_says_so():
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    above, below = figure.subfigures(2, 1)
+    result = measured(h.TruncatedSVD(ranks=(1, 3)))
+    with pytest.raises(h.InputError, match=r"subfigure, since truncated_svd has several panels"):
+        result.figure(ax=above.subplots())
+    assert result.figure(ax=below) is figure
+    left, _ = below.axes
+    assert_curve(left, "leading", (0, 1), result.arrays(), "leading")
+
+
+def test_a_log_draws_no_figure_unless_asked_and_its_maps_are_the_arrays():
+    from matplotlib import colormaps
+
+    class Writer:
+        def __init__(self):
+            self.images, self.figures = {}, {}
+
+        def add_scalar(self, tag, value, step):
+            pass
+
+        def add_image(self, tag, image, step, dataformats):
+            self.images[tag] = image
+
+        def add_figure(self, tag, figure, step):
+            self.figures[tag] = figure
+
+    heatmap, writer = measured(h.FourierHeatmap(norm=1.5)), Writer()
+    for result in (heatmap, measured(h.TruncatedSVD(ranks=(1,))), measured(h.AmplitudePhase())):
+        result.log(writer, 0)
+    assert not writer.figures
+    assert set(writer.images) == {"hfc_heatmap/1.5", "hfc_phase/pictures"}
+    picture = writer.images["hfc_heatmap/1.5"]
+    zoom = len(picture) // SIDE
+    expected = colormaps["viridis"](heatmap.arrays()["error"], bytes=True)[..., :3]
+    np.testing.assert_array_equal(picture[zoom // 2 :: zoom, zoom // 2 :: zoom], expected)
+    heatmap.log(writer, 1, figure=True)
+    assert set(writer.figures) == {"hfc_fourier_heatmap/figure"}
+
+
 def test_overview():
     accuracy = measured(h.FrequencyAccuracy(radii=(1, 2)))
     spectra, heatmap = measured(h.KernelSpectra()), measured(h.FourierHeatmap())

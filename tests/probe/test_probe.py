@@ -344,6 +344,31 @@ def test_state_goes_on_after_a_checkpoint(tmp_path):
         resumed.load_state_dict({"model": 1})
 
 
+def test_a_trainer_states_how_many_steps_and_epochs_have_ended(tmp_path, caplog):
+    every = {KernelSpectra(): Every(steps=5), FrequencyAccuracy(radii=(2,)): Every(epochs=2)}
+    with hfc_probe.attach(
+        network(), loader(), log_dir=tmp_path, measurements=every, budget=1.0, final=False
+    ) as probe:
+        for at in (2, 4, 4, 6, 8, 13, 14):  # passes 5 and 10, stands still once
+            probe.step(at=at)
+        probe.end_epoch(at=3)  # passes 2
+        assert (probe.steps, probe.epochs) == (14, 3)
+        probe.step(at=5)  # ignored, and said
+        probe.end_epoch(at=1)
+        assert (probe.steps, probe.epochs) == (14, 3)
+        assert "probe.step(at=5) is ignored: expected 14 or more" in caplog.text
+        assert "probe.end_epoch(at=1) is ignored: expected 3 or more" in caplog.text
+        with pytest.raises(InputError, match="step: at: expected a whole number"):
+            probe.step(at=1.5)
+        probe.resume(4, 1)
+        probe.step(at=5)  # due again in what comes after the checkpoint
+        probe.end_epoch(at=2)
+    events = read(tmp_path)
+    assert [e.step for e in events.Scalars("hfc_0/smoothness_mean")] == [5]
+    assert [e.step for e in events.Scalars("hfc_lfc/r02")] == [5]
+    assert probe.state_dict()["measurements"]["kernel_spectra"]["runs"] == 3
+
+
 def test_a_full_disk_costs_the_log_and_nothing_else(caplog):
     class Full(Recorder):
         def add_scalar(self, tag, value, step):

@@ -71,6 +71,7 @@ def test_the_report_of_runs_with_hostile_names(tmp_path, evil):
             "settings": {evil: evil, "radii": [evil, value]},
             "scalars": {evil: value, f"hfc_lfc/{evil}": value},
             "intervals": {evil: [value - 0.1, value + 0.1]},
+            "labels": {key: {"text": evil, "part": evil} for key in (evil, f"hfc_lfc/{evil}")},
             "provenance": {"caveats": [evil], "data": evil, "model": f"{name} {evil}", evil: evil},
         }
         (tmp_path / name).mkdir()
@@ -82,11 +83,11 @@ def test_the_report_of_runs_with_hostile_names(tmp_path, evil):
     done = CliRunner().invoke(main, ["report", *pair, "--out", str(out)])
     assert done.exit_code == 0, done.output
     page = Page(out.read_text(encoding="utf-8"))
-    only(page, REPORT, {"lang", "charset", "name", "content", "class", "alt", "src"})
+    only(page, REPORT, {"lang", "charset", "name", "content", "class", "alt", "title", "src"})
     assert page.elements["img"] == 2
     shown = printable(evil)
     assert page.text.count(shown) >= 5  # summaries, settings, table
-    assert [value for name, value in page.attributes if name == "class"].count("told") == 1
+    assert [value for name, value in page.attributes if name == "class"].count("differs") == 1
     assert not set("\x1b\u202e") & set(done.output)  # no terminal turns red, or around
     assert len(done.output.splitlines()) == 4  # two cautions, one sentence, one count
 
@@ -171,7 +172,7 @@ def test_the_tab_answers_hostile_names_as_data(tmp_path):
 def test_the_tabs_scripts_never_turn_text_into_markup():
     """They make elements from names and put text into them as text; nothing else writes a page."""
     static = Path(hfc_probe.__file__).parents[1] / "plugins" / "tensorboard_plugin_hfc" / "static"
-    scripts = {path.name: path.read_text(encoding="utf-8") for path in static.glob("*.js")}
+    scripts = {str(path): path.read_text(encoding="utf-8") for path in static.rglob("*.js")}
     assert len(scripts) > 10
     for name, text in scripts.items():
         for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(",

@@ -155,7 +155,7 @@ def test_a_full_disk_under_a_real_writer(tmp_path, caplog):
     ) as probe:
         probe.end_epoch()
         # The event file is on a full device from now on.
-        event_writer = probe._writers[0]._get_file_writer().event_writer
+        event_writer = probe._journal.writers[0]._get_file_writer().event_writer
         record_writer = event_writer._async_writer._writer
         record_writer._writer = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
         for _ in range(6):

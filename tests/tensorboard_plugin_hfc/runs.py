@@ -109,14 +109,21 @@ class RunWriter:
     """Writes a run step by step, as a training does; pictures are left out, being slow."""
 
     def __init__(
-        self, path: Path, *, size: int = 16, uses_hfc: bool, parts=("curves", "heatmap", "kernels")
+        self,
+        path: Path,
+        *,
+        size: int = 16,
+        uses_hfc: bool,
+        parts=("curves", "heatmap", "kernels"),
+        per_epoch: int = STEPS_PER_EPOCH,
     ) -> None:
         self.writer = SummaryWriter(str(path), filename_suffix=".hfc")
         self.size, self.uses_hfc, self.parts = size, uses_hfc, parts
+        self.per_epoch = per_epoch
 
     def step(self, epoch: int, epochs: int) -> None:
         """Measurements after an epoch. HFC accuracies part from epoch 3 on, at r = 4 most."""
-        step, share = epoch * STEPS_PER_EPOCH, epoch / epochs
+        step, share = epoch * self.per_epoch, epoch / epochs
         event_file.log_epoch(self.writer, epoch, step)
         if "curves" in self.parts:
             rise = min(1.0, epoch / 10)

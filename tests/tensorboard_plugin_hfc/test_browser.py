@@ -13,6 +13,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
 from hfc_probe.core import event_file
+from hfc_probe.core.labels import Label, accuracy_label
 
 from .conftest import EPOCHS, Tab, tensorboard_server
 from .runs import RunWriter, accuracy_result, heatmap_result, kernel_result, write_run
@@ -153,10 +154,7 @@ def test_steps_by_slider_keys_and_play(tab, server):
     tab.find(".stepper input").fill("2")
     assert output.inner_text() == "step 60 (epoch 3)"
     tab.find(".stepper").get_by_role("button", name="Play").click()
-    tab.page.wait_for_function(
-        "() => document.querySelector('iframe[src*=\"name=hfc\"]').contentDocument"
-        ".querySelector('.stepper output').textContent.startsWith('step 240')"
-    )
+    tab.find(".stepper output", has_text="step 240").wait_for()
     times = tab.run("() => performance.getEntriesByName('hfc-step').map((one) => one.duration)")
     assert len(times) > 8
     assert np.median(times) < 50  # milliseconds
@@ -219,20 +217,20 @@ def test_pictures_are_exported_on_white_at_three_times_the_size(browser, server)
     assert len(picture.getcolors(1 << 24)) > 50
 
 
-def test_a_link_brings_a_colleague_to_the_same_view(tab, server):
+def test_a_link_brings_a_colleague_to_the_same_view(framed, server):
     state = "p.hfc.view=heatmap&p.hfc.step=100&p.hfc.cells=2%2C-3&p.hfc.a=smooth&p.hfc.b=rough"
-    tab.open(server, state)
-    assert tab.find(".stepper output").inner_text() == "step 100 (epoch 5)"
-    tab.plot("heatmap_history").wait_for()
-    assert "A: smooth" in tab.plot("heatmap").locator("canvas").get_attribute("aria-label")
-    tab.press("ArrowRight")
-    found = state_of(tab)
+    framed.open(server, state)
+    assert framed.find(".stepper output").inner_text() == "step 100 (epoch 5)"
+    framed.plot("heatmap_history").wait_for()
+    assert "A: smooth" in framed.plot("heatmap").locator("canvas").get_attribute("aria-label")
+    framed.press("ArrowRight")
+    found = state_of(framed)
     assert (found["step"], found["cells"], found["a"]) == ("120", "2,-3", "smooth")
     # The same page, another link: pasted into the address bar, nothing is loaded anew.
-    tab.page.evaluate("location.hash = '#hfc&p.hfc.view=kernels'")
-    tab.ready("kernels")
-    tab.page.evaluate("location.hash = '#hfc&p.hfc.view=none&p.hfc.runs={&p.hfc.step=x'")
-    tab.ready("curves")
+    framed.page.evaluate("location.hash = '#hfc&p.hfc.view=kernels'")
+    framed.ready("kernels")
+    framed.page.evaluate("location.hash = '#hfc&p.hfc.view=none&p.hfc.runs={&p.hfc.step=x'")
+    framed.ready("curves")
 
 
 def test_digits_choose_views(tab, server):
@@ -247,52 +245,52 @@ def test_digits_choose_views(tab, server):
     assert "None of the chosen runs has logged a detection audit" in tab.text()
 
 
-def test_dark_as_tensorboard_is(tab, server):
-    tab.open(server)
+def test_dark_as_tensorboard_is(framed, server):
+    framed.open(server)
     background = "() => getComputedStyle(document.body).backgroundColor"
-    canvas = tab.plot("curves").locator("canvas")
-    light, picture = tab.run(background), canvas.evaluate(PICTURE)
-    tab.page.evaluate("document.body.classList.add('dark-mode')")
-    tab.find("main").wait_for()
-    tab.page.wait_for_timeout(200)
-    assert tab.run(background) != light
+    canvas = framed.plot("curves").locator("canvas")
+    light, picture = framed.run(background), canvas.evaluate(PICTURE)
+    framed.page.evaluate("document.body.classList.add('dark-mode')")
+    framed.find("main").wait_for()
+    framed.page.wait_for_timeout(200)
+    assert framed.run(background) != light
     assert canvas.evaluate(PICTURE) != picture
-    tab.page.evaluate("document.body.classList.remove('dark-mode')")
-    tab.page.wait_for_timeout(200)
-    assert tab.run(background) == light
+    framed.page.evaluate("document.body.classList.remove('dark-mode')")
+    framed.page.wait_for_timeout(200)
+    assert framed.run(background) == light
     assert canvas.evaluate(PICTURE) == picture
 
 
-def test_live_while_a_training_writes(tab, environment, tmp_path):
+def test_live_while_a_training_writes(framed, environment, tmp_path):
     run = RunWriter(tmp_path / "run", uses_hfc=True)
     run.step(1, 10)
     run.step(2, 10)
-    with served(tab, environment, tmp_path) as address:
-        tab.open(address, "p.hfc.view=heatmap")
-        assert tab.find(".stepper output").inner_text() == "step 40 (epoch 2)"
+    with served(framed, environment, tmp_path) as address:
+        framed.open(address, "p.hfc.view=heatmap")
+        assert framed.find(".stepper output").inner_text() == "step 40 (epoch 2)"
         run.step(3, 10)
-        tab.find("header").get_by_label("every").select_option("2")
-        tab.find("#live").check()
-        tab.find(".stepper output", has_text="step 60 (epoch 3)").wait_for()
-        tab.find("#live").uncheck()
+        framed.find("header").get_by_label("every").select_option("2")
+        framed.find("#live").check()
+        framed.find(".stepper output", has_text="step 60 (epoch 3)").wait_for()
+        framed.find("#live").uncheck()
         run.step(4, 10)
-        # TensorBoard's own reload reaches the tab by a message.
-        tab.page.wait_for_timeout(1500)
-        tab.page.locator("app-header-reload button").first.click()
-        tab.find(".stepper output", has_text="step 80 (epoch 4)").wait_for()
+        # TensorBoard's own reload reaches the framed by a message.
+        framed.page.wait_for_timeout(1500)
+        framed.page.locator("app-header-reload button").first.click()
+        framed.find(".stepper output", has_text="step 80 (epoch 4)").wait_for()
     run.close()
 
 
-def test_an_empty_log_directory_says_what_to_add(tab, environment, tmp_path):
-    with served(tab, environment, tmp_path, "--path_prefix", "/deep/down") as address:
-        tab.open(address)
-        assert "hfc_probe.attach(model, val_loader, optimizer=optimizer" in tab.text()
-        tab.find(".snippet button").first.click()
+def test_an_empty_log_directory_says_what_to_add(framed, environment, tmp_path):
+    with served(framed, environment, tmp_path, "--path_prefix", "/deep/down") as address:
+        framed.open(address)
+        assert "hfc_probe.attach(model, val_loader, optimizer=optimizer" in framed.text()
+        framed.find(".snippet button").first.click()
         run = RunWriter(tmp_path / "run", uses_hfc=True)
         run.step(1, 2)
-        tab.page.wait_for_timeout(2500)
-        tab.find("header").get_by_role("button", name="Refresh").click()
-        tab.find('[data-plot="curves"]').wait_for()
+        framed.page.wait_for_timeout(2500)
+        framed.find("header").get_by_role("button", name="Refresh").click()
+        framed.find('[data-plot="curves"]').wait_for()
         run.close()
 
 
@@ -348,33 +346,43 @@ def test_runs_without_what_a_view_shows(tab, environment, tmp_path):
         assert "no Fourier heatmap and no gradient sensitivity logged" in tab.text()
 
 
-def test_detections_and_pictures_where_they_are_logged(tab, environment, tmp_path):
+def test_detections_and_pictures_where_they_are_logged(tab, framed, environment, tmp_path):
+    labels = [accuracy_label("original", quantity=metric) for metric in ("AP", "AP50")]
+    labels += [accuracy_label("lfc", radius, quantity="AP") for radius in (64, 128)]
+    labels += [accuracy_label("hfc", 128, quantity="AP")]
+    labels += [Label("images that gain on LFC(128) by any margin", "count", "lfc", 128)]
+    tags = {"name": "tag", "labels": [label.plain() for label in labels]}
+    tags["values"] = [label.text for label in labels]
+    numbers = [tags, {"name": "value", "values": ["value", "lower", "upper"]}]
+    change = [{"name": "radius", "values": [64, 128]}, {"name": "metric"}]
+    change[1]["values"] = ["AP", "AP50", "AP75"]
     with SummaryWriter(str(tmp_path / "detector")) as writer:
         for step, low in ((10, 0.2), (20, 0.3)):
-            writer.add_scalar("hfc_detection/AP/original", 0.4, step)
-            writer.add_scalar("hfc_detection/AP/lfc_r064", low - 0.1, step)
-            writer.add_scalar("hfc_detection/AP/lfc_r128", low, step)
-            writer.add_scalar("hfc_detection/AP/hfc_r128", 0.1, step)
-            writer.add_scalar("hfc_detection/AP50/original", 0.6, step)
-            writer.add_scalar("hfc_detection/images_gain_any/lfc_r128", 17.0, step)
+            table = np.full((6, 3), np.nan, np.float32)
+            table[:, 0] = 0.4, 0.6, low - 0.1, low, 0.1, 17
+            found = {"scalars": (table, numbers)}
             for end, bound in (("lower", -0.13), ("upper", -0.04)):
-                axes = [{"name": "radius", "values": [64, 128]}, {"name": "metric"}]
-                axes[1]["values"] = ["AP", "AP50", "AP75"]
+                found[f"lfc_difference_{end}"] = (np.full((2, 3), bound, np.float32), change)
+            for array, (values, axes) in found.items():
                 what = {"version": 1, "measurement": "detection_audit", "unit": "AP"}
-                what |= {"array": f"lfc_difference_{end}", "axes": axes}
-                tensor = np.full((2, 3), bound, np.float32)
-                tag = f"detection_audit/lfc_difference_{end}"
-                value = hfc_value(tag, tensor, [], content=json.dumps(what).encode())
+                what |= {"array": array, "axes": axes, "samples": 25}
+                content = json.dumps(what | {"settings": {"hfc_background": "mean"}}).encode()
+                value = hfc_value(f"detection_audit/{array}", values, [], content=content)
                 writer._get_file_writer().add_summary(Summary(value=[value]), step)
             writer.add_image("hfc_detection/gains", np.zeros((3, 20, 30), np.uint8), step)
         writer.add_image("hfc_examples/figure", np.zeros((3, 20, 30), np.uint8), 5)
+    with SummaryWriter(str(tmp_path / "old")) as writer:
+        writer.add_scalar("hfc_detection/AP/lfc_r064", 0.123, 10)
     with served(tab, environment, tmp_path) as address:
         tab.open(address, "p.hfc.view=detections")
         assert "−10.0 [-13.0, -4.0] points" in tab.text()
-        assert tab.find("tr", has_text="images: gain").inner_text().split("\t")[-2:] == [
-            "by any margin",
+        assert tab.find("tr", has_text="images that gain").inner_text().split("\t") == [
+            "detector",
+            "images that gain on LFC(128) by any margin",
             "17",
         ]
+        old = tab.find("tr", has_text="hfc_detection/AP/lfc_r064").inner_text()
+        assert old.split("\t") == ["old", "hfc_detection/AP/lfc_r064", "0.123"]
         tab.find(".picture img").first.wait_for()
         rows = rows_of(download(tab, "detection_ap", "CSV"))
         low = [float(row["AP"]) for row in rows if row["line"] == "LFC detector"]
@@ -388,9 +396,10 @@ def test_detections_and_pictures_where_they_are_logged(tab, environment, tmp_pat
         image.scroll_into_view_if_needed()
         tab.page.wait_for_timeout(300)
         assert image.evaluate(loaded) == 30
-        tab.open(address, "p.hfc.view=curves")
-        assert "None of the chosen runs has logged FrequencyAccuracy" in tab.text()
-        assert tab.page.locator("plugin-selector .mdc-tab", has_text="HFC").is_visible()
+        framed.open(address, "p.hfc.view=curves")
+        assert "None of the chosen runs has logged FrequencyAccuracy" in framed.text()
+        assert framed.page.locator("plugin-selector .mdc-tab", has_text="HFC").is_visible()
+        framed.page.goto("about:blank")
 
 
 def test_gradient_sensitivity_like_the_heatmap(tab, environment, tmp_path):
@@ -422,7 +431,7 @@ def test_a_wide_layer_of_which_the_first_kernels_are_logged(tab, environment, tm
 
 
 def test_sixty_runs(tab, environment, tmp_path):
-    write_run(tmp_path / "run00", 40, uses_hfc=True, parts=("curves",))
+    write_run(tmp_path / "run00", 8, uses_hfc=True, parts=("curves",))
     for number in range(1, 60):
         shutil.copytree(tmp_path / "run00", tmp_path / f"run{number:02d}")
     with served(tab, environment, tmp_path) as address:
@@ -478,18 +487,18 @@ VERDICTS = [
         ],
         "B uses more of the high frequencies: at epoch 4 it gets 70 % [65, 75] right from "
         "HFC(4) alone (beyond 4 cycles/image), A 10 % [5, 15], a difference of "
-        "+60.0 [+52.9, +67.1] points. They have been told apart since epoch 3.",
+        "+60.0 [+52.9, +67.1] points. The interval of the difference has excluded 0 since epoch 3.",
     ),
     (
         [
             [4, [[1, 2], [0.8, 0.8], 0.05], [[1, 2], [0.1, 0.1], 0.05]],
             [8, [[1, 2], [0.1, 0.1], 0.05], [[1, 2], [0.4, 0.4], 0.05]],
         ],
-        "told apart from the first measurement on. The other way round at radius 8.",
+        "has excluded 0 from the first measurement on. The other way round at radius 8.",
     ),
     (
         [[4, [[1, 2], [0.8, 0.8], 0.05], [[3, 4], [0.1, 0.1], 0.05]]],
-        "The two runs have no radius and no place in training in common.",
+        "A and B have no radius and no place in training in common up to here.",
     ),
 ]
 

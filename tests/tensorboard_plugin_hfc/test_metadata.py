@@ -27,8 +27,8 @@ def test_version_1_is_read_with_everything_beside_it():
     )
     assert content.plain()["norm"] == 4.0
     assert content.mismatch((3, 99)) is None
-    assert content.mismatch((4, 99)) == "4×99 where 3×any is expected"
-    assert content.mismatch(()) == "a number where 3×any is expected"
+    assert content.mismatch((4, 99)) == "expected 3×any, got 4×99"
+    assert content.mismatch(()) == "expected 3×any, got a number"
 
 
 def test_what_the_library_writes_is_a_version_that_the_tab_reads():

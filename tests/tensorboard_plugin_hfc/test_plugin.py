@@ -2,6 +2,10 @@
 
 import json
 import struct
+import subprocess
+import sys
+import tarfile
+import zipfile
 
 import numpy as np
 import pytest
@@ -16,13 +20,14 @@ from tensorboard.compat.proto.summary_pb2 import (
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.plugins import base_plugin
 from tensorboard.util.tensor_util import make_tensor_proto
+from tensorboard_plugin_hfc import plugin as routes
 from tensorboard_plugin_hfc.loader import HfcLoader
-from tensorboard_plugin_hfc.plugin import FILES, STATIC
 from torch.utils.tensorboard import SummaryWriter
 from werkzeug.test import Client
 
 import hfc_probe
 
+from ..conftest import ROOT
 from .runs import RADII, accuracy_result, heatmap_result
 
 BASE = "/data/plugin/hfc"
@@ -132,15 +137,40 @@ def test_only_get_is_answered(client):
     assert (answer.status_code, answer.headers["Allow"]) == (405, "GET, HEAD")
 
 
-def test_every_static_file_is_served_and_listed(client):
-    import os
-
-    assert sorted(FILES) == sorted(os.listdir(STATIC))
-    for name in FILES:
+def test_every_static_file_is_served(client):
+    names = routes.static_files()
+    assert {"index.js", "style.css", "charts/lines.js", "views/curves.js"} <= set(names)
+    for name, path in names.items():
         answer = client.get(f"{BASE}/static/{name}")
         kind = "text/css" if name.endswith(".css") else "text/javascript"
-        assert answer.status_code == 200
+        assert (answer.status_code, answer.data) == (200, path.read_bytes())
         assert answer.content_type == f"{kind}; charset=utf-8"
+
+
+def test_only_scripts_and_styles_that_lie_in_the_folder_are_served(client, tmp_path, monkeypatch):
+    static = tmp_path / "static"
+    (static / "views").mkdir(parents=True)
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "secret.js").write_text("secret")
+    (static / "views" / "own.js").write_text("own")
+    (static / "notes.txt").write_text("not for a browser")
+    (static / "link.js").symlink_to(tmp_path / "outside" / "secret.js")
+    (static / "folder").symlink_to(tmp_path / "outside")
+    monkeypatch.setattr(routes, "STATIC", static.resolve())
+    assert client.get(f"{BASE}/static/views/own.js").data == b"own"
+    for name in ("link.js", "folder/secret.js", "notes.txt", "views", "views/../views/own.js/"):
+        assert client.get(f"{BASE}/static/{name}").status_code == 404
+
+
+def test_wheel_and_sdist_hold_every_static_file(tmp_path):
+    steps = ["egg_info", "--egg-base", tmp_path, "build", "--build-base", tmp_path / "build"]
+    steps += ["bdist_wheel", "-d", tmp_path, "sdist", "-d", tmp_path]
+    subprocess.run([sys.executable, "setup.py", "-q", *steps], cwd=ROOT, check=True)
+    (wheel,), (sdist,) = tmp_path.glob("*.whl"), tmp_path.glob("*.tar.gz")
+    with zipfile.ZipFile(wheel) as one, tarfile.open(sdist) as other:
+        for held in (one.namelist(), other.getnames()):
+            for name in routes.static_files():
+                assert any(n.endswith(f"tensorboard_plugin_hfc/static/{name}") for n in held)
 
 
 @pytest.mark.parametrize(
@@ -155,6 +185,11 @@ def test_every_static_file_is_served_and_listed(client):
         "static/%2fetc%2fpasswd",
         "static/index.js%00",
         "static/sub/index.js",
+        "static/charts",
+        "static/charts/",
+        "static/charts/../index.js/..",
+        "static/charts/%2e%2e%2f%2e%2e%2fplugin.py",
+        "static/charts/..%5c..%5cplugin.py",
         "static/",
         "nothing",
     ],

@@ -1,13 +1,14 @@
 """A real TensorBoard with each of its two loaders."""
 
 import json
+import time
 import urllib.request
 from urllib.error import HTTPError
 
 import numpy as np
 import pytest
 
-from .conftest import EPOCHS, tensorboard_server
+from .conftest import EPOCHS, START_SECONDS, tensorboard_server
 from .runs import write_run
 from .test_plugin import unpacked
 
@@ -17,9 +18,22 @@ def fetch(url: str):
         return answer.headers, answer.read()
 
 
+def wait_for(address, **steps):
+    """Until the server has read the runs up to these steps; it answers before that."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        tensors = json.loads(fetch(f"{address}/data/plugin/hfc/index")[1])["tensors"]
+        last = {run: min((n[1] for n in tensors.get(run, {}).values()), default=0) for run in steps}
+        if last == steps:
+            return
+        time.sleep(0.1)
+    pytest.fail(f"expected the server to read {steps}, got {last}")
+
+
 @pytest.fixture(scope="module", params=["true", "false"], ids=["rust", "python"])
 def either(request, environment, logs):
     with tensorboard_server(environment, logs, "--load_fast", request.param) as address:
+        wait_for(address, rough=20 * EPOCHS, smooth=20 * EPOCHS)
         yield address
 
 
@@ -54,6 +68,7 @@ def test_more_steps_are_kept_than_tensorboard_would_by_itself(environment, tmp_p
     kept = {}
     for loader, flags in (("true", ()), ("false", ("--samples_per_plugin", "hfc=5"))):
         with tensorboard_server(environment, tmp_path, "--load_fast", loader, *flags) as address:
+            wait_for(address, run=20 * 130)
             query = "run=run&tag=frequency_accuracy/hfc"
             _, data = fetch(f"{address}/data/plugin/hfc/tensors?{query}")
         head, _ = unpacked(data)["run", "frequency_accuracy/hfc"]

@@ -8,7 +8,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ... import fourier
+from ...data.normalization import LARGEST
 from ...data.samples import Samples
 from ...ground.errors import InputError
-from ...model.subject import Job, Subject, rank
+from ...model.subject import Job, Subject, target_rank
 
 logger = logging.getLogger("hfc_probe")
 
@@ -86,7 +87,7 @@ class Engine:
         autocast: bool = False,
         channels_last: bool = False,
     ) -> None:
-        self.subject = subject
+        self.subject = replace(subject, samples=samples)
         self.samples = samples
         self.directions = directions
         self.norm, self.seed, self.topk, self.score = norm, seed, topk, score
@@ -108,16 +109,17 @@ class Engine:
         self._check_repeatable()
         size = self.subject.batch_size
 
-        def look(start: int) -> Outcome:
+        def evaluate_batch(start: int) -> Outcome:
             part = slice(start, min(start + size, len(self.samples)))
             with self._precision():
-                found = self._forward(partial(self._pixels, part), self._targets[part], "original")
+                found = self._forward(
+                    partial(self._pixels, part), self._targets[part], "original", start
+                )
             if start == 0 and self.score is None:
-                self.subject.check_targets(self._classes)
                 self._warn_if_fewer_samples_than_classes()
             return found
 
-        return _joined(list(self.share(range(0, len(self.samples), size), look)))
+        return _joined(list(self.share(range(0, len(self.samples), size), evaluate_batch)))
 
     def share(self, jobs: Sequence[Job], work: Callable[[Job], Outcome]) -> Iterator[Outcome]:
         """What each job finds, in order, whichever process does it; its passes are counted here."""
@@ -162,8 +164,8 @@ class Engine:
     def _pixels(self, index: Any) -> Tensor:
         """A copy of some of the images as floats in [0, 1]."""
         images = self._images[index]
-        if images.dtype == torch.uint8:
-            return images.to(torch.float32).div_(255)
+        if images.dtype in LARGEST:
+            return images.to(torch.float32).div_(LARGEST[images.dtype])
         wide = images.to(torch.promote_types(images.dtype, torch.float32))
         return wide.clone() if wide is images and isinstance(index, slice) else wide
 
@@ -186,10 +188,16 @@ class Engine:
             out.addcmul_(signs, waves.to(out.dtype))
         return out.clamp_(0, 1)
 
-    def _forward(self, make: Callable[[], Tensor], targets: Tensor, what: str) -> Outcome:
-        """One batch; if memory does not suffice, its halves."""
+    def _forward(
+        self, make: Callable[[], Tensor], targets: Tensor, what: str, start: int | None = None
+    ) -> Outcome:
+        """One batch; if memory does not suffice, its halves.
+
+        Args:
+            start: number of its first sample, if it is a batch of the samples as they are.
+        """
         try:
-            return self._evaluate(make(), targets, what)
+            return self._evaluate(make(), targets, what, start)
         except (torch.cuda.OutOfMemoryError, RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
@@ -212,18 +220,25 @@ class Engine:
             ]
         )
 
-    def _evaluate(self, images: Tensor, targets: Tensor, what: str) -> Outcome:
+    def _evaluate(
+        self, images: Tensor, targets: Tensor, what: str, start: int | None = None
+    ) -> Outcome:
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         if self.score is not None:
             scored = self._scored(images, targets)
             self.forwards += len(images)
             return scored
-        logits = self.subject.logits(images, what)
+        if start is None or self.autocast or self.channels_last:
+            logits = self.subject.logits(images, what)
+            if start == 0:
+                self.subject.check_targets(logits.shape[1])
+        else:
+            logits = self.subject.original(start, images)
         self.forwards += len(images)
         self._classes = logits.shape[1]
-        places = rank(logits, targets)
-        wrong = torch.stack([places >= k for k in self.topk], 1)
+        ranks = target_rank(logits, targets)
+        wrong = torch.stack([ranks >= k for k in self.topk], 1)
         own = logits.gather(1, targets[:, None])
         others = logits.scatter(1, targets[:, None], -math.inf).amax(1)
         return Outcome(

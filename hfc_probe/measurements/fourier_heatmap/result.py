@@ -9,18 +9,18 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...core.drawing import CLEAN, HFC, LFC, map_extent, new_figure, styled
+from ...core.drawing import CLEAN, HFC, LFC, map_extent, map_pixels
 from ...core.intervals import percent, wilson
+from ...core.labels import Label
 from ...core.result import Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 Estimator = Literal["exhaustive", "sequential", "model", "rings"]
 
@@ -66,6 +66,8 @@ class FourierHeatmapResult(Result):
         passes: single-image forward passes of this call, the clean ones included.
         elapsed: seconds.
     """
+
+    inches: ClassVar[tuple[float, float]] = (10.4, 4.7)
 
     image_size: tuple[int, int]
     estimator: Estimator
@@ -154,12 +156,28 @@ class FourierHeatmapResult(Result):
             f"{section}/max_error": float(np.nanmax(self.error)),
         }
 
+    def labels(self) -> dict[str, Label]:
+        unit, noise = self.unit, f"under Fourier noise of norm {self.norm:.3g}"
+        texts = {
+            "clean_error": f"the {unit} without noise",
+            "mean_error": f"the mean {unit} {noise}",
+            "max_error": f"the largest {unit} {noise}",
+        }
+        section = f"hfc_heatmap/{self.norm:.1f}"
+        return {f"{section}/{name}": Label(text, unit) for name, text in texts.items()}
+
     def images(self) -> dict[str, Any]:
-        return {f"hfc_heatmap/{self.norm:.1f}": self.figure()}
+        ends = (0.0, 1.0) if self.quantity == "error" else None
+        return {f"hfc_heatmap/{self.norm:.1f}": map_pixels(self.error, ends)}
 
-    def figure(self) -> Figure:
-
-        return heatmap_figure(self)
+    def draw_panels(self, figure: Any) -> None:
+        """The error map with DC in the middle, and the error against distance from DC."""
+        left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
+        heatmap_axes(left, self)
+        _radial_axes(right, self)
+        figure.supxlabel(
+            f"{self.passes:,} forward passes; {self.made_by()}", fontsize=9, color=CLEAN
+        )
 
     def axes(self) -> dict[str, dict[str, Any]]:
         i, j = self.frequencies()
@@ -261,7 +279,7 @@ class FourierHeatmapResult(Result):
         top = int(self.settings["topk"][0])
         noun = "" if self.quantity != "error" else " errors" if top == 1 else f" top-{top} errors"
         clean = self._value(float(self._clean()[0]))
-        if not self._told_apart(worst, best):
+        if not self._intervals_disjoint(worst, best):
             said = (
                 f"Noise of norm {self.norm:.1f} harms no frequency measurably more than another; "
                 f"{self.unit.removesuffix(' rate')}s reach {self._value(float(self.error[worst]))} "
@@ -274,7 +292,7 @@ class FourierHeatmapResult(Result):
             )
         return said + self._caution()
 
-    def _told_apart(self, worst: tuple[int, int], best: tuple[int, int]) -> bool:
+    def _intervals_disjoint(self, worst: tuple[int, int], best: tuple[int, int]) -> bool:
         """Whether two cells differ, though they are the extremes of all the map's cells.
 
         Of many cells that are equal some lie far apart by chance: 95 % intervals are widened to
@@ -306,19 +324,6 @@ class FourierHeatmapResult(Result):
 
 
 _PARTS = ("", "_lower", "_upper")
-
-
-def heatmap_figure(result: FourierHeatmapResult) -> Figure:
-    """The error map with DC in the middle, and the error against distance from DC."""
-    with styled():
-        figure = new_figure(10.4, 4.7)
-        left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
-        heatmap_axes(left, result)
-        _radial_axes(right, result)
-        figure.supxlabel(
-            f"{result.passes:,} forward passes; {result.made_by()}", fontsize=9, color=CLEAN
-        )
-    return figure
 
 
 def heatmap_axes(axes: Axes, result: FourierHeatmapResult) -> None:

@@ -44,7 +44,7 @@ export function differences(a, b) {
 /** Whether such a difference concerns the curve of a part, "lfc" or "hfc". */
 export const concerns = ({ what }, part) => what !== "hfc_background" || part === "hfc";
 
-/** How accuracies on components were measured, in a few words; "" where the metadata do not say. */
+/** How accuracies on components were measured, in a few words; "" if the metadata do not say. */
 export function how(content) {
   const { topk, closed, rescale } = content?.settings ?? {};
   const { hfc_background: background } = content ? settings(content) : {};
@@ -59,7 +59,7 @@ export function how(content) {
     .join(", ");
 }
 
-/** The legend's names of LFC and HFC: ≤ or <, as the runs' metadata say; both where they differ. */
+/** The legend's names of LFC and HFC: ≤ or <, as the runs' metadata say; both if they differ. */
 export function signs(contents) {
   const kinds = new Set(contents.map((content) => content?.settings?.closed !== false));
   if (kinds.size > 1) return ["LFC, d ≤ r or d < r", "HFC, d > r or d ≥ r"];

@@ -1,18 +1,18 @@
 // The frame around the views: runs, steps, the address, live refresh, keys.
 
-import { setDark, theme } from "./cards.js";
-import { runColor } from "./colors.js";
+import { setDark, theme } from "./charts/cards.js";
+import { colorOf, runColor } from "./charts/colors.js";
 import { Data } from "./data.js";
 import { choice, h, note } from "./dom.js";
 import { onReload, onTheme } from "./host.js";
 import { State } from "./state.js";
-import { CostView } from "./view_cost.js";
-import { CurvesView } from "./view_curves.js";
-import { DetectionsView } from "./view_detections.js";
-import { emptyState } from "./view_empty.js";
-import { ExamplesView } from "./view_examples.js";
-import { HeatmapView } from "./view_heatmap.js";
-import { KernelsView } from "./view_kernels.js";
+import { CostView } from "./views/cost.js";
+import { CurvesView } from "./views/curves.js";
+import { DetectionsView } from "./views/detections.js";
+import { emptyState } from "./views/empty.js";
+import { ExamplesView } from "./views/examples.js";
+import { HeatmapView } from "./views/heatmap.js";
+import { KernelsView } from "./views/kernels.js";
 
 const VIEWS = [
   ["curves", "Curves", CurvesView],
@@ -23,6 +23,7 @@ const VIEWS = [
   ["cost", "Cost", CostView],
 ];
 const RUNS_AT_FIRST = 6;
+const NAMED = 3; // runs of which the slider says where they are
 const PLAY_MS = 220;
 const PROGRESS = "progress/epoch";
 
@@ -33,7 +34,15 @@ export class App {
     this.state = new State((changed) => this.changed(changed));
     this.view = null;
     this.token = 0;
-    this.steps = [];
+    this.steps = []; // where the slider can stand: a step for each place, and
+    this.keys = []; // the epochs, or the same steps, that it stands for
+    this.byEpoch = false;
+    this.comparing = false;
+    this.placed = []; // [run, series] of what is shown
+    this.known = new WeakMap(); // epochs of a series
+    this.colors = new Map(); // run → number of its colour, kept while the page is open
+    this.chosen = []; // runs shown unless somebody chose others
+    this.letters = ["", ""]; // A and B, likewise
     this.epochOf = new Map(); // run → Series of the epochs that had ended at a step
     this.interval = 15;
     this.timer = null;
@@ -132,21 +141,36 @@ export class App {
     } catch {
       wanted = null; // an address that somebody cut off
     }
-    if (!Array.isArray(wanted)) return names.slice(0, RUNS_AT_FIRST);
-    return names.filter((name) => wanted.includes(name));
+    if (Array.isArray(wanted)) return names.filter((name) => wanted.includes(name));
+    // A run that appears later displaces none of those shown.
+    this.chosen = this.chosen.filter((name) => names.includes(name));
+    for (const name of names) {
+      if (this.chosen.length < RUNS_AT_FIRST && !this.chosen.includes(name)) this.chosen.push(name);
+    }
+    return names.filter((name) => this.chosen.includes(name));
   }
 
-  /** Run A and run B; "" where there is none. */
+  /** Run A and run B; "" if there is none. */
   pair() {
     const names = this.names();
     const chosen = this.selected();
     const given = ["a", "b"].map((key) => (names.includes(this.state.get(key)) ? this.state.get(key) : ""));
-    const rest = chosen.filter((name) => !given.includes(name));
-    return given.map((name) => name || rest.shift() || "");
+    // Nobody chose them: they stay what they were, whatever run appears.
+    const kept = this.letters.map((name, k) => given[k] || (chosen.includes(name) && !given.includes(name) ? name : ""));
+    const rest = chosen.filter((name) => !kept.includes(name));
+    this.letters = kept.map((name) => name || rest.shift() || "");
+    return this.letters;
   }
 
   color(run) {
-    return runColor(Math.max(0, this.names().indexOf(run)), theme());
+    if (!this.colors.has(run)) {
+      const start = new Map(this.data.index.runs.map((one) => [one.name, one.start || 0]));
+      const fresh = this.names().filter((name) => !this.colors.has(name));
+      // In the order of their beginnings, so that a new run changes no other's colour.
+      fresh.sort((a, b) => start.get(a) - start.get(b) || (a < b ? -1 : 1));
+      for (const name of fresh) this.colors.set(name, colorOf(name, [...this.colors.values()]));
+    }
+    return runColor(this.colors.get(run) ?? 0, theme());
   }
 
   theme() {
@@ -237,20 +261,85 @@ export class App {
 
   // --- steps and the axis of training
 
-  setSteps(steps) {
-    this.steps = [...steps].sort((a, b) => a - b);
+  /**
+   * What the slider moves along: the places of [run, series], by epoch if all have their own.
+   *
+   * @param comparing whether the view is of A and B: it then opens at the latest place of both
+   */
+  setSteps(placed, comparing = false) {
+    this.placed = placed;
+    this.comparing = comparing;
+    this.byEpoch = placed.length > 0 && placed.every(([run, series]) => this.hasEpochs(run, series));
+    const places = new Map();
+    const longest = [...placed].sort((one, two) => two[1].steps.length - one[1].steps.length);
+    for (const [run, series] of longest) {
+      const keys = this.byEpoch ? this.epochs(run, series) : series.steps;
+      keys.forEach((key, k) => places.has(key) || places.set(key, series.steps[k]));
+    }
+    this.keys = [...places.keys()].sort((a, b) => a - b);
+    this.steps = this.keys.map((key) => places.get(key));
     this.drawStepper?.();
+  }
+
+  /** The epoch that the slider stands at, as the first run has it. */
+  epochHere() {
+    const [run, series] = this.placed[0] ?? [];
+    return this.byEpoch ? this.position() : series ? this.epochs(run, series)[this.at(run, series)] : undefined;
+  }
+
+  /** The epoch, or the step, that the slider stands at. */
+  position() {
+    return this.keys[this.steps.indexOf(this.step())];
+  }
+
+  /** The latest place of a series that is not after the slider's; −1 if there is none. */
+  at(run, series) {
+    if (!this.steps.length) return -1;
+    if (!this.byEpoch || !this.hasEpochs(run, series)) return series.steps.findLastIndex((one) => one <= this.step());
+    const key = this.position();
+    return this.epochs(run, series).findLastIndex((epoch) => epoch <= key);
+  }
+
+  /** Where a run is in what is shown of it, in words; if it has ended before, that, too. */
+  placeOf(run, series) {
+    const k = this.at(run, series);
+    if (k < 0) return "nothing yet";
+    const key = this.byEpoch ? this.epochs(run, series)[k] : series.steps[k];
+    const over = k === series.steps.length - 1 && key < this.position() ? ", its last" : "";
+    return this.placeText(run, series.steps[k]) + over;
+  }
+
+  /** Where the runs are: one place for all of them, or each with its name. */
+  placesText(placed = this.placed) {
+    const texts = placed.map(([run, series]) => this.placeOf(run, series));
+    if (new Set(texts).size < 2) return texts[0] ?? "no step";
+    const epochs = placed.map(([run, series]) => this.byEpoch && this.epochs(run, series)[this.at(run, series)]);
+    const same = this.byEpoch && new Set(epochs).size === 1;
+    const text = ([run, series], n) => `${run}: ${same ? `step ${series.steps[this.at(run, series)]}` : texts[n]}`;
+    const some = placed.slice(0, NAMED).map(text).join("; ");
+    const all = some + (placed.length > NAMED ? ` and ${placed.length - NAMED} more` : "");
+    return same ? `epoch ${epochs[0]} (${all})` : all;
   }
 
   step() {
     if (!this.steps.length) return 0;
     const wanted = Number(this.state.get("step"));
-    if (this.state.get("step") === "" || !Number.isFinite(wanted)) return this.steps.at(-1);
+    if (this.state.get("step") === "" || !Number.isFinite(wanted)) return this.latest();
     return this.steps.reduce((best, one) => (Math.abs(one - wanted) < Math.abs(best - wanted) ? one : best));
   }
 
   setStep(step) {
-    this.state.set({ step: step === this.steps.at(-1) ? "" : step }); // the last one goes on following
+    this.state.set({ step: step === this.latest() ? "" : step }); // the latest one keeps following
+  }
+
+  /** The latest place there is, or that A and B both have if the view compares them. */
+  latest() {
+    const pair = this.comparing ? this.pair() : [];
+    const ends = this.placed
+      .filter(([run, series]) => pair.includes(run) && series.steps.length)
+      .map(([run, series]) => (this.byEpoch ? this.epochs(run, series) : series.steps).at(-1));
+    const k = this.keys.findLastIndex((key) => key <= Math.min(...ends));
+    return this.steps.at(k); // of no common place the last
   }
 
   move(by) {
@@ -297,8 +386,8 @@ export class App {
       slider.disabled = this.steps.length < 2;
       play.disabled = this.steps.length < 2;
       play.textContent = this.playing ? "Pause" : "Play";
-      const run = this.pair()[0] || this.selected()[0];
-      text.textContent = this.steps.length ? this.placeText(run, this.step()) : "no steps";
+      const both = this.placed.filter(([run]) => this.pair().includes(run));
+      text.textContent = this.steps.length ? this.placesText(both.length ? both : this.placed) : "no steps";
     };
     this.drawStepper();
     return element;
@@ -313,13 +402,17 @@ export class App {
 
   epochs(run, series) {
     const progress = this.epochOf.get(run);
-    return series.steps.map((step) => {
+    const known = this.known.get(series);
+    if (known?.progress === progress && known?.epochs.length === series.steps.length) return known.epochs;
+    const epochs = series.steps.map((step) => {
       const k = progress ? progress.before(step) : -1;
       return k < 0 ? NaN : progress.values[k];
     });
+    this.known.set(series, { progress, epochs });
+    return epochs;
   }
 
-  /** Whether the places of a series are told apart by their epoch. */
+  /** Whether each place of a series has an epoch of its own. */
   hasEpochs(run, series) {
     const epochs = this.epochs(run, series);
     return epochs.every((epoch, k) => Number.isFinite(epoch) && (k === 0 || epoch > epochs[k - 1]));

@@ -39,7 +39,7 @@ export class Series {
     return this.values.subarray(k * this.size, (k + 1) * this.size);
   }
 
-  /** The k with the latest step that is not after `step`; −1 where there is none. */
+  /** The k with the latest step that is not after `step`; −1 if there is none. */
   before(step) {
     let low = 0;
     let high = this.steps.length;
@@ -73,7 +73,7 @@ export class Data {
     this.notes = new Map(); // what was left out while reading, by run and tag
   }
 
-  /** Look what there is; true where something is new. */
+  /** Look what there is; true if something is new. */
   async refresh() {
     const text = await (await answer("index")).text();
     if (text === this.stamp) return false;

@@ -1,6 +1,6 @@
 // What two runs' curves say, in numbers and in words. Pure: no page, no network.
 
-import { discordant, independent, paired } from "./intervals.js";
+import { discordant, independent, paired } from "./charts/intervals.js";
 
 /**
  * Compare one curve of two runs over the places that both have.
@@ -8,16 +8,17 @@ import { discordant, independent, paired } from "./intervals.js";
  * @param a, b {keys, y, low, high, bits(k)}: keys are epochs or steps, increasing; bits, where
  *   known, are the packed outcomes of the k-th place by image, and {count} how many
  * @param together whether the two runs saw the same images
+ * @param until the last key to look at
  * @returns null without a common place, else {key, a, b: [value, low, high], difference, interval:
- *   of the difference, or null, paired: whether it is image by image, apart: whether it excludes 0
+ *   of the difference, or null, paired: whether it is image by image, differs: whether it excludes 0
  *   at the last common place, since: the key from which it has done so, the same way round, at
  *   every common place, always: whether that is the first one}
  */
-export function compare(a, b, together = false) {
+export function compare(a, b, together = false, until = Infinity) {
   const placeB = new Map(b.keys.map((key, k) => [key, k]));
   const common = a.keys
     .map((key, k) => ({ key, k, m: placeB.get(key) }))
-    .filter(({ k, m }) => m !== undefined && Number.isFinite(a.y[k]) && Number.isFinite(b.y[m]));
+    .filter(({ key, k, m }) => key <= until && m !== undefined && Number.isFinite(a.y[k]) && Number.isFinite(b.y[m]));
   if (!common.length) return null;
   const three = (curve, k) => [curve.y[k], curve.low?.[k] ?? NaN, curve.high?.[k] ?? NaN];
   const judge = ({ k, m }) => {
@@ -41,7 +42,7 @@ export function compare(a, b, together = false) {
     difference: a.y[last.k] - b.y[last.m],
     interval: now.interval,
     paired: now.paired,
-    apart: now.side !== 0,
+    differs: now.side !== 0,
     since: since && since.key,
     always: since === common[0],
   };
@@ -59,7 +60,7 @@ export function points(value, interval) {
   return `${signed(value)}${interval ? ` [${interval.map(signed).join(", ")}]` : ""} points`;
 }
 
-/** Said instead of a verdict where a run's accuracy on the original images may be a guess's. */
+/** Said instead of a verdict if a run's accuracy on the original images may be a guess's. */
 export function guessing(name, original, chance) {
   if (!Number.isFinite(chance) || !(original?.[1] <= chance)) return "";
   return (
@@ -77,39 +78,39 @@ export function guessing(name, original, chance) {
  */
 export function verdict(names, rows, where) {
   const known = rows.filter(({ found }) => found);
-  if (!known.length) return "The two runs have no radius and no place in training in common.";
-  const apart = known.filter(({ found }) => found.apart);
+  if (!known.length) return `${names[0]} and ${names[1]} have no radius and no place in training in common up to here.`;
+  const clear = known.filter(({ found }) => found.differs);
   const at = where(known.at(-1).found.key);
-  if (!apart.length) {
+  if (!clear.length) {
     return (
-      `At ${at} the 95 % interval of the difference includes 0 at every radius: neither run gets ` +
-      "measurably more out of the high frequencies."
+      `At ${at} the 95 % interval of the difference includes 0 at every radius: neither ${names[0]} nor ` +
+      `${names[1]} gets measurably more out of the high frequencies.`
     );
   }
   const size = ({ found }) => Math.abs(found.difference);
-  const most = apart.reduce((best, row) => (size(row) > size(best) ? row : best));
+  const most = clear.reduce((best, row) => (size(row) > size(best) ? row : best));
   const higher = most.found.difference > 0;
   const [winner, loser] = higher ? names : [...names].reverse();
   const { a, b, since, always, difference, interval } = most.found;
   const [high, low] = higher ? [a, b] : [b, a];
   const gap = higher ? interval : interval.map((bound) => -bound).reverse();
   const begin = always ? "from the first measurement on" : `since ${where(since)}`;
-  const others = apart.filter((row) => row !== most);
+  const others = clear.filter((row) => row !== most);
   const way = others.filter(({ found }) => found.difference > 0 === higher);
   const against = others.filter(({ found }) => found.difference > 0 !== higher);
   const list = (some) => some.map(({ radius }) => radius).join(", ");
   let text =
     `${winner} uses more of the high frequencies: at ${at} it gets ${share(high)} right from ` +
     `HFC(${most.radius}) alone (beyond ${most.radius} ${most.unit}), ${loser} ${share(low)}, a difference of ` +
-    `${points(Math.abs(difference), gap)}. They have been told apart ${begin}.`;
+    `${points(Math.abs(difference), gap)}. The interval of the difference has excluded 0 ${begin}.`;
   if (way.length) text += ` The same way round at radius ${list(way)}.`;
   if (against.length) text += ` The other way round at radius ${list(against)}.`;
   return text;
 }
 
-/** How many of so many differences would be apart by chance alone. */
+/** How many intervals of so many differences would exclude 0 by chance alone. */
 export function byChance(count) {
   const expected = 0.05 * count;
   const number = expected < 0.95 ? "less than one" : `about ${expected.toFixed(0)}`;
-  return `${count} differences are judged; between equal runs ${number} of them would be told apart by chance.`;
+  return `${count} differences are judged; between equal runs, ${number} of their intervals would exclude 0 by chance.`;
 }

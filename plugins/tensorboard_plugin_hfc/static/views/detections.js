@@ -1,13 +1,13 @@
 // Average precision of a detector against the radius, and the audit's pictures.
 
-import { differences, sameImages, signs } from "./alike.js";
-import { Card, percent } from "./cards.js";
-import { choice, h, note, table } from "./dom.js";
-import { lines } from "./lines.js";
-import { gallery, pictures } from "./view_examples.js";
+import { differences, sameImages, signs } from "../alike.js";
+import { Card, figures, percent } from "../charts/cards.js";
+import { choice, h, note, table } from "../dom.js";
+import { lines } from "../charts/lines.js";
+import { gallery, pictures, placesOf } from "./examples.js";
 
-const TAG = /^hfc_detection\/([^/]+)\/(original|(lfc|hfc)_r([\d.]+|inf))$/;
-const COUNTS = /^(images|objects)_(\w+?)(_any)?$/; // how many are better or worse than on the original
+const OURS = "hfc_detection/";
+const COUNT = "count"; // of images or objects, no average precision
 const SHOWN = 24;
 
 export class DetectionsView {
@@ -16,8 +16,9 @@ export class DetectionsView {
     this.memory = {};
     this.card = new Card("detection_ap", () => this.plot());
     this.controls = h("div", { class: "controls" });
+    this.unfit = h("div"); // before the picture: it warns of it
     this.body = h("div");
-    this.element = h("div", {}, this.controls, this.card.element, this.body);
+    this.element = h("div", {}, this.controls, this.unfit, this.card.element, this.body);
   }
 
   close() {
@@ -27,24 +28,44 @@ export class DetectionsView {
   async load() {
     const { app } = this;
     const { scalars, images } = app.data.index;
-    const ours = (tag) => TAG.test(tag);
-    this.runs = app.selected().filter((run) => Object.keys(scalars[run] ?? {}).some(ours));
-    const tags = [...new Set(this.runs.flatMap((run) => Object.keys(scalars[run]).filter(ours)))];
-    const metrics = [...new Set(tags.map((tag) => TAG.exec(tag)[1]))];
-    this.metrics = metrics.filter((metric) => !COUNTS.test(metric));
-    this.counts = metrics.filter((metric) => COUNTS.test(metric));
+    const ours = (tag) => tag.startsWith(OURS);
+    const audits = ({ measurement, array }) => measurement === "detection_audit" && array === "scalars";
+    this.tag = new Map();
+    for (const run of app.selected()) {
+      const [found] = app.data.find(run, audits);
+      if (found) this.tag.set(run, found.tag);
+    }
+    this.runs = [...this.tag.keys()];
+    // Earlier versions logged no labels: their numbers are shown by their tags.
+    this.unlabelled = app.selected().filter((run) => !this.tag.has(run) && Object.keys(scalars[run] ?? {}).some(ours));
+    const tags = [...new Set(this.unlabelled.flatMap((run) => Object.keys(scalars[run]).filter(ours)))];
+    this.read = tags.length ? await app.data.scalars(this.unlabelled, tags) : {};
+    this.arrays = await app.data.tensors(this.runs, [...new Set(this.tag.values())]);
+    this.runs = this.runs.filter((run) => this.series(run));
+    const kinds = this.runs.flatMap((run) => this.labels(run).map(({ quantity }) => quantity));
+    this.metrics = [...new Set(kinds)].filter((kind) => kind && kind !== COUNT);
     await this.loadIntervals();
-    this.read = this.runs.length ? await app.data.scalars(this.runs, tags) : {};
     const entries = app
       .selected()
       .flatMap((run) => Object.keys(images[run] ?? {}).map((tag) => ({ run, tag })))
-      .filter(({ tag }) => tag.startsWith("hfc_detection/"));
+      .filter(({ tag }) => ours(tag));
     this.found = await pictures(app, entries.slice(0, SHOWN));
-    const steps = new Set(this.found.flatMap(({ steps }) => steps.map(({ step }) => step)));
-    for (const run of this.runs) {
-      for (const { steps: own } of Object.values(this.read[run] ?? {})) for (const step of own) steps.add(step);
-    }
-    app.setSteps(steps);
+    await app.loadProgress(app.selected());
+    app.setSteps([
+      ...this.runs.map((run) => [run, this.series(run)]),
+      ...this.unlabelled.flatMap((run) => Object.values(this.read[run] ?? {}).map((series) => [run, series])),
+      ...placesOf(this.found),
+    ]);
+  }
+
+  /** The audit's numbers of a run: a row per tag. */
+  series(run) {
+    return this.arrays.get(run)?.[this.tag.get(run)];
+  }
+
+  labels(run) {
+    const { labels } = this.series(run).content.axes[0];
+    return Array.isArray(labels) ? labels : [];
   }
 
   /** Intervals of the differences to the original, by bootstrap over images, where logged. */
@@ -63,7 +84,7 @@ export class DetectionsView {
         const [radii, metrics] = series.content.axes;
         const row = radii.values?.indexOf(radius) ?? -1;
         const column = metrics.values?.indexOf(metric) ?? -1;
-        const k = series.before(this.app.step());
+        const k = this.app.at(run, series);
         if (series.content.array !== `${part}_difference_${end}` || row < 0 || column < 0 || k < 0) continue;
         return 100 * series.at(k)[row * series.shape[1] + column];
       }
@@ -77,6 +98,8 @@ export class DetectionsView {
     const [one, ...others] = this.runs.map((run) => [run, this.about(run)]).filter(([, content]) => content);
     return others.flatMap(([run, content]) => {
       const texts = differences(one[1], content).map(({ text }) => text);
+      const [some, others] = [one[1].samples, content.samples];
+      if (some !== others) texts.push(`${this.count(one[1])} against ${this.count(content)}`);
       const known = one[1].provenance?.images && content.provenance?.images;
       if (known && !sameImages(one[1], content)) texts.push("other images");
       return texts.map((text) => `${one[0]} and ${run}: ${text}`);
@@ -87,6 +110,17 @@ export class DetectionsView {
     return this.app.data.find(run, ({ measurement }) => measurement === "detection_audit")[0]?.content;
   }
 
+  count({ samples }) {
+    return Number.isFinite(samples) ? `${samples} images` : "an unknown number of images";
+  }
+
+  /** What is said once for all runs shown, or of each in the legend. */
+  made(run) {
+    const content = this.about(run);
+    const background = content?.settings?.hfc_background ?? content?.hfc_background;
+    return [content && this.count(content), background && `HFC on ${background} background`].filter(Boolean).join(", ");
+  }
+
   metric() {
     const wanted = this.app.state.get("metric");
     return this.metrics.includes(wanted) ? wanted : this.metrics[0];
@@ -94,8 +128,9 @@ export class DetectionsView {
 
   show() {
     const { app } = this;
-    const nothing = !this.runs.length && !this.found.length;
+    const nothing = !this.runs.length && !this.unlabelled.length && !this.found.length;
     this.controls.replaceChildren();
+    this.unfit.replaceChildren();
     if (nothing) {
       this.body.replaceChildren(
         note(
@@ -117,27 +152,27 @@ export class DetectionsView {
 
   step() {
     this.card.update();
-    if (this.runs.length || this.found.length) this.rest();
+    if (this.runs.length || this.unlabelled.length || this.found.length) this.rest();
+  }
+
+  /** The labels of a run with their values at the step. */
+  now(run) {
+    const series = this.series(run);
+    const k = this.app.at(run, series);
+    if (k < 0) return [];
+    const width = series.shape[1];
+    return this.labels(run).map((label, n) => ({ ...label, value: series.at(k)[n * width] }));
   }
 
   /** {original, lfc: [[radius, value]], hfc: […]} of a run at the step. */
   of(run, metric) {
-    const step = this.app.step();
-    const out = { original: NaN, lfc: [], hfc: [] };
-    for (const [tag, { steps, values }] of Object.entries(this.read[run] ?? {})) {
-      const [, own, what, part, radius] = TAG.exec(tag) ?? [];
-      if (own !== metric) continue;
-      const k = steps.findLastIndex((one) => one <= step);
-      const value = k < 0 || values[k] === null ? NaN : values[k];
-      if (what === "original") out.original = value;
-      else if (k >= 0) out[part].push([radius === "inf" ? Infinity : Number(radius), value, steps[k]]);
-    }
-    for (const part of ["lfc", "hfc"]) {
-      // A radius may have been logged under two tags, r064 and r64: the later one counts.
-      const latest = new Map(out[part].sort((a, b) => a[2] - b[2]).map((one) => [one[0], one]));
-      out[part] = [...latest.values()].sort((a, b) => a[0] - b[0]);
-    }
-    return out;
+    const found = this.now(run).filter(({ quantity }) => quantity === metric);
+    const curve = (part) =>
+      found
+        .filter((one) => one.part === part)
+        .map(({ radius, value }) => [radius === "inf" ? Infinity : radius, value])
+        .sort((a, b) => a[0] - b[0]);
+    return { original: found.find(({ part }) => part === "original")?.value ?? NaN, lfc: curve("lfc"), hfc: curve("hfc") };
   }
 
   rest() {
@@ -157,31 +192,31 @@ export class DetectionsView {
     }
     const unalike = this.unalike();
     const counts = this.runs.flatMap((run) =>
-      this.counts.flatMap((metric) => {
-        const [, what, direction, any] = COUNTS.exec(metric);
-        const found = this.of(run, metric);
-        const kind = any ? "by any margin" : "by the audit's margin";
-        return ["lfc", "hfc"].flatMap((part) =>
-          found[part].map(([radius, value]) => [
-            run,
-            `${part.toUpperCase()}(${radius})`,
-            `${what}: ${direction}`,
-            kind,
-            Number.isFinite(value) ? String(value) : "",
-          ]),
-        );
+      this.now(run)
+        .filter(({ quantity, value }) => quantity === COUNT && Number.isFinite(value))
+        .map(({ text, value }) => [run, text, String(value)]),
+    );
+    const tagged = this.unlabelled.flatMap((run) =>
+      Object.entries(this.read[run] ?? {}).flatMap(([tag, series]) => {
+        const k = this.app.at(run, series);
+        return k < 0 ? [] : [[run, tag, figures(series.values[k] ?? NaN)]];
       }),
     );
-    this.body.replaceChildren(
+    this.unfit.replaceChildren(
       ...(unalike.length ? [note(`Measured differently, so not to be compared: ${unalike.join("; ")}.`)] : []),
+    );
+    this.body.replaceChildren(
       ...(counts.length
-        ? [h("h2", {}, "How many fare better or worse than on the original"), table(["run", "variant", "what", "counted", "number"], counts)]
+        ? [h("h2", {}, "How many fare better or worse than on the original"), table(["run", "what", "number"], counts)]
+        : []),
+      ...(tagged.length
+        ? [h("h2", {}, "Logged without labels, by an earlier version"), table(["run", "tag", "value"], tagged)]
         : []),
       ...(rows.length
         ? [h("h2", {}, "Average precision, and its change against the original"), table(["run", "metric", "variant", "radius", "value", "change"], rows)]
         : []),
       ...(this.found.length
-        ? [h("h2", {}, "Pictures of the audit"), h("div", { class: "gallery" }, gallery(this.app, this.found, this.app.step()))]
+        ? [h("h2", {}, "Pictures of the audit"), h("div", { class: "gallery" }, gallery(this.app, this.found))]
         : this.runs.length
           ? [note("The audit logged no pictures in these runs.")]
           : []),
@@ -208,14 +243,17 @@ export class DetectionsView {
     for (const run of this.runs) {
       const { original } = this.of(run, metric);
       const ends = xTicks.length ? [xTicks[0], xTicks.at(-1)] : [0, 1];
-      series.push({ name: `original ${run}`, x: ends, y: ends.map(() => original), color: app.color(run), dash: [1, 3], width: 1.5 });
+      series.push({ name: `original ${run}`, x: ends, y: ends.map(() => original), color: app.color(run), dash: [1, 3], width: 1.5, points: xTicks.length === 1 });
     }
+    const made = new Set(this.runs.map((run) => this.made(run)));
+    const placed = this.runs.map((run) => [run, this.series(run)]);
+    const name = (run) => (made.size > 1 ? `${run} (${this.made(run)})` : run);
     return lines(
       {
-        title: `${metric} against radius`,
+        title: `${metric} against radius at ${app.placesText(placed)}${made.size === 1 ? `, ${this.made(this.runs[0])}` : ""}`,
         panels: [{ series }],
         legend: [
-          ...this.runs.map((run) => ({ name: run, color: app.color(run) })),
+          ...this.runs.map((run) => ({ name: name(run), color: app.color(run) })),
           { name: signs(this.runs.map((run) => this.about(run)))[0] },
           { name: signs(this.runs.map((run) => this.about(run)))[1], dash: [6, 4] },
           { name: "original", dash: [1, 3] },

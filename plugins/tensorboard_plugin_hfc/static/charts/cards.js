@@ -1,7 +1,7 @@
 // A plot on its card: drawn on a canvas, read by hovering, taken away as PNG or CSV.
 
 import { DARK, FONT, LIGHT } from "./colors.js";
-import { csv, download, h } from "./dom.js";
+import { csv, download, h } from "../dom.js";
 
 let dark = false;
 const cards = new Set();
@@ -21,7 +21,7 @@ export class Card {
   /**
    * @param name of exported files
    * @param plot() makes what is drawn: {label, height(width), draw(context, width, height, theme),
-   *   rows() for the CSV, probe(x, y, width, height) for hovering, and where it applies
+   *   rows() for the CSV, probe(x, y, width, height) for hovering, and if it applies
    *   click(x, y, width, height), zoom(from, to)}
    */
   constructor(name, plot) {

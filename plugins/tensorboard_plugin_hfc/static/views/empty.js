@@ -1,6 +1,6 @@
 // Nothing logged yet: which lines to add to a trainer, ready to copy.
 
-import { h, note } from "./dom.js";
+import { h, note } from "../dom.js";
 
 const LINES = `import hfc_probe
 
@@ -31,7 +31,7 @@ function snippet(text) {
   return h("div", { class: "snippet" }, h("pre", {}, code), button);
 }
 
-/** What to do where there is no run with anything of ours. */
+/** What to do if there is no run with anything of ours. */
 export function emptyState(index) {
   return h(
     "section",

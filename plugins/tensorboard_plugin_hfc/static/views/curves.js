@@ -1,11 +1,11 @@
 // Accuracy on LFC and HFC: over training per radius, or at one step against the radius.
 
-import { concerns, differences, how, sameImages, signs } from "./alike.js";
-import { Card, percent } from "./cards.js";
-import { ordered, runColor } from "./colors.js";
-import { choice, h, note, segments, table, toggle } from "./dom.js";
-import { lines } from "./lines.js";
-import { byChance, compare, guessing, points, verdict } from "./words.js";
+import { concerns, differences, how, sameImages, signs } from "../alike.js";
+import { Card, percent } from "../charts/cards.js";
+import { ordered, runColor } from "../charts/colors.js";
+import { choice, h, note, segments, table, toggle } from "../dom.js";
+import { lines } from "../charts/lines.js";
+import { byChance, compare, guessing, points, verdict } from "../words.js";
 
 const DASH = [6, 4];
 const PARTS = ["lfc", "hfc"];
@@ -50,9 +50,11 @@ export class CurvesView {
     this.runs = runs.filter((run) => this.curve(run, "hfc") || this.curve(run, "lfc"));
     this.without = runs.filter((run) => !this.runs.includes(run));
     this.radii = [...new Set(this.runs.flatMap((run) => this.radiiOf(run)))].sort((a, b) => a - b);
-    const steps = new Set();
-    for (const run of this.runs) for (const step of this.any(run).steps) steps.add(step);
-    app.setSteps(steps);
+    app.setSteps(this.placed(), true);
+  }
+
+  placed() {
+    return this.runs.map((run) => [run, this.any(run)]);
   }
 
   any(run) {
@@ -79,13 +81,13 @@ export class CurvesView {
     return this.axis(run).unit === "nyquist" ? "× Nyquist" : "cycles/image";
   }
 
-  /** A run's name, with how it was measured where the runs shown differ in that. */
+  /** A run's name, with how it was measured if the runs shown differ in that. */
   named(run) {
     const of = (one) => how(this.any(one)?.content);
     return this.runs.every((one) => of(one) === of(run)) ? run : `${run} (${of(run) || "does not say how"})`;
   }
 
-  /** How all runs shown were measured; "" where they differ. */
+  /** How all runs shown were measured; "" if they differ. */
   together() {
     const all = new Set(this.runs.map((run) => how(this.any(run)?.content)));
     return all.size === 1 && [...all][0] ? `, ${[...all][0]}` : "";
@@ -100,11 +102,9 @@ export class CurvesView {
     const series = this.curve(run, "per_image");
     const k = series?.place.get(step);
     if (k === undefined) return undefined;
-    const [tags, images] = series.content.axes;
-    const row = (tags.values ?? []).findIndex((tag) => {
-      const [, kind, number] = /^hfc_(lfc|hfc)\/r([\d.]+)$/.exec(tag) ?? [];
-      return kind === part && Number(number) === Number(radius.toPrecision(6));
-    });
+    const [{ labels }, images] = series.content.axes;
+    // The first of several k is the one that the curves show.
+    const row = Array.isArray(labels) ? labels.findIndex((label) => label.part === part && label.radius === radius) : -1;
     if (row < 0 || !Number.isFinite(images.count)) return undefined;
     const width = series.shape[1];
     return { packed: series.at(k).subarray(row * width, (row + 1) * width), count: images.count };
@@ -128,10 +128,10 @@ export class CurvesView {
     return { x: keys(run, base), keys: keys(run, base), y, low, high, count, bits };
   }
 
-  /** All radii at one step. */
-  across(run, part, step) {
+  /** All radii where the slider stands. */
+  across(run, part) {
     const base = this.curve(run, part);
-    const k = base ? base.before(step) : -1;
+    const k = base ? this.app.at(run, base) : -1;
     if (k < 0) return null;
     const take = (variant) => {
       const series = this.curve(run, part + variant);
@@ -168,7 +168,7 @@ export class CurvesView {
       ),
       mode === "training" && app.axisChoice(this.runs),
       toggle("95 % intervals", state.get("bands") === "1", (on) => state.set({ bands: on ? "1" : "0" })),
-      mode === "radius" && app.stepper(),
+      app.stepper(),
     ];
     this.controls.replaceChildren(...controls.filter(Boolean));
     this.body.replaceChildren();
@@ -189,6 +189,8 @@ export class CurvesView {
   }
 
   step() {
+    if (!this.runs.length) return;
+    this.tell();
     this.card.update();
   }
 
@@ -245,6 +247,7 @@ export class CurvesView {
         yLabel: "accuracy",
         yRange: [0, 1],
         value: percent,
+        marker: axis.label === "minutes" ? undefined : axis.label === "epoch" ? app.epochHere() : app.step(),
         click: (x) => app.state.set({ step: axis.step(this.runs[0], this.any(this.runs[0]), x), mode: "radius" }),
       },
       this.zoom.training,
@@ -253,23 +256,21 @@ export class CurvesView {
 
   radiusPlot() {
     const { app } = this;
-    const step = app.step();
     const bands = app.state.get("bands") === "1";
     const series = [];
-    const shown = new Set();
     const legend = [];
+    const apart = new Set(this.placed().map(([run, own]) => app.placeOf(run, own))).size > 1;
     for (const run of this.runs) {
       const color = app.color(run);
       for (const part of this.parts()) {
-        const found = this.across(run, part, step);
+        const found = this.across(run, part);
         if (!found) continue;
-        shown.add(found.step);
         const look = { color, dash: part === "hfc" ? DASH : undefined, points: true };
         series.push({ name: `${part.toUpperCase()} ${run}`, ...found, ...look });
       }
-      legend.push({ name: this.named(run), color });
+      legend.push({ name: this.named(run) + (apart ? `, ${app.placeOf(run, this.any(run))}` : ""), color });
     }
-    const title = `Accuracy against radius at ${[...shown].sort((a, b) => a - b).map((s) => app.placeText(this.runs[0], s)).slice(0, 3).join(", ") || "no step"}${this.together()}`;
+    const title = `Accuracy against radius at ${app.placesText(this.placed())}${this.together()}`;
     return lines(
       {
         title,
@@ -293,12 +294,13 @@ export class CurvesView {
     );
   }
 
-  /** Why a run's curves mean nothing at its last step: not above chance. "" where they may. */
+  /** Why a run's curves mean nothing where the slider stands: not above chance. "" if they may. */
   guess(run) {
     const original = this.curve(run, "original");
     if (!original) return "";
-    const last = ["", "_lower", "_upper"].map((v) => this.curve(run, `original${v}`)?.values.at(-1) ?? NaN);
-    return guessing(run, last, original.content.provenance?.chance ?? NaN);
+    const k = this.app.at(run, original);
+    const here = ["", "_lower", "_upper"].map((v) => this.curve(run, `original${v}`)?.values[k] ?? NaN);
+    return guessing(run, here, original.content.provenance?.chance ?? NaN);
   }
 
   /** The reading of run A against run B, and the table behind it. */
@@ -307,12 +309,12 @@ export class CurvesView {
     const [a, b] = app.pair();
     this.words.hidden = !(a && b && this.any(a) && this.any(b));
     if (this.words.hidden) return;
-    const epochs = app.hasEpochs(a, this.any(a)) && app.hasEpochs(b, this.any(b));
+    const epochs = app.byEpoch;
     const keys = (run, series) => (epochs ? app.epochs(run, series) : series.steps);
     const where = (key) => (key === null ? "" : epochs ? `epoch ${key}` : `step ${key}`);
     const [one, two] = [a, b].map((run) => this.any(run).content);
-    const apart = differences(one, two);
-    const refused = (part) => apart.some((difference) => concerns(difference, part));
+    const unalike = differences(one, two);
+    const refused = (part) => unalike.some((difference) => concerns(difference, part));
     const together = sameImages(one, two);
     const unit = this.unitOf(a);
     const radii = this.radiiOf(a).filter((radius) => this.radiiOf(b).includes(radius));
@@ -321,7 +323,7 @@ export class CurvesView {
         part,
         radii.map((radius) => {
           const [first, second] = [a, b].map((run) => this.over(run, part, radius, keys));
-          return { radius, unit, found: first && second && compare(first, second, together) };
+          return { radius, unit, found: first && second && compare(first, second, together, app.position()) };
         }),
       ]),
     );
@@ -330,7 +332,7 @@ export class CurvesView {
       if (refused(part)) return "measured differently";
       if (guesses.length) return "not above chance";
       if (!found.interval) return "no interval";
-      return (found.apart ? `told apart since ${where(found.since)}` : "not told apart") + (found.paired ? ", paired" : "");
+      return (found.differs ? `differs since ${where(found.since)}` : "no clear difference") + (found.paired ? ", paired" : "");
     };
     const rows = PARTS.flatMap((part) =>
       found[part]
@@ -345,12 +347,14 @@ export class CurvesView {
     );
     const judged = PARTS.filter((part) => !refused(part)).flatMap((part) => found[part].filter((row) => row.found?.interval));
     const silent = [a, b].filter((run) => !this.any(run).content.provenance);
-    const words = apart.length
-      ? [`${a} and ${b} were measured differently (${apart.map(({ text }) => text).join("; ")}): not the same quantity, so no verdict.`, ...guesses]
+    const words = unalike.length
+      ? [`${a} and ${b} were measured differently (${unalike.map(({ text }) => text).join("; ")}): not the same quantity, so no verdict.`, ...guesses]
       : guesses.length
         ? guesses
         : [verdict([a, b], found.hfc, where)];
     this.words.replaceChildren(...words.map((text) => h("p", { class: "verdict" }, text)));
+    const shown = [...found.hfc, ...found.lfc].find((row) => row.found);
+    const place = shown ? `at ${where(shown.found.key)}` : "";
     const notes = [
       judged.length && !guesses.length && byChance(judged.length),
       together && `Both runs saw the same images${judged.some((row) => row.found.paired) ? ": they are compared image by image" : ""}.`,
@@ -360,7 +364,7 @@ export class CurvesView {
       h(
         "details",
         { open: this.open, ontoggle: (event) => (this.open = event.target.open) },
-        h("summary", {}, "Run A against run B, in numbers"),
+        h("summary", {}, `Run A against run B ${place}, in numbers`),
         table(["component", `A: ${a}`, `B: ${b}`, "A − B", "judged by the 95 % interval of A − B"], rows),
         note(notes.join(" ")),
       ),

@@ -51,6 +51,15 @@ export function ordered(count, theme) {
   );
 }
 
+/** A colour for a run by its name; among those that fewest runs have. */
+export function colorOf(name, taken) {
+  let hash = 0;
+  for (const letter of name) hash = (31 * hash + letter.codePointAt(0)) >>> 0;
+  const count = (number) => taken.filter((one) => one === number).length;
+  const all = RUNS.map((_, k) => (hash + k) % RUNS.length);
+  return all.reduce((best, one) => (count(one) < count(best) ? one : best));
+}
+
 export function runColor(number, theme) {
   const colors = theme.dark ? RUNS_ON_DARK : RUNS;
   return colors[number % colors.length];

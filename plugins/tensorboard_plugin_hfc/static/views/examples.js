@@ -1,6 +1,6 @@
 // Pictures that a run has logged: the panels of HFC Figure 2 and whatever else is not drawn here.
 
-import { choice, h, note } from "./dom.js";
+import { choice, h, note } from "../dom.js";
 
 // Drawn by other views, from numbers.
 const ELSEWHERE = [/^hfc_heatmap\//, /^hfc_sensitivity\//, /\/(kernels|spectra)$/, /^hfc_detection\//];
@@ -13,14 +13,17 @@ export async function pictures(app, entries) {
   );
 }
 
-export function gallery(app, found, step) {
+/** What the slider moves along: [run, {steps}] of pictures. */
+export const placesOf = (found) => found.map(({ run, steps }) => [run, { steps: steps.map(({ step }) => step) }]);
+
+export function gallery(app, found) {
   return found.map(({ run, tag, steps }) => {
-    const at = steps.filter((one) => one.step <= step).at(-1);
+    const at = steps[app.at(run, { steps: steps.map(({ step }) => step) })];
     if (!at) return h("figure", { class: "picture" }, h("figcaption", {}, `${run}: ${tag}: nothing yet at this step`));
     return h(
       "figure",
       { class: "picture" },
-      h("figcaption", {}, `${run}: ${tag}, step ${at.step}`),
+      h("figcaption", {}, `${run}: ${tag}, ${app.placeText(run, at.step)}`),
       at.urls.map((url) =>
         h("a", { href: url, target: "_blank", rel: "noopener" }, h("img", { src: url, alt: `${tag} of ${run}`, loading: "lazy" })),
       ),
@@ -50,7 +53,8 @@ export class ExamplesView {
     const some = this.entries.filter(({ tag }) => !this.tag || tag === this.tag);
     this.more = Math.max(0, some.length - SHOWN);
     this.found = await pictures(this.app, some.slice(0, SHOWN));
-    this.app.setSteps(new Set(this.found.flatMap(({ steps }) => steps.map(({ step }) => step))));
+    await this.app.loadProgress(this.app.selected());
+    this.app.setSteps(placesOf(this.found));
   }
 
   show() {
@@ -76,6 +80,6 @@ export class ExamplesView {
   step() {
     if (!this.entries.length) return;
     const rest = this.more ? [note(`and ${this.more} more: choose fewer runs, or one picture.`)] : [];
-    this.body.replaceChildren(...gallery(this.app, this.found, this.app.step()), ...rest);
+    this.body.replaceChildren(...gallery(this.app, this.found), ...rest);
   }
 }

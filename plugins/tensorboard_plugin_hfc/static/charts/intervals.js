@@ -3,7 +3,7 @@
 const Z = 1.959963984540054;
 
 /**
- * Of two independent estimates, from [value, low, high] of each; null where that is unknown.
+ * Of two independent estimates, from [value, low, high] of each; null if that is unknown.
  *
  * Newcombe, Statistics in Medicine 1998, method 10 (with Wilson intervals); Zou and Donner, 2008.
  */

@@ -1,9 +1,9 @@
 // First-layer kernels and their spectra as grids, and how smooth they are, over training.
 
-import { Card, figures } from "./cards.js";
-import { choice, h, note } from "./dom.js";
-import { lines } from "./lines.js";
-import { maps, picture, range, tiles } from "./maps.js";
+import { Card, figures } from "../charts/cards.js";
+import { choice, h, note } from "../dom.js";
+import { lines } from "../charts/lines.js";
+import { maps, picture, range, tiles } from "../charts/maps.js";
 
 const ARRAYS = ["kernels", "spectra", "high_frequency_ratio", "spectral_centroid"];
 const SHOWN = 128;
@@ -11,7 +11,7 @@ const WHOLE = 8e6; // numbers of one run that are fetched for all steps at once
 const BINS = 25;
 const SHADE = "#56b4e9";
 
-/** A kernel as a picture: colour where it has three channels, else the channels' mean. */
+/** A kernel as a picture: colour if it has three channels, else the channels' mean. */
 function kernelPicture(values, [channels, rows, columns]) {
   const size = rows * columns;
   const grey = (k) => {
@@ -79,14 +79,12 @@ export class KernelsView {
     await app.loadProgress(runs);
     const read = await app.data.tensors(runs, tags);
     this.smoothness = new Map();
-    const steps = new Set();
     for (const run of runs) {
       const series = read.get(run)?.[`${this.group.get(run)}/smoothness`];
       if (!series) continue;
       this.smoothness.set(run, series);
-      for (const step of series.steps) steps.add(step);
     }
-    app.setSteps(steps);
+    app.setSteps([...this.smoothness], true);
     this.whole = new Map();
     this.single = new Map();
     await this.fetchStep();
@@ -104,7 +102,7 @@ export class KernelsView {
     return [...new Set([...this.smoothness.keys()].map((run) => this.layerOf(run)))];
   }
 
-  /** A run's name, with its layer where the two runs' layers differ in name or size. */
+  /** A run's name, with its layer if the two runs' layers differ in name or size. */
   named(run) {
     return this.layers().length > 1 && this.smoothness.has(run) ? `${run}, ${this.layerOf(run)}` : run;
   }
@@ -116,7 +114,7 @@ export class KernelsView {
 
   stepOf(run) {
     const series = this.smoothness.get(run);
-    const k = series ? series.before(this.app.step()) : -1;
+    const k = series ? this.app.at(run, series) : -1;
     return k < 0 ? null : series.steps[k];
   }
 
@@ -131,7 +129,7 @@ export class KernelsView {
     );
   }
 
-  /** All steps in the background where that is not too much, so that the slider is quick. */
+  /** All steps in the background if that is not too much, so that the slider is quick. */
   async fetchWhole() {
     const { smoothness, whole } = this;
     for (const [run, series] of smoothness) {
@@ -208,7 +206,7 @@ export class KernelsView {
 
   smooth(run) {
     const series = this.smoothness.get(run);
-    const k = series ? series.before(this.app.step()) : -1;
+    const k = series ? this.app.at(run, series) : -1;
     return k < 0 ? null : series.at(k);
   }
 
@@ -239,7 +237,7 @@ export class KernelsView {
       const there = order.filter((k) => k < logged);
       cut = Math.max(cut, there.length - SHOWN);
       if (there.length < order.length) part = `, the ${there.length} logged of ${order.length}`;
-      const place = arrays ? `, ${app.placeText(run, this.stepOf(run))}` : "";
+      const place = arrays ? `, ${app.placeOf(run, this.smoothness.get(run))}` : "";
       const empty = !this.smoothness.has(run)
         ? "no kernels logged"
         : this.stepOf(run) === null
@@ -326,7 +324,7 @@ export class KernelsView {
       };
     });
     const first = this.smoothness.get(runs[0]);
-    const marker = axis.of(runs[0], first)[Math.max(0, first.before(app.step()))];
+    const marker = axis.of(runs[0], first)[Math.max(0, app.at(runs[0], first))];
     return lines(
       {
         title: "Smoothness of the kernels over training (1 constant, 0.29 white noise)",
@@ -347,7 +345,7 @@ export class KernelsView {
     );
   }
 
-  /** The chosen kernel as {run, k}; null where there is none. */
+  /** The chosen kernel as {run, k}; null if there is none. */
   chosen() {
     const [letter, number] = this.app.state.get("kernel").split(":");
     const run = this.pair["ab".indexOf(letter || "?")];
@@ -374,7 +372,7 @@ export class KernelsView {
       title: `Power spectrum of kernel ${k} of ${run}`,
       panels: [
         {
-          title: this.app.placeText(run, this.stepOf(run)),
+          title: this.app.placeOf(run, this.smoothness.get(run)),
           values,
           map: "magma",
           low: 0,
@@ -411,7 +409,7 @@ export class KernelsView {
         xText: axis.text,
         yLabel: "smoothness",
         yRange: [0, 1],
-        marker: x[Math.max(0, series.before(this.app.step()))],
+        marker: x[Math.max(0, this.app.at(run, series))],
       },
       this.zoom.kernel,
     );

@@ -36,7 +36,7 @@ export function range(values) {
 /**
  * A plot for a Card.
  *
- * @param spec {title, label, panels: [{title, values, map, low, high, unit, tip(row, column), empty}],
+ * @param spec {title, label, panels: [{title, values, shown (the same with NaN for what is to be grey), map, low, high, unit, tip(row, column), empty}],
  *   i, j (frequency of each row and column), unit, cells: [{row, column, color, symbol}],
  *   click(row, column), size (a panel's side at most), rows()}
  */
@@ -84,7 +84,7 @@ export function maps(spec) {
         continue;
       }
       context.imageSmoothingEnabled = false;
-      const drawn = picture(panel.values, rows, columns, panel.map, panel.low, panel.high);
+      const drawn = picture(panel.shown ?? panel.values, rows, columns, panel.map, panel.low, panel.high);
       context.drawImage(drawn, left, top, wide, high);
       for (const { row, column, color } of spec.cells ?? []) {
         const [x, y] = [left + column * cell, top + row * cell];

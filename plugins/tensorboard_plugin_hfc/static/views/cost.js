@@ -1,8 +1,8 @@
 // What the probe itself took of the training.
 
-import { Card, figures } from "./cards.js";
-import { h, note, table } from "./dom.js";
-import { lines } from "./lines.js";
+import { Card, figures } from "../charts/cards.js";
+import { h, note, table } from "../dom.js";
+import { lines } from "../charts/lines.js";
 
 const SHARE = "hfc_cost/share";
 const SECONDS = "hfc_cost/seconds/";
@@ -27,7 +27,7 @@ export class CostView {
     this.runs = app.selected().filter((run) => Object.keys(scalars[run] ?? {}).some(isCost));
     const tags = [...new Set(this.runs.flatMap((run) => Object.keys(scalars[run]).filter(isCost)))];
     this.read = this.runs.length ? await app.data.scalars(this.runs, tags) : {};
-    app.setSteps(new Set());
+    app.setSteps([]);
   }
 
   show() {

@@ -1,15 +1,18 @@
 // A value per frequency: error under Fourier noise, or gradient sensitivity; run A, run B, A − B.
 
-import { differences } from "./alike.js";
-import { Card, figures, percent } from "./cards.js";
-import { runColor } from "./colors.js";
-import { choice, h, note, toggle } from "./dom.js";
-import { lines } from "./lines.js";
-import { maps, range } from "./maps.js";
+import { differences } from "../alike.js";
+import { Card, figures, percent } from "../charts/cards.js";
+import { runColor } from "../charts/colors.js";
+import { choice, h, note, toggle } from "../dom.js";
+import { independent } from "../charts/intervals.js";
+import { lines } from "../charts/lines.js";
+import { maps, range } from "../charts/maps.js";
 
 const BESIDE = ["lower", "upper", "count"];
 const CELLS = 6;
 const DETAIL_MS = 120;
+
+const signed = (value) => `${value >= 0 ? "+" : "−"}${Math.abs(100 * value).toFixed(1)}`;
 
 /** Mean over rings of one cycle: distances and means. */
 export function radial(values, i, j) {
@@ -60,23 +63,22 @@ export class HeatmapView {
     this.tag = this.options.includes(wanted) ? wanted : this.options[0];
     this.group = this.tag?.replace(/\/[^/]*$/, "");
     this.series = new Map();
-    if (!this.tag) return app.setSteps(new Set());
+    if (!this.tag) return app.setSteps([]);
     const clean = `${this.group}/clean_error`;
     const spread = this.chosen().length ? [`${this.group}/lower`, `${this.group}/upper`, `${this.group}/count`] : [];
     await app.loadProgress(this.pair);
     this.arrays = await app.data.tensors(this.pair, [this.tag, clean, ...spread]);
-    const steps = new Set();
     for (const run of this.pair) {
       const series = this.arrays.get(run)?.[this.tag];
       if (!series) continue;
       this.series.set(run, series);
-      for (const step of series.steps) steps.add(step);
     }
     this.first = [...this.series.values()][0];
     [this.i, this.j] = this.first ? this.first.content.axes.map((axis) => axis.values) : [[], []];
-    app.setSteps(steps);
+    app.setSteps([...this.series], true);
     this.detail = new Map();
-    await this.wait();
+    if (this.comparable()) await this.fetchDetail();
+    else this.wait();
   }
 
   /** Intervals and counts of the step shown, for hovering; they come after the picture. */
@@ -88,7 +90,7 @@ export class HeatmapView {
   async fetchDetail() {
     const tags = BESIDE.map((name) => `${this.group}/${name}`);
     for (const [run, series] of this.series) {
-      const k = series.before(this.app.step());
+      const k = this.app.at(run, series);
       const there = tags.filter((tag) => this.app.data.content(run, tag));
       if (k < 0 || !there.length) continue;
       try {
@@ -98,6 +100,7 @@ export class HeatmapView {
         return; // hovering goes without; the next look at the server reports it
       }
     }
+    if (this.comparable()) this.cards.map.update(); // what does not differ turns grey
   }
 
   /** Chosen cells as {i, j, row, column, color}. */
@@ -142,6 +145,10 @@ export class HeatmapView {
           note(`${this.pair.join(" and ")} were measured differently (${this.unalike()}): not the same quantity, so no difference is drawn.`),
         );
       }
+      const made = new Map([...this.series.keys()].map((run) => [run, this.made(run) || "does not say how it was made"]));
+      if (new Set(made.values()).size > 1) {
+        this.body.append(note([...made].map(([run, how]) => `${run}: ${how}.`).join(" ")));
+      }
       const text = "Click a cell to see its history.";
       this.body.append(note(this.pair.length > 1 ? text : `${text} Choose a second run as B to see the difference.`));
       if (this.chosen().length) {
@@ -160,7 +167,7 @@ export class HeatmapView {
   /** Values of a run at the step shown, or null. */
   now(run) {
     const series = this.series.get(run);
-    const k = series ? series.before(this.app.step()) : -1;
+    const k = series ? this.app.at(run, series) : -1;
     return k < 0 ? null : { values: series.at(k), step: series.steps[k] };
   }
 
@@ -189,7 +196,7 @@ export class HeatmapView {
     return Boolean(a && b && axes(a) === axes(b));
   }
 
-  /** In what the two maps were measured differently; "" where they were not. */
+  /** In what the two maps were measured differently; "" if they were not. */
   unalike() {
     const [a, b] = this.pair.map((run) => this.series.get(run)?.content);
     return a && b ? differences(a, b).map(({ text }) => text).join("; ") : "";
@@ -200,8 +207,9 @@ export class HeatmapView {
     const [a, b] = this.pair.map((run) => this.series.get(run));
     if (this.kept?.a !== a || this.kept?.b !== b) {
       let most = 0;
-      for (const step of this.app.steps) {
-        const [m, n] = [a.before(step), b.before(step)];
+      const [x, y] = [a, b].map((series, k) => (this.app.byEpoch ? this.app.epochs(this.pair[k], series) : series.steps));
+      for (const key of this.app.keys) {
+        const [m, n] = [x, y].map((places) => places.findLastIndex((one) => one <= key));
         if (m < 0 || n < 0) continue;
         const [one, two] = [a.at(m), b.at(n)];
         for (let k = 0; k < one.length; k++) {
@@ -229,7 +237,7 @@ export class HeatmapView {
       if (!found) return { title: `${letter}: ${run}`, values: null, empty };
       const [low, high] = common ? all : range(found.values);
       return {
-        title: `${letter}: ${run}, ${app.placeText(run, found.step)}`,
+        title: `${letter}: ${run}, ${app.placeOf(run, this.series.get(run))}`,
         values: found.values,
         map: "viridis",
         low,
@@ -243,10 +251,13 @@ export class HeatmapView {
       const text = "A − B";
       if (this.comparable() && a && b) {
         const values = a.values.map((value, k) => value - b.values[k]);
+        const gaps = this.gaps(a, b);
+        const shown = gaps && values.map((value, k) => (gaps[k] && (gaps[k][0] > 0 || gaps[k][1] < 0) ? value : NaN));
         const most = (common ? this.largest() : Math.max(...range(values).map(Math.abs))) || 1e-6;
         panels.push({
-          title: `${text}, ${this.unit()}`,
+          title: `${text}, ${this.unit()}${shown ? "; grey: no clear difference" : ", without intervals"}`,
           values,
+          shown,
           map: "difference",
           low: -most,
           high: most,
@@ -255,9 +266,11 @@ export class HeatmapView {
             const k = row * j.length + column;
             const lines = this.pair.map((run, n) => ({ text: `${"AB"[n]}: ${this.say([a, b][n].values[k])}` }));
             const value = values[k];
-            const points = `${value >= 0 ? "+" : "−"}${Math.abs(100 * value).toFixed(1)} points`;
+            const points = `${signed(value)} points`;
             const gap = this.unit() === "error rate" ? points : figures(value);
-            return { title: where(row, column), lines: [{ text: `A − B: ${gap}` }, ...lines] };
+            const rate = this.unit() === "error rate";
+            const interval = gaps?.[k] ? ` [${gaps[k].map((bound) => (rate ? signed(bound) : figures(bound))).join(", ")}]` : "";
+            return { title: where(row, column), lines: [{ text: `A − B: ${gap}${interval}` }, ...lines] };
           },
         });
       } else {
@@ -279,6 +292,30 @@ export class HeatmapView {
     });
   }
 
+  /** Intervals of A − B of every cell; null while they are not known. */
+  gaps(a, b) {
+    const [one, two] = [a, b].map(({ values, step }, n) => {
+      const found = this.detail.get(`${this.pair[n]}\n${step}`);
+      const [low, high] = BESIDE.map((name) => found?.[`${this.group}/${name}`]?.values);
+      return low && high ? { values, low, high } : null;
+    });
+    if (!one || !two) return null;
+    const of = ({ values, low, high }, k) => [values[k], low[k], high[k]];
+    return Array.from(a.values, (_, k) => independent(of(one, k), of(two, k)));
+  }
+
+  /** How a run's map was made: estimator, images, passes; "" if the metadata do not say. */
+  made(run) {
+    const { estimator, samples, passes } = this.series.get(run)?.content ?? {};
+    return [
+      estimator && `${estimator} estimator`,
+      Number.isFinite(samples) && `${samples.toLocaleString("en")} images`,
+      Number.isFinite(passes) && `${passes.toLocaleString("en")} passes`,
+    ]
+      .filter(Boolean)
+      .join(", ");
+  }
+
   tip(run, { values, step }, row, column, where) {
     const k = row * this.j.length + column;
     const found = this.detail.get(`${run}\n${step}`);
@@ -290,7 +327,9 @@ export class HeatmapView {
     const { measurement, norm } = this.first.content;
     const text = measurement.replace(/_/g, " ");
     const words = text.charAt(0).toUpperCase() + text.slice(1);
-    return Number.isFinite(norm) ? `${words}, noise of norm ${figures(norm)}` : words;
+    const made = new Set([...this.series.keys()].map((run) => this.made(run)));
+    const how = made.size === 1 && [...made][0] ? `, ${[...made][0]}` : "";
+    return (Number.isFinite(norm) ? `${words}, noise of norm ${figures(norm)}` : words) + how;
   }
 
   axisUnit() {
@@ -369,7 +408,7 @@ export class HeatmapView {
         series.push({ name: `${letter} (${i}, ${j})`, x: axis.of(run, main), y: take(this.tag), low, high, count, color, dash });
       });
     }
-    const now = this.first.steps[Math.max(0, this.first.before(app.step()))];
+    const now = this.first.steps[Math.max(0, app.at(runs[0], this.first))];
     const marker = axis.of(runs[0], this.first)[this.first.place.get(now)];
     return lines(
       {

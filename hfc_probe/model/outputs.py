@@ -1,0 +1,52 @@
+"""The logits among what a model returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ..ground.errors import InputError
+
+
+def first_output(output: Any, count: int, targets: Tensor) -> Any:
+    """What a model returns, or the logits among it; a tuple's first unless others fit as well."""
+    if isinstance(output, Tensor):
+        return output
+    if hasattr(output, "logits"):
+        return output.logits
+    if isinstance(output, Mapping) and "logits" in output:
+        return output["logits"]
+    if isinstance(output, (tuple, list)) and output:
+        _check_first(output, count, int(targets.max()) + 1)
+        return output[0]
+    return output
+
+
+def _check_first(outputs: Sequence[Any], count: int, needed: int) -> None:
+    """Refuse a tuple in which not the first tensor may be the logits: (features, logits), say.
+
+    Features have more columns than there are classes, or as few as happen to be enough for the
+    labels seen. So the first passes if no other of another width is possible, or if it is the
+    narrowest possible and the labels use more than half of its columns.
+    """
+    widths = {
+        place: one.shape[1]
+        for place, one in enumerate(outputs)
+        if isinstance(one, Tensor) and one.dim() == 2 and len(one) == count
+        if one.is_floating_point() and one.shape[1] >= max(2, needed)
+    }
+    if not widths or set(widths.values()) == {widths.get(0)}:
+        return
+    likely = min(widths, key=lambda place: widths[place])
+    if likely == 0 and needed > widths[0] / 2:
+        return
+    shapes = ", ".join(
+        str(tuple(one.shape)) if isinstance(one, Tensor) else type(one).__name__ for one in outputs
+    )
+    raise InputError(
+        f"model: expected one tensor of logits, got {len(outputs)} outputs ({shapes}), and labels "
+        f"up to {needed - 1} do not tell which are the logits; pass "
+        f"predict=lambda model, images: model(images)[{likely}], if it is number {likely}"
+    )

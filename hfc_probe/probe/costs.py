@@ -1,0 +1,92 @@
+"""What measurements cost: how long one should take, and whether that fits the budget."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from torch import nn
+
+from ..data.samples import PixelSpace, Samples
+from ..measurements import Measurement
+from ..model.subject import Predict, subject_of
+from .journal import Entry
+from .schedule import Budget
+
+
+class Costs:
+    """Estimates the seconds of measurements, and holds them against the budget."""
+
+    def __init__(
+        self,
+        budget: Budget,
+        model: nn.Module,
+        samples: Samples | None,
+        pixels: PixelSpace | None,
+        predict: Predict | None,
+        warn_once: Callable[[str, str], None],
+    ) -> None:
+        self._budget = budget
+        self._model = model
+        self._samples = samples
+        self._pixels = pixels
+        self._predict = predict
+        self._warn_once = warn_once
+        self._seconds_per_forward: float | None = None
+        self._trial_seconds = 0.0
+
+    def fits(self, entry: Entry, elapsed: float) -> bool:
+        """Whether a measurement may run now, after so many seconds of training."""
+        entry.estimate = self.estimate(entry)
+        # What failed is tried again whatever it took, until it works or is switched off.
+        fits = entry.failures > 0 or self._budget.fits(entry.key, entry.estimate, elapsed)
+        # Booked now and not before: a trial is no reason to put off what asked for it.
+        self._budget.spent += self._trial_seconds
+        self._trial_seconds = 0.0
+        if not fits and not entry.runs:
+            self._warn_once(
+                f"late {entry.key}",
+                f"{entry.key} should take about {entry.estimate:.1f} s and is put off until that "
+                f"fits the budget of {100 * self._budget.share:g} % of the training time; raise "
+                "budget= to see it earlier",
+            )
+        return fits
+
+    def estimate(self, entry: Entry) -> float:
+        """Seconds that a measurement should take: as the last time, else from a trial."""
+        known = self._budget.seconds.get(entry.key)
+        if known is not None:
+            return known
+        if entry.forwards is None:
+            entry.forwards, entry.overhead = self._cost(entry.measurement)
+        forwards = entry.forwards * self._forward_seconds() if entry.forwards else 0.0
+        return forwards + entry.overhead
+
+    def _cost(self, measurement: Measurement) -> tuple[int, float]:
+        """Forward passes and further seconds that a measurement expects to take."""
+        if self._samples is None or not measurement.needs_data:
+            return 0, 0.0
+        count, shape = len(self._samples), self._samples.image_shape
+        try:
+            return measurement.cost(count, shape), measurement.overhead(count, shape)
+        except Exception:
+            return 0, 0.0  # let the measurement run and report it
+
+    def _forward_seconds(self) -> float:
+        """Seconds per image of a forward pass, from a trial of one batch."""
+        if self._seconds_per_forward is None:
+            start = time.perf_counter()
+            count = 1
+            try:
+                with subject_of(
+                    self._model, self._samples, pixels=self._pixels, predict=self._predict
+                ) as subject:
+                    images, _ = next(subject.batches())
+                    subject.logits(images)  # the first pass warms up
+                    begin, count = time.perf_counter(), len(images)
+                    subject.logits(images).sum().item()
+                self._seconds_per_forward = (time.perf_counter() - begin) / count
+            except Exception:
+                self._seconds_per_forward = 0.0  # let the measurement run and report it
+            self._trial_seconds = time.perf_counter() - start
+        return self._seconds_per_forward

@@ -32,7 +32,7 @@ logger = logging.getLogger("hfc_probe")
 # Seconds that a rank waits for the others before it goes its own way. Ranks that attach are
 # together; at a measurement one may still be writing a checkpoint.
 AT_ATTACH, AT_MEASUREMENT = 15.0, 30.0
-_places = itertools.count()
+_group_numbers = itertools.count()
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -259,7 +259,7 @@ def form(given: str, *, divides: bool = True) -> RankGroup | None:
     if world == 1:
         return None
     # If ranks missed each other before (one came alone, or too late), none waits there again.
-    name = next(name for name in map("group{}".format, _places) if not _is_over(name))
+    name = next(name for name in map("group{}".format, _group_numbers) if not _is_over(name))
     if not all_came(name, AT_ATTACH):
         logger.warning(
             "hfc_probe: expected all %d ranks to come within %g s, got fewer, so the work is not "

@@ -27,7 +27,7 @@ def log(result: Any, writer: Any, step: int, *, figure: bool = False) -> None:
     Args:
         result: any result.
         writer: an object with ``add_scalar``; ``add_histogram``, ``add_figure``,
-            ``add_image`` are used if it has them, and tensors are written where it is
+            ``add_image`` are used if it has them, and tensors are written if it is
             torch's own ``SummaryWriter``.
         step: of the training.
         figure: write the result's figure too, as the image ``hfc_<measurement>/figure``.
@@ -52,7 +52,8 @@ def prepare(writers: Sequence[Any]) -> None:
     if writers:
         from torch.utils import tensorboard  # noqa: F401
     if any(hasattr(writer, "add_image") or hasattr(writer, "add_figure") for writer in writers):
-        import matplotlib  # noqa: F401
+        import matplotlib.backends.backend_agg
+        import matplotlib.figure  # noqa: F401
 
 
 def flush(writer: Any) -> None:

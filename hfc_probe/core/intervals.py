@@ -36,13 +36,13 @@ def wilson(
     )
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     safe = np.maximum(n, 1.0)
-    p = k / safe
+    p = np.clip(k / safe, 0.0, 1.0)  # a mean over cells is a rounding beyond 0 or n at times
     spread = 1.0 + z**2 / safe
     centre = (p + z**2 / (2 * safe)) / spread
     half = z * np.sqrt(p * (1 - p) / safe + z**2 / (4 * safe**2)) / spread
     # At 0 and n successes the bound is exactly 0 or 1; rounding would miss it.
-    lower = np.where(k == 0, 0.0, centre - half)
-    upper = np.where(k == n, 1.0, centre + half)
+    lower = np.where(k <= 0, 0.0, centre - half)
+    upper = np.where(k >= n, 1.0, centre + half)
     return np.where(n == 0, 0.0, lower), np.where(n == 0, 1.0, upper)
 
 

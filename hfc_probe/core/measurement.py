@@ -188,7 +188,7 @@ class Measurement(ABC):
 
     @property
     def variant(self) -> str:
-        """Tells apart two measurements of one class in one probe; they must differ in it."""
+        """Distinguishes two measurements of one class in one probe, which must differ in it."""
         return ""
 
     @abstractmethod
@@ -198,7 +198,7 @@ class Measurement(ABC):
     def cost(self, samples: int, image_shape: tuple[int, int, int]) -> int:
         """How many single-image forward passes it takes: the budget is based on it.
 
-        A backward pass, which takes about as long as two forward ones, counts as two. Where the
+        A backward pass, which takes about as long as two forward ones, counts as two. If the
         number depends on what is found, this is the most it can be.
         """
         return samples

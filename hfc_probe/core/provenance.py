@@ -105,7 +105,7 @@ def _of_data(result: Result, subject: Subject, samples: Samples | None) -> dict[
     return {
         "data": given.get("data"),
         "images": images_hash(samples),
-        "selection": samples.drawn,
+        "selection": samples.selection,
         "samples": result.samples,
         "mean": list(subject.pixels.mean),
         "std": list(subject.pixels.std),

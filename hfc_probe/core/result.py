@@ -150,7 +150,7 @@ class Result(ABC):
         return not_above_chance(self) or self.verdict()
 
     def original(self) -> tuple[int, int, int] | None:
-        """How the model does on the original images: right, of how many, within the top k.
+        """How the model does on the original images: correct, of how many, within the top k.
 
         A model that is not above chance there is not judged. None: not measured, or nothing
         that a guess could reach.
@@ -301,14 +301,14 @@ def not_above_chance(result: Result) -> str | None:
     None if the interval of its accuracy on the original images lies above the larger of k/K and
     the share of the k largest classes, or if there is no such accuracy.
     """
-    seen, chance = result.original(), result.provenance.get("chance")
-    if seen is None or chance is None:
+    original, chance = result.original(), result.provenance.get("chance")
+    if original is None or chance is None:
         return None
-    right, count, topk = seen
-    low, high = (float(bound) for bound in wilson(right, count))
+    correct, count, topk = original
+    low, high = (float(bound) for bound in wilson(correct, count))
     if low > chance:
         return None
-    accuracy = right / count if count else float("nan")
+    accuracy = correct / count if count else float("nan")
     of = "the share of the largest class" if topk == 1 else f"a guess of {topk} classes"
     if chance == 1:
         of = "all images are of one class" if topk == 1 else f"any {topk} classes hold the target"

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ class Normalization:
 
 
 def decide(
-    images: Tensor,
+    batches: Sequence[Tensor],
     given: PixelSpace | None = None,
     found: PixelSpace | None = None,
     *,
@@ -58,7 +59,7 @@ def decide(
     """The normalisation that a loader's images went through.
 
     Args:
-        images: ``(N, C, H, W)`` as the loader yields them.
+        batches: images ``(N, C, H, W)`` as the loader yields them, of one number type.
         given: what the caller says that the model wants.
         found: the ``Normalize`` in the loader's transforms.
         wrapped: whether ``found`` is applied after these images, in a wrapper around the loader.
@@ -66,6 +67,7 @@ def decide(
     Raises:
         InputError: values that neither explains; the sentence says what to pass.
     """
+    images = batches[0]
     for space in (given, found):
         if space is not None:
             space.check(images.shape[1])
@@ -76,10 +78,9 @@ def decide(
             f"data: expected float, uint8 or uint16 images, got {images.dtype}; divide them by "
             "their largest possible value"
         )
-    low, high = float(images.min()), float(images.max())
-    if not (abs(low) < float("inf") and abs(high) < float("inf")):  # also NaN
+    if not all(bool(part.isfinite().all()) for part in batches):
         raise InputError("images: expected finite values in [0, 1], got NaN or infinity")
-    levels = _levels(images)
+    levels = _levels(batches)
     eps = torch.finfo(images.dtype).eps
     if _on_grid(IDENTITY, levels, eps):
         return _in_pixel_space(given, found)
@@ -98,7 +99,7 @@ def decide(
             if space.fits(len(levels)) and _on_grid(space, levels, eps):
                 caveats = _against(space, given)
                 return Normalization(space, space, "decided by the 8-bit grid", caveats=caveats)
-    return _by_range(images, said, given, found, _steps(levels))
+    return _by_range(torch.cat(list(batches)), said, given, found, _steps(levels))
 
 
 def _integers(
@@ -195,9 +196,11 @@ def on_trust(given: PixelSpace) -> tuple[str, ...]:
     )
 
 
-def _levels(images: Tensor) -> list[Tensor]:
+def _levels(batches: Sequence[Tensor]) -> list[Tensor]:
     """Sorted distinct values of each channel in some of the images, float64."""
-    some = images[:: max(1, len(images) // _IMAGES)][:_IMAGES]
+    count = sum(map(len, batches))
+    images = (image for part in batches for image in part)
+    some = torch.stack(list(islice(images, 0, None, max(1, count // _IMAGES)))[:_IMAGES])
     levels = []
     for channel in some.unbind(1):
         values = channel.reshape(-1)
@@ -235,11 +238,11 @@ def _steps(levels: Sequence[Tensor]) -> Tensor | None:
         if not _LEVELS <= len(values) <= 256:
             return None
         step = float(values.diff().min())
-        places = (values - values[0]) / step
-        if float(places[-1]) > 255.5 or float((places - places.round()).abs().max()) > 0.1:
+        steps_up = (values - values[0]) / step
+        if float(steps_up[-1]) > 255.5 or float((steps_up - steps_up.round()).abs().max()) > 0.1:
             return None
-        # From end to end, where rounding weighs least.
-        stds.append(round(float(places[-1])) / 255 / float(values[-1] - values[0]))
+        # From end to end, which rounding affects least.
+        stds.append(round(float(steps_up[-1])) / 255 / float(values[-1] - values[0]))
     return torch.tensor(stds, dtype=torch.float64, device="cpu")
 
 

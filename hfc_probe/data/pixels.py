@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -60,12 +61,12 @@ class PixelSpace:
     def normalize(self, images: Tensor) -> Tensor:
         """Pixel space ``(N, C, H, W)`` in [0, 1] to the model's input."""
         mean, std = self._statistics(images)
-        return (images - mean) / std
+        return (images - mean).div_(std)
 
     def unnormalize(self, images: Tensor) -> Tensor:
         """The model's input back to pixel space."""
         mean, std = self._statistics(images)
-        return images * std + mean
+        return (images * std).add_(mean)
 
     @property
     def is_identity(self) -> bool:
@@ -113,13 +114,25 @@ class PixelSpace:
 
     def _statistics(self, images: Tensor) -> tuple[Tensor, Tensor]:
         self.check(images.shape[1])
-        mean = torch.tensor(self.mean, dtype=images.dtype, device=images.device)
-        std = torch.tensor(self.std, dtype=images.dtype, device=images.device)
-        return mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1)
+        make = _statistics if type(images) is Tensor else _statistics.__wrapped__
+        return make(self, images.dtype, images.device)
 
     def __str__(self) -> str:
         mean, std = (", ".join(f"{v:.4g}" for v in values) for values in (self.mean, self.std))
         return f"mean ({mean}), std ({std})"
+
+
+@functools.lru_cache(maxsize=64)
+def _statistics(
+    pixels: PixelSpace, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Mean and std by channel, made once: on a GPU each would wait for a copy from the host."""
+    with torch.inference_mode(False):
+        mean, std = (
+            torch.tensor(values, dtype=dtype, device=device).view(1, -1, 1, 1)
+            for values in (pixels.mean, pixels.std)
+        )
+    return mean, std
 
 
 def parse_numbers(values: tuple[float, ...]) -> Tensor:

@@ -25,7 +25,7 @@ from .samplers import batches_of, indices_of
 
 logger = logging.getLogger("hfc_probe")
 
-Drawn = Literal["all", "random", "first"]
+Selection = Literal["all", "random", "first"]
 
 _IMAGE_KEYS = ("pixel_values", "images", "image", "inputs", "input", "img", "x", "data")
 _TARGET_KEYS = ("labels", "label", "targets", "target", "y", "cls", "class", "fine_label")
@@ -40,7 +40,7 @@ class Reading:
     Attributes:
         images: in pixel space, uint8 if they were 8-bit, else float.
         targets: class indices as the loader gives them.
-        drawn: how the samples were chosen.
+        selection: how the samples were chosen.
         normalization: what is known of the loader's normalisation.
         caveats: what cannot be trusted about the choice or the images.
         description: of the data, in a few words.
@@ -48,7 +48,7 @@ class Reading:
 
     images: Tensor
     targets: Tensor
-    drawn: Drawn
+    selection: Selection
     normalization: Normalization
     caveats: tuple[str, ...]
     description: str
@@ -59,8 +59,8 @@ class _Plan:
     """Batches to read, and what is known of them before."""
 
     batches: Iterable[Any]
-    drawn: Drawn
-    places: list[list[int]] = field(default_factory=list)  # where samples are, batch by batch
+    selection: Selection
+    positions: list[list[int]] = field(default_factory=list)  # of samples, batch by batch
     again: list[list[int]] = field(default_factory=list)  # and those that come again at the end
     caveats: tuple[str, ...] = ()
 
@@ -69,12 +69,13 @@ def read(data: Any, pixels: PixelSpace | None, limit: int | None, seed: int) -> 
     """Read at most ``limit`` samples; see :meth:`hfc_probe.Samples.collect`."""
     found = find_normalization(data)
     plan = _plan(data, limit, seed)
-    gathered = _Gathered(pixels, found, type(data).__name__ in PREFETCHERS)
+    expected = sum(map(len, plan.positions))
+    gathered = _Gathered(pixels, found, type(data).__name__ in PREFETCHERS, expected)
     again: list[tuple[Tensor, Tensor]] = []
     ended = False
     with closing(_iterator(plan.batches)) as iterator:
         while limit is None or gathered.count < limit:
-            if plan.places and gathered.batches == len(plan.places):
+            if plan.positions and gathered.batches == len(plan.positions):
                 break
             try:
                 batch = next(iterator)
@@ -88,19 +89,20 @@ def read(data: Any, pixels: PixelSpace | None, limit: int | None, seed: int) -> 
                 rest = limit - gathered.count
                 images, targets = images[:rest], targets[:rest]
             gathered.add(images, targets)
-        if gathered.count == sum(map(len, plan.places)):
+            del batch, images, targets  # before the loader makes the next ones
+        if gathered.count == sum(map(len, plan.positions)):
             with suppress(Exception):  # a collate function that wants more of a batch
                 again = [unpack(batch) for batch in iterator]
     if not gathered.count:
         raise InputError("data: expected at least one batch, got none; is the loader empty?")
-    drawn: Drawn = "all" if plan.drawn == "first" and ended else plan.drawn
+    selection: Selection = "all" if plan.selection == "first" and ended else plan.selection
     images, targets, normalization = gathered.finish()
-    if _in_fixed_order(data) and not plan.places:
+    if _in_fixed_order(data) and not plan.positions:
         with suppress(Exception), closing(_restored(data)) as iterator:
             again = [unpack(next(iterator))]
             size = min(len(again[0][0]), len(images))
             again = [(again[0][0][:size], again[0][1][:size])]
-            plan.places = plan.again = [list(range(size))]
+            plan.positions = plan.again = [list(range(size))]
     caveats = [*plan.caveats, *normalization.caveats]
     if _changed(images, targets, again, plan, normalization):
         caveats.append(
@@ -108,7 +110,7 @@ def read(data: Any, pixels: PixelSpace | None, limit: int | None, seed: int) -> 
             "collate function mixes the images of a batch; these numbers are of the images as "
             "they were read once. Pass a loader without augmentation."
         )
-    return Reading(images, targets, drawn, normalization, tuple(caveats), _description(data))
+    return Reading(images, targets, selection, normalization, tuple(caveats), _description(data))
 
 
 def _in_fixed_order(data: Any) -> bool:
@@ -156,18 +158,18 @@ def _plan(data: Any, limit: int | None, seed: int) -> _Plan:
         indices, caveats = indices_of(data, seed)
         if indices is None:
             return _Plan(_restored(data), "first")
-        drawn: Drawn = "all"
+        selection: Selection = "all"
         if limit is not None and limit < len(indices):
             picked = sorted(random.Random(seed).sample(range(len(indices)), limit))
-            indices, drawn = [indices[k] for k in picked], "random"
+            indices, selection = [indices[k] for k in picked], "random"
         if not indices:
             raise InputError("data: expected samples, got an empty dataset")
         size = data.batch_size or getattr(batches_of(data), "batch_size", None) or 64
-        places = _batched(range(len(indices)), size)
+        positions = _batched(range(len(indices)), size)
         some = random.Random(seed).sample(range(len(indices)), min(_AGAIN, len(indices)))
         again = _batched(some, max(1, len(some) // 2))  # in other company than before
-        batches = [[indices[k] for k in batch] for batch in [*places, *again]]
-        return _Plan(_reader(data, batches, seed), drawn, places, again, caveats)
+        batches = [[indices[k] for k in batch] for batch in [*positions, *again]]
+        return _Plan(_reader(data, batches, seed), selection, positions, again, caveats)
     if isinstance(data, Iterator):
         raise InputError(
             f"data: expected a loader that can be read again, got {type(data).__name__}, an "
@@ -215,20 +217,60 @@ def _restored(data: Iterable[Any]) -> Generator[Any, None, None]:
         yield from data
 
 
-class _Gathered:
-    """Batches in the order of their coming, in pixel space as soon as it is known how."""
+class _Kept:
+    """Images one after the other in one tensor, made at once if their number is known.
 
-    def __init__(self, given: PixelSpace | None, found: PixelSpace | None, wrapped: bool) -> None:
-        self.given, self.found, self.wrapped = given, found, wrapped
+    So reading holds the images once: joining the batches at the end would hold them twice.
+    """
+
+    def __init__(self, expected: int) -> None:
+        self.count, self._expected = 0, expected
+        self._held: Tensor | None = None
+
+    def add(self, part: Tensor) -> None:
+        held, count = self._held, self.count + len(part)
+        if held is not None and held.dtype != part.dtype:
+            held = held[: self.count].to(torch.promote_types(held.dtype, part.dtype))
+        if held is None or len(held) < count:
+            size = max(count, self._expected if held is None else 2 * len(held))
+            larger = part.new_empty((size, *part.shape[1:]))
+            if held is not None:
+                larger[: self.count] = held[: self.count]
+            held = larger
+        held[self.count : count] = part
+        self._held, self.count = held, count
+
+    def all(self) -> Tensor:
+        assert self._held is not None
+        held = self._held[: self.count]
+        return held if len(held) == len(self._held) else held.clone()
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        return None if self._held is None else self._held.dtype
+
+
+class _Gathered:
+    """Batches in the order of their coming, in pixel space as soon as it is known how.
+
+    Args:
+        expected: number of images to come, if it is known.
+    """
+
+    def __init__(
+        self, given: PixelSpace | None, found: PixelSpace | None, wrapped: bool, expected: int
+    ) -> None:
+        self.given, self.found, self.wrapped, self.expected = given, found, wrapped, expected
         self.count = self.batches = 0
         self._raw: list[Tensor] = []
-        self._pixels: list[Tensor] = []
-        self._targets: list[Tensor] = []
+        self._pixels = _Kept(expected)
+        self._targets = _Kept(expected)
+        self._shape: torch.Size | None = None
         self._decided: Normalization | None = None
         self._revised = False
 
     def add(self, images: Tensor, targets: Tensor) -> None:
-        shape = (self._raw or self._pixels or [images])[0].shape[1:]
+        self._shape = shape = self._shape or images.shape[1:]
         if images.shape[1:] != shape:
             raise InputError(
                 f"data: expected images of one size, got {tuple(shape)} and "
@@ -236,7 +278,7 @@ class _Gathered:
             )
         self.count += len(images)
         self.batches += 1
-        self._targets.append(targets)
+        self._targets.add(targets)
         self._raw.append(images)
         if self._decided is not None:
             self._convert()
@@ -248,10 +290,7 @@ class _Gathered:
         if self._raw:
             self._decide()
         assert self._decided is not None
-        parts = self._pixels
-        if any(part.dtype != torch.uint8 for part in parts):
-            parts = [as_float(part) for part in parts]
-        return torch.cat(parts), torch.cat(self._targets), self._decided
+        return self._pixels.all(), self._targets.all(), self._decided
 
     def _decide(self) -> None:
         if len({part.dtype if part.dtype in LARGEST else None for part in self._raw}) > 1:
@@ -259,26 +298,35 @@ class _Gathered:
                 "data: expected images of one number type, got "
                 f"{', '.join(sorted({str(part.dtype) for part in self._raw}))}"
             )
-        self._decided = decide(torch.cat(self._raw), self.given, self.found, wrapped=self.wrapped)
+        self._decided = decide(self._raw, self.given, self.found, wrapped=self.wrapped)
         self._convert()
 
     def _convert(self) -> None:
         assert self._decided is not None
-        try:
-            parts = [to_pixels(part, self._decided) for part in self._raw]
-        except InputError:
-            # The first images alone may look raw: normalised ones of middle brightness.
-            if self._revised or not self._pixels:
-                raise
-            self._revised = True
-            undo = self._decided.undo
-            before = [as_float(part) for part in self._pixels]
-            before = [part if undo is None else undo.normalize(part) for part in before]
-            self._raw = [*(part * self._decided.largest for part in before), *self._raw]
-            self._pixels, self._decided = [], None
-            return
-        self._pixels += parts
-        self._raw = []
+        while self._raw:
+            try:
+                part = to_pixels(self._raw[0], self._decided)
+            except InputError:
+                # The first images alone may look raw: normalised ones of middle brightness.
+                if self._revised or not self._pixels.count:
+                    raise
+                self._revised = True
+                undo = self._decided.undo
+                before = as_float(self._pixels.all())
+                before = before if undo is None else undo.normalize(before)
+                self._raw.insert(0, before * self._decided.largest)
+                self._pixels, self._decided = _Kept(self.expected), None
+                return
+            if self._pixels.dtype not in (None, part.dtype):  # not all came from 8 bits
+                floats = _Kept(self.expected)
+                floats.add(as_float(self._pixels.all()))
+                self._pixels, part = floats, as_float(part)
+            self._pixels.add(part)
+            del self._raw[0]
+
+
+# Values of the images that are brought to pixel space at a time.
+_CHUNK = 1 << 17
 
 
 def to_pixels(images: Tensor, normalization: Normalization) -> Tensor:
@@ -289,6 +337,18 @@ def to_pixels(images: Tensor, normalization: Normalization) -> Tensor:
     """
     if images.dtype == torch.uint8:
         return images
+    chunks = images.split(max(1, _CHUNK // max(1, images[0].numel())))
+    parts = []
+    for chunk in chunks:
+        scaled = _undone(chunk, normalization) * 255
+        whole = scaled.round()
+        if not bool((scaled - whole).abs().max() < 255 * ROUNDING / 10):
+            return torch.cat([_undone(chunk, normalization) for chunk in chunks])
+        parts.append(whole.to(torch.uint8))
+    return torch.cat(parts)
+
+
+def _undone(images: Tensor, normalization: Normalization) -> Tensor:
     images = images.to(torch.promote_types(images.dtype, torch.float32))
     images = images / normalization.largest
     undo = normalization.undo
@@ -296,12 +356,7 @@ def to_pixels(images: Tensor, normalization: Normalization) -> Tensor:
         images = undo.unnormalize(images)
     undone = None if undo is None else (undo, normalization.source)
     check_range(images, slack=OVERSHOOT, undone=undone)
-    images = images.clamp(0, 1)
-    scaled = images * 255
-    whole = scaled.round()
-    if bool((scaled - whole).abs().max() < 255 * ROUNDING / 10):
-        return whole.to(torch.uint8)
-    return images
+    return images.clamp(0, 1)
 
 
 def as_float(images: Tensor) -> Tensor:
@@ -321,9 +376,11 @@ def _changed(
 
     Looked for in the batches that they were in at first, in any order.
     """
-    for (others, labels), places in zip(again, plan.again, strict=False):
-        near = [k for batch in plan.places if not set(batch).isdisjoint(places) for k in batch]
-        near.sort(key=lambda k: k not in places)
+    for (others, labels), positions in zip(again, plan.again, strict=False):
+        near = [
+            k for batch in plan.positions if not set(batch).isdisjoint(positions) for k in batch
+        ]
+        near.sort(key=lambda k: k not in positions)
         try:
             pixels = as_float(to_pixels(others, normalization))
         except InputError:  # out of range this time

@@ -74,11 +74,22 @@ def indices_of(loader: DataLoader[Any], seed: int) -> tuple[list[Any] | None, tu
             f"data: expected a sampler that can be read again, got {type(sampler).__name__}, an "
             "iterator that the probe would use up; give the DataLoader a list of indices"
         )
-    return _of_all_ranks(sampler, batched, seed)
+    return _of_all_ranks(sampler, batched, seed, loader.dataset)
+
+
+def _repeats(indices: list[Any], sampler: Any, dataset: Any) -> Iterator[str]:
+    """What is said of a sampler that gives some samples several times and others not at all."""
+    with suppress(TypeError):  # a data set without a length, or indices without a hash
+        distinct, total = len(set(indices)), len(dataset)
+        if distinct < min(len(indices), total):
+            yield (
+                f"{type(sampler).__name__} repeats indices and gives {distinct} of the {total} "
+                "samples of the data set; pass a loader of validation data without it."
+            )
 
 
 def _of_all_ranks(
-    sampler: Any, batched: bool, seed: int
+    sampler: Any, batched: bool, seed: int, dataset: Any
 ) -> tuple[list[Any] | None, tuple[str, ...]]:
     try:
         own = _iterated(copied(sampler), batched, seed)
@@ -89,7 +100,7 @@ def _of_all_ranks(
     holder, rank, world = _sharing(sampler)
     count = getattr(holder, world, 1) if holder is not None else 1
     if count == 1:
-        return _in_order(own), ()
+        return _in_order(own), tuple(_repeats(own, sampler, dataset))
     found: list[Any] = []
     try:
         for one in range(count):
@@ -104,7 +115,7 @@ def _of_all_ranks(
             f"These are the samples of one of {count} processes: {type(sampler).__name__} does "
             "not tell which ones the others look at.",
         )
-    return _in_order(list(dict.fromkeys(found))), ()
+    return _in_order(list(dict.fromkeys(found))), tuple(_repeats(found, sampler, dataset))
 
 
 def _iterated(sampler: Any, batched: bool, seed: int) -> list[Any] | None:

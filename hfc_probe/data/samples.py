@@ -21,9 +21,9 @@ from ..ground.errors import InputError
 from ..ground.random_state import protected_rng
 from .normalization import LARGEST, check_range, on_trust
 from .pixels import PixelSpace
-from .reading import Drawn, find_normalization, plain_targets, plain_tensor, read
+from .reading import Selection, find_normalization, plain_targets, plain_tensor, read
 
-__all__ = ["Drawn", "PixelSpace", "Samples", "check_limit", "find_normalization"]
+__all__ = ["PixelSpace", "Samples", "Selection", "check_limit", "find_normalization"]
 
 logger = logging.getLogger("hfc_probe")
 
@@ -36,7 +36,7 @@ class Samples:
         images: ``(N, C, H, W)``, float in [0, 1], or uint8 (a quarter of the memory; read as
             ``value / 255``) or uint16 (read as ``value / 65535``). NumPy arrays are taken too.
         targets: ``(N,)`` class indices from 0.
-        drawn: how they were chosen; ``"random"`` and ``"all"`` are beyond suspicion,
+        selection: how they were chosen; ``"random"`` and ``"all"`` are beyond suspicion,
             ``"first"`` is checked for covering few of the classes.
         caveats: sentences on what cannot be trusted about them; results say them first.
         provenance: where they come from, as plain values: ``data`` (a description),
@@ -51,7 +51,7 @@ class Samples:
 
     images: Tensor
     targets: Tensor
-    drawn: Drawn = "all"
+    selection: Selection = "all"
     caveats: tuple[str, ...] = field(default=(), kw_only=True)
     provenance: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     normalization: PixelSpace | None = field(default=None, kw_only=True)
@@ -127,20 +127,20 @@ class Samples:
         index = torch.tensor(
             sorted(random.Random(seed).sample(range(len(self)), limit)), device="cpu"
         )
-        drawn: Drawn = "first" if self.drawn == "first" else "random"
+        selection: Selection = "first" if self.selection == "first" else "random"
         return dataclasses.replace(
             self,
             images=self.images[index],
             targets=self.targets[index],
-            drawn=drawn,
-            provenance={**self.provenance, "selection": drawn},
+            selection=selection,
+            provenance={**self.provenance, "selection": selection},
         )
 
     def few_classes(self, classes: int) -> str | None:
         """The sentence on the first samples of a set (it may be sorted) covering few classes."""
         found = int(self.targets.unique().numel())
         expected = classes * (1 - (1 - 1 / classes) ** len(self))
-        if self.drawn != "first" or found >= expected / 2:
+        if self.selection != "first" or found >= expected / 2:
             return None
         return (
             f"hfc_probe looks at the first {len(self)} samples, and they cover {found} of "
@@ -213,12 +213,12 @@ class Samples:
         return cls(
             found.images,
             found.targets,
-            found.drawn,
+            found.selection,
             caveats=found.caveats,
             provenance={
                 "data": found.description,
                 "normalization": found.normalization.source,
-                "selection": found.drawn,
+                "selection": found.selection,
             },
             normalization=found.normalization.pixels,
         )

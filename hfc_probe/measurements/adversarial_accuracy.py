@@ -26,7 +26,7 @@ from ..core.result import CellResult
 from ..data.noise import uniform_noise
 from ..ground import checks
 from ..ground.errors import InputError
-from ..model.subject import Subject, rank, right
+from ..model.subject import Subject, is_correct, target_rank
 from .gradients import reached
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class AdversarialAccuracy(Measurement):
         with subject.progress(len(self.rhos) * count, "image") as advance:
             for row, rho in enumerate(self.rhos):
                 with _smoothed(subject, rho, normalize=self.normalize) as smoothed:
-                    for seen in smoothed.map(partial(self._look, smoothed, row), advance):
+                    for seen in smoothed.map(partial(self._evaluate_batch, smoothed, row), advance):
                         rows[row].add(seen)
         if not rows[0].moved:
             raise InputError(
@@ -140,14 +140,14 @@ class AdversarialAccuracy(Measurement):
             power={name: np.zeros((columns, *size)) for name in ATTACKS},
         )
 
-    def _look(
+    def _evaluate_batch(
         self, subject: Subject, row: int, start: int, images: Tensor, targets: Tensor
     ) -> _Tally:
         tally = self._tally(subject)
         direction, logits = fgsm_direction(subject, images, targets)
         if row == 0 and start == 0:
             subject.check_targets(logits.shape[1])
-        tally.clean = int((rank(logits, targets) < 1).sum())
+        tally.clean = int((target_rank(logits, targets) < 1).sum())
         tally.moved = int(direction.flatten(1).any(1).sum())
         noise = uniform_noise(self.seed, start, images) if self.random_start else None
         for column, epsilon in enumerate(self.epsilons):
@@ -165,7 +165,7 @@ class AdversarialAccuracy(Measurement):
                 ),
             }
             for name, adversarial in found.items():
-                hits = right(subject, adversarial, targets, f"{name.upper()} ε = {epsilon:g}")
+                hits = is_correct(subject, adversarial, targets, f"{name.upper()} ε = {epsilon:g}")
                 tally.attacked[name][column] = int(hits.sum())
                 if row:
                     continue
@@ -175,7 +175,7 @@ class AdversarialAccuracy(Measurement):
                 for k, parts in enumerate(fourier.bands(change, self.perturbation_radii)):
                     for part, filtered in zip(("lfc", "hfc"), parts, strict=True):
                         again = (images + filtered).clamp(0, 1)
-                        hits = right(subject, again, targets, "filtered adversarial")
+                        hits = is_correct(subject, again, targets, "filtered adversarial")
                         tally.filtered[name, part][column, k] = int(hits.sum())
         return tally
 

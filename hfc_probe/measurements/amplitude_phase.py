@@ -17,7 +17,7 @@ from ..core.measurement import Measurement, settings_of
 from ..core.result import Result
 from ..ground import checks
 from ..ground.errors import InputError
-from ..model.subject import Subject, rank
+from ..model.subject import Subject, target_rank
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,7 +72,7 @@ class AmplitudePhase(Measurement):
         kept: list[tuple[Any, ...]] = []
         size = subject.batch_size
 
-        def look(start: int) -> tuple[dict[str, int], list[tuple[Any, ...]]]:
+        def evaluate_batch(start: int) -> tuple[dict[str, int], list[tuple[Any, ...]]]:
             rows = torch.from_numpy(own[start : start + size])
             donors = torch.from_numpy(other[start : start + size])
             images = samples.pixels(rows).to(subject.device)
@@ -84,7 +84,7 @@ class AmplitudePhase(Measurement):
             clean = subject.original(start, images) if all_paired else subject.logits(images)
             if start == 0:
                 subject.check_targets(clean.shape[1])
-            found = {"original": int((rank(clean, label) < 1).sum())}
+            found = {"original": int((target_rank(clean, label) < 1).sum())}
             views = {
                 "phase_kept": fourier.recombine(others, images, over_channels=self.over_channels),
                 "amplitude_kept": fourier.recombine(
@@ -95,8 +95,8 @@ class AmplitudePhase(Measurement):
             for name, view in views.items():
                 view = view.clamp(0, 1) if self.clip else view
                 logits = subject.logits(view, "recombined")
-                found[f"{name}_own"] = int((rank(logits, label) < 1).sum())
-                found[f"{name}_other"] = int((rank(logits, donor_label) < 1).sum())
+                found[f"{name}_own"] = int((target_rank(logits, label) < 1).sum())
+                found[f"{name}_other"] = int((target_rank(logits, donor_label) < 1).sum())
                 if name == "phase_kept":
                     for k in range(min(self.examples - start, len(view))):
                         shown.append(
@@ -111,7 +111,9 @@ class AmplitudePhase(Measurement):
 
         starts = range(0, len(own), size)
         with subject.progress(len(own), "image") as advance:
-            for start, (found, shown) in zip(starts, subject.share(starts, look), strict=True):
+            for start, (found, shown) in zip(
+                starts, subject.share(starts, evaluate_batch), strict=True
+            ):
                 for name, right in found.items():
                     counts[name] += right
                 kept += shown

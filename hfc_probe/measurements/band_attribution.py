@@ -126,7 +126,7 @@ class BandAttribution(Measurement):
         if self.background == "mean":
             empty = samples.mean.to(subject.device, torch.float32).view(1, -1, 1, 1)
 
-        def look(start: int, images: Tensor, targets: Tensor) -> list[Tensor]:
+        def evaluate_batch(start: int, images: Tensor, targets: Tensor) -> list[Tensor]:
             parts = bands(images - empty, edges)
             clean = subject.original(start, images)
             chosen = clean.argmax(1) if self.of == "predicted" else targets
@@ -135,7 +135,7 @@ class BandAttribution(Measurement):
             picked = [logits.gather(1, chosen[:, None])[:, 0] for logits in (clean, without)]
             return [part.cpu() for part in (found, *picked, chosen, clean.argmax(1))]
 
-        out = zip(*subject.map(look), strict=True)
+        out = zip(*subject.map(evaluate_batch), strict=True)
         found, clean, without, chosen, predicted = (torch.cat(parts) for parts in out)
         return BandAttributionResult(
             settings=settings_of(self) | {"edges": edges},

@@ -22,14 +22,14 @@ from ..core.result import CellResult, manner
 from ..data.samples import Samples
 from ..ground import checks
 from ..ground.errors import InputError
-from ..model.subject import Subject, rank
+from ..model.subject import Subject, target_rank
 
 __all__ = ["Calibration", "CalibrationResult"]
 
 
 @dataclass(frozen=True)
 class Calibration(ComponentMeasurement):
-    """ECE on the original, LFC(r) and HFC(r), and how well confidence tells them apart.
+    """ECE on the original, LFC(r) and HFC(r), and how well confidence separates them.
 
     The expected calibration error compares confidence (the largest softmax probability) with
     accuracy in equal bins of confidence. The AUROC is that of telling the original images
@@ -85,12 +85,12 @@ class Calibration(ComponentMeasurement):
         radii = self.radii_for(*samples.image_shape[1:])
         views = ["original", *(f"{part}_{r:g}" for r in radii for part in ("lfc", "hfc"))]
 
-        def look(start: int, images: Tensor, targets: Tensor) -> Tensor:
+        def evaluate_batch(start: int, images: Tensor, targets: Tensor) -> Tensor:
             rows = []  # confidence, and 1 where right, of every view
             for logits in self.logits(subject, start, images):
                 rows += [
                     logits.cpu().double().softmax(1).amax(1),
-                    (rank(logits, targets) < 1).cpu().double(),
+                    (target_rank(logits, targets) < 1).cpu().double(),
                 ]
             return torch.stack(rows)
 
@@ -98,7 +98,7 @@ class Calibration(ComponentMeasurement):
             logits = subject.logits(fourier.rescaled(images, self.rescale), "out-of-distribution")
             return logits.cpu().double().softmax(1).amax(1)
 
-        rows = torch.cat(list(subject.map(look)), 1)
+        rows = torch.cat(list(subject.map(evaluate_batch)), 1)
         confidence = dict(zip(views, rows[::2].numpy(), strict=True))
         hits = dict(zip(views, rows[1::2].bool().numpy(), strict=True))
         if self.ood is not None:

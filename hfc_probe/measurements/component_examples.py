@@ -21,7 +21,7 @@ from ..core.measurement import settings_of
 from ..core.result import CellResult, manner
 from ..ground import checks
 from ..ground.errors import InputError
-from ..model.subject import Subject, rank
+from ..model.subject import Subject, target_rank
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,19 +97,21 @@ class ComponentExamples(ComponentMeasurement):
         predicted = np.zeros((1 + 2 * len(radii), count), np.int64)
         confidence = np.zeros((1 + 2 * len(radii), count), np.float32)
 
-        def look(start: int, images: Tensor, targets: Tensor) -> tuple[slice, Tensor, Tensor]:
+        def evaluate_batch(
+            start: int, images: Tensor, targets: Tensor
+        ) -> tuple[slice, Tensor, Tensor]:
             guesses, sure = [], []
             for logits in self.logits(subject, start, images):
                 self._check_classes(logits.shape[1])
-                right = rank(logits, targets) < 1
-                # Ties count as rank() counts them: right if the target ranks first.
+                right = target_rank(logits, targets) < 1
+                # Ties count as target_rank() counts them: right if the target ranks first.
                 best = torch.where(right, targets, logits.argmax(1))
                 guesses.append(best)
                 sure.append(logits.softmax(1).gather(1, best[:, None])[:, 0])
             part = slice(start, start + len(images))
             return part, torch.stack(guesses).cpu(), torch.stack(sure).cpu()
 
-        for part, guesses, sure in subject.map(look):
+        for part, guesses, sure in subject.map(evaluate_batch):
             predicted[:, part] = guesses.numpy()
             confidence[:, part] = sure.numpy()
         truth = samples.targets.numpy()

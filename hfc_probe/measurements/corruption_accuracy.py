@@ -29,7 +29,7 @@ from ..data.noise import normal_noise
 from ..data.samples import Samples
 from ..ground import checks
 from ..ground.errors import InputError
-from ..model.subject import Subject, rank
+from ..model.subject import Subject, target_rank
 from .fourier_heatmap.settings import default_norm
 
 __all__ = ["CorruptionAccuracy", "CorruptionAccuracyResult"]
@@ -234,7 +234,7 @@ _Change = Callable[[int, Tensor], Tensor]
 
 
 def _errors(subject: Subject, change: _Change | None, what: str) -> int:
-    def look(start: int, images: Tensor, targets: Tensor) -> int:
+    def evaluate_batch(start: int, images: Tensor, targets: Tensor) -> int:
         if what == "original":
             logits = subject.original(start, images)
         else:
@@ -243,9 +243,9 @@ def _errors(subject: Subject, change: _Change | None, what: str) -> int:
             logits = subject.logits(images, what)
             if start == 0 and change is None:
                 subject.check_targets(logits.shape[1])
-        return int((rank(logits, targets) > 0).sum())
+        return int((target_rank(logits, targets) > 0).sum())
 
-    return sum(subject.map(look, advance=lambda n: None))
+    return sum(subject.map(evaluate_batch, advance=lambda n: None))
 
 
 def _size(samples: Samples) -> str:

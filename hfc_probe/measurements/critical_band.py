@@ -22,7 +22,7 @@ from ..core.result import Result
 from ..data.noise import normal_noise
 from ..ground import checks
 from ..ground.errors import InputError
-from ..model.subject import Subject, rank, right
+from ..model.subject import Subject, is_correct, target_rank
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -126,7 +126,7 @@ class CriticalBand(Measurement):
         clean, classes = 0, 0
         hits = np.zeros((len(self.strengths), len(centres)), np.int64)
 
-        def look(start: int, images: Tensor, targets: Tensor) -> tuple[int, int, Any]:
+        def evaluate_batch(start: int, images: Tensor, targets: Tensor) -> tuple[int, int, Any]:
             prepared = self.prepared(images)
             if prepared is images:
                 logits = subject.original(start, images)
@@ -140,11 +140,11 @@ class CriticalBand(Measurement):
                 noise = octave(white, centre)
                 for row, strength in enumerate(self.strengths):
                     noisy = (images + strength * noise).clamp(0, 1)
-                    hit = right(subject, noisy, targets, f"noise at {centre:g}")
+                    hit = is_correct(subject, noisy, targets, f"noise at {centre:g}")
                     found[row, column] = int(hit.sum())
-            return logits.shape[1], int((rank(logits, targets) < 1).sum()), found
+            return logits.shape[1], int((target_rank(logits, targets) < 1).sum()), found
 
-        for classes, hit, found in subject.map(look):  # noqa: B007
+        for classes, hit, found in subject.map(evaluate_batch):  # noqa: B007
             clean += hit
             hits += found
         chance = 1 / classes

@@ -22,7 +22,7 @@ from ..core.measurement import Measurement, settings_of
 from ..core.result import Result
 from ..ground import checks
 from ..ground.errors import InputError
-from ..model.subject import Subject, rank
+from ..model.subject import Subject, target_rank
 
 __all__ = ["FourierSensitivity", "FourierSensitivityResult"]
 
@@ -102,7 +102,7 @@ class FourierSensitivity(Measurement):
         shares = torch.zeros(int(ring.max()) + 1, dtype=torch.float64, device="cpu")
         known = 0
 
-        def look(start: int, images: Tensor, targets: Tensor) -> _Seen:
+        def evaluate_batch(start: int, images: Tensor, targets: Tensor) -> _BatchOutcome:
             loss, gradient, logits = _input_gradient(subject, images, targets, start == 0)
             if self.channels == "mean":
                 gradient = gradient.mean(1, keepdim=True)
@@ -114,10 +114,12 @@ class FourierSensitivity(Measurement):
             groups = logits.shape[1] if self.per_class else 1
             power = spectrum**2
             share, count = _shares(power, ring)
-            hits = int((rank(logits, targets) < 1).sum())
-            return _Seen(loss, hits, groups, present, size, sums, power.sum(0), share, count)
+            hits = int((target_rank(logits, targets) < 1).sum())
+            return _BatchOutcome(
+                loss, hits, groups, present, size, sums, power.sum(0), share, count
+            )
 
-        for seen in subject.map(look):
+        for seen in subject.map(evaluate_batch):
             if total is None or squares is None:
                 total = seen.sums.new_zeros(seen.groups, *seen.sums.shape[1:])
                 squares = torch.zeros_like(seen.squares)
@@ -135,7 +137,7 @@ class FourierSensitivity(Measurement):
         return _result(self, samples, total, squares, counts, loss_sum, share, right)
 
 
-class _Seen(NamedTuple):
+class _BatchOutcome(NamedTuple):
     """Sums over one batch: the loss, right predictions, and by group (classes, or all) counts.
 
     Attributes:

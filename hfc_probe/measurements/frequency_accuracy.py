@@ -25,7 +25,7 @@ from ..core.measurement import settings_of
 from ..core.result import Result, manner
 from ..ground import checks
 from ..ground.errors import InputError
-from ..model.subject import Subject, rank
+from ..model.subject import Subject, target_rank
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -184,16 +184,16 @@ class FrequencyAccuracy(ComponentMeasurement):
         samples = subject.samples
         radii = self.radii_for(*samples.image_shape[1:])
 
-        def look(start: int, images: Tensor, targets: Tensor) -> _Seen:
-            places, predicted = [], []
+        def evaluate_batch(start: int, images: Tensor, targets: Tensor) -> _BatchOutcome:
+            target_ranks, predicted = [], []
             for logits in self.logits(subject, start, images):
-                places.append(rank(logits, targets))
+                target_ranks.append(target_rank(logits, targets))
                 predicted.append(logits.argmax(1))
             same = torch.stack([guess == predicted[0] for guess in predicted[1:]])
-            return _Seen(logits.shape[1], targets, torch.stack(places), same)
+            return _BatchOutcome(logits.shape[1], targets, torch.stack(target_ranks), same)
 
         tally: _Tally | None = None
-        for seen in subject.map(look):
+        for seen in subject.map(evaluate_batch):
             if tally is None:
                 tally = _Tally(len(radii), seen.classes, self.topk, subject.device)
             tally.add(seen)
@@ -213,19 +213,19 @@ class FrequencyAccuracy(ComponentMeasurement):
         )
 
 
-class _Seen(NamedTuple):
+class _BatchOutcome(NamedTuple):
     """What one batch of n images shows in V views: the original, LFC and HFC of each radius.
 
     Attributes:
         classes: number of logits.
         targets: ``(n,)``.
-        places: ``(V, n)`` the target's place among the logits.
+        target_ranks: ``(V, n)`` the rank of the target among the logits, from 0.
         same: ``(V − 1, n)`` whether the prediction is that of the original.
     """
 
     classes: int
     targets: Tensor
-    places: Tensor
+    target_ranks: Tensor
     same: Tensor
 
 
@@ -244,8 +244,8 @@ class _Tally:
         self.classes = zeros(classes)
         self.right: list[Tensor] = []
 
-    def add(self, seen: _Seen) -> None:
-        right = seen.places[:, None] < self.ks  # (V, k, n)
+    def add(self, seen: _BatchOutcome) -> None:
+        right = seen.target_ranks[:, None] < self.ks  # (V, k, n)
         self.right.append(right)
         self.counts.index_add_(2, seen.targets, right.long())
         self.agreement += seen.same.sum(1)

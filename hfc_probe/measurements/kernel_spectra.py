@@ -218,7 +218,6 @@ class KernelSpectraResult(Result):
         return {f"{self.section}/smoothness": alive} if len(alive) else {}
 
     def images(self) -> dict[str, Any]:
-
         return {
             f"{self.section}/kernels": kernel_tiles(self.kernels[:_LOGGED]),
             f"{self.section}/spectra": spectrum_tiles(self.spectra[:_LOGGED]),

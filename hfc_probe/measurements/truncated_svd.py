@@ -18,8 +18,8 @@ from ..core.measurement import Measurement, settings_of
 from ..core.result import CellResult, manner
 from ..ground import checks
 from ..ground.errors import InputError
-from ..model.subject import Subject, right
-from ..model.subject import rank as target_rank
+from ..model.subject import Subject, is_correct
+from ..model.subject import target_rank as target_rank
 
 __all__ = ["TruncatedSVD", "TruncatedSVDResult"]
 
@@ -91,7 +91,7 @@ class TruncatedSVD(Measurement):
         counts = {name: np.zeros(len(ranks), np.int64) for name in VIEWS}
         original = 0
 
-        def look(start: int, images: Tensor, targets: Tensor) -> tuple[int, Any]:
+        def evaluate_batch(start: int, images: Tensor, targets: Tensor) -> tuple[int, Any]:
             logits = subject.original(start, images, rescale=self.rescale)
             hits = int((target_rank(logits, targets) < 1).sum())
             # One decomposition serves every rank.
@@ -105,11 +105,11 @@ class TruncatedSVD(Measurement):
                     if self.background == "mean" and name in ("trailing", "hfc"):
                         view = view + mean
                     view = fourier.rescaled(view, self.rescale)
-                    hit = right(subject, view, targets, f"{name} at rank {rank}")
+                    hit = is_correct(subject, view, targets, f"{name} at rank {rank}")
                     found[k, column] = int(hit.sum())
             return hits, found
 
-        for hits, found in subject.map(look):
+        for hits, found in subject.map(evaluate_batch):
             original += hits
             for column, name in enumerate(VIEWS):
                 counts[name] += found[:, column]

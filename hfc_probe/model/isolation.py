@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
 from torch.nn.parameter import is_lazy
 
 from ..ground.random_state import protected_rng
@@ -56,7 +57,8 @@ def isolated(
         grad: whether gradients are recorded inside. Without them ``torch.no_grad`` is used
             rather than inference mode: a model that keeps tensors from one forward pass to
             the next could not train with inference tensors.
-        without: identities of forward hooks and forward pre-hooks that do not run inside.
+        without: identities of forward hooks and forward pre-hooks that do not run inside; they
+            may be registered on the model's modules or on all modules.
         writes: the model writes to its parameters in forward: their values are put back, too.
 
     Yields:
@@ -82,9 +84,17 @@ def isolated(
             module.training = False
             _silence(module)
             for _, hooks in forward_hooks(module):
-                for key in [key for key in hooks if key in without]:
-                    del hooks[key]
+                _leave_out(hooks, without)
+        for hooks in global_forward_hooks():
+            stack.callback(hooks.update, dict(hooks))
+            stack.callback(hooks.clear)  # first, so that they come back in their order
+            _leave_out(hooks, without)
         yield inner
+
+
+def _leave_out(hooks: dict[int, Any], without: Collection[int]) -> None:
+    for key in [key for key in hooks if key in without]:
+        del hooks[key]
 
 
 def _restore(
@@ -124,6 +134,11 @@ def forward_hooks(module: nn.Module) -> list[tuple[str, dict[int, Any]]]:
     kinds = ("_forward_hooks", "_forward_pre_hooks")
     # In its __dict__: TorchScript's modules have theirs elsewhere, and compiled.
     return [(kind, module.__dict__[kind]) for kind in kinds if kind in module.__dict__]
+
+
+def global_forward_hooks() -> list[dict[int, Any]]:
+    """The forward hooks and forward pre-hooks that are registered on all modules at once."""
+    return [torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks]
 
 
 def _silence(module: nn.Module) -> None:

@@ -214,11 +214,12 @@ class Subject:
             advance: called with the images done, in place of a progress bar of its own.
         """
         starts, count = self.starts(), len(self.samples)
-        with self.progress(count, "image") if advance is None else nullcontext(advance) as forth:
+        bar = self.progress(count, "image") if advance is None else nullcontext(advance)
+        with bar as advance_by:
             found = self.share(starts, lambda start: work(start, *self.batch(start)))
             for start, one in zip(starts, found, strict=True):
                 yield one
-                forth(min(self.batch_size, count - start))
+                advance_by(min(self.batch_size, count - start))
 
     def share(self, jobs: Sequence[Job], work: Callable[[Job], Found]) -> Iterator[Found]:
         """What some work on each job finds, in order; otherwise as :meth:`map`."""
@@ -268,10 +269,10 @@ class Subject:
             yield bar.update
 
 
-def rank(logits: Tensor, targets: Tensor) -> Tensor:
-    """Place of the target among the logits, 0 for the largest; ties go to the lower class.
+def target_rank(logits: Tensor, targets: Tensor) -> Tensor:
+    """Rank of the target among the logits, 0 for the largest; ties go to the lower class.
 
-    >>> rank(torch.tensor([[0.1, 0.7, 0.2], [0.5, 0.5, 0.5]]), torch.tensor([2, 1])).tolist()
+    >>> target_rank(torch.tensor([[0.1, 0.7, 0.2], [0.5, 0.5, 0.5]]), torch.tensor([2, 1])).tolist()
     [1, 1]
     """
     own = logits.gather(1, targets[:, None])
@@ -331,15 +332,15 @@ def subject_of(
         found = try_model(model, samples, pixels=pixels, predict=predict)
     samples = samples or _NO_SAMPLES
     with isolated(model, without=found.without, writes=found.writes) as inner:
-        where = device_of(inner)
-        batch_size = batch_size or default_batch_size(samples.image_shape, where.type)
+        device = device_of(inner)
+        batch_size = batch_size or default_batch_size(samples.image_shape, device.type)
         if ranks is not None:
             share_buffers(ranks, inner)
         yield Subject(
             model=inner,
             samples=samples,
             pixels=pixels,
-            device=where,
+            device=device,
             batch_size=batch_size,
             predict=predict,
             show_progress=progress and (ranks is None or ranks.leads),
@@ -368,6 +369,6 @@ def try_model(
     return verdict_of(model, run, again=again)
 
 
-def right(subject: Subject, images: Tensor, targets: Tensor, what: str) -> Tensor:
-    """Which of the images are predicted right, ``(N,)`` bool."""
-    return rank(subject.logits(images, what), targets) < 1
+def is_correct(subject: Subject, images: Tensor, targets: Tensor, what: str) -> Tensor:
+    """Which of the images are predicted correctly, ``(N,)`` bool."""
+    return target_rank(subject.logits(images, what), targets) < 1

@@ -16,10 +16,17 @@ from torch.nn.parameter import is_lazy
 
 from ..ground.errors import InputError
 from .attributes import Attributes, put_tensor
-from .isolation import device_of, first_tensor, forward_hooks, isolated, values_of
+from .isolation import (
+    device_of,
+    first_tensor,
+    forward_hooks,
+    global_forward_hooks,
+    isolated,
+    values_of,
+)
 
 logger = logging.getLogger("hfc_probe")
-Run = Callable[[nn.Module, int], Tensor]
+TrialPass = Callable[[nn.Module, int], Tensor]
 
 SAMPLES = 8
 # Of the logits' standard deviation over images: far below what dropout changes.
@@ -50,7 +57,7 @@ class Verdict:
     error: Exception | None = None
 
 
-def verdict_of(model: nn.Module, run: Run, *, again: bool = False) -> Verdict:
+def verdict_of(model: nn.Module, run: TrialPass, *, again: bool = False) -> Verdict:
     """The verdict on a model, from its trial or from that of an earlier call.
 
     The trial takes two isolated passes over at most :data:`SAMPLES` samples, one more if the
@@ -79,7 +86,7 @@ def known(model: nn.Module) -> Verdict:
     return found if found is not None and found.hooks == _own_hooks(model) else Verdict()
 
 
-def _try(model: nn.Module, run: Run, hooks: frozenset[int]) -> Verdict:
+def _try(model: nn.Module, run: TrialPass, hooks: frozenset[int]) -> Verdict:
     caveats = [*_modes_kept(model)]
     if device_of(model).type == "meta":
         return Verdict(tuple(caveats), hooks=hooks)
@@ -105,7 +112,7 @@ def _try(model: nn.Module, run: Run, hooks: frozenset[int]) -> Verdict:
         return Verdict(tuple(caveats), hooks=hooks, error=error)
 
 
-def _unsteady(model: nn.Module, run: Run, first: Tensor) -> Iterator[str]:
+def _unsteady(model: nn.Module, run: TrialPass, first: Tensor) -> Iterator[str]:
     """Whether the answer to an image depends on more than the image."""
     half = max(1, len(first) // 2)
     largest = float(first.abs().max())
@@ -171,10 +178,10 @@ def _without_effect(given: Mapping[str, Any]) -> bool:
 
 def _own_hooks(model: nn.Module) -> frozenset[int]:
     """Forward hooks and pre-hooks that are not torch's own (weight norm, pruning and the like)."""
+    own = [hooks for module in model.modules() for _, hooks in forward_hooks(module)]
     return frozenset(
         key
-        for module in model.modules()
-        for _, hooks in forward_hooks(module)
+        for hooks in [*own, *global_forward_hooks()]
         for key, hook in hooks.items()
         if not _maker(hook).startswith("torch.")
     )
@@ -186,7 +193,7 @@ def _maker(hook: Any) -> str:
 
 
 def _without(
-    model: nn.Module, hooks: frozenset[int], run: Run
+    model: nn.Module, hooks: frozenset[int], run: TrialPass
 ) -> tuple[Tensor | None, set[tuple[int, Any]]]:
     """Outputs without these hooks, or None if the model cannot do without, and what changed."""
     with isolated(model, without=hooks) as inner:
@@ -196,7 +203,7 @@ def _without(
             return None, set()
 
 
-def _noting_changes(model: nn.Module, run: Run) -> tuple[Tensor, set[tuple[int, Any]]]:
+def _noting_changes(model: nn.Module, run: TrialPass) -> tuple[Tensor, set[tuple[int, Any]]]:
     """Outputs, and which attributes of modules the pass has changed."""
     attributes = Attributes(model.modules())
     try:

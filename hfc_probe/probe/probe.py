@@ -1,4 +1,7 @@
-"""The probe: it measures on schedule and logs, and leaves no trace."""
+"""The probe: it measures on schedule and logs, and leaves no trace.
+
+Long because it is the one class with state.
+"""
 
 from __future__ import annotations
 
@@ -39,11 +42,11 @@ class Probe:
     """Measures a model on schedule while it trains; made by :func:`attach`.
 
     Attributes:
-        results: the latest result of every measurement, by name; on rank 0 where there are
+        results: the latest result of every measurement, by name; on rank 0 if there are
             several ranks.
         steps, epochs: how many have ended. What is logged carries the step count, or the
-            epoch count where no steps are counted.
-        samples: the fixed images looked at; None where no measurement needs any.
+            epoch count if no steps are counted.
+        samples: the fixed images measured on; None if no measurement needs any.
     """
 
     def __init__(
@@ -222,7 +225,7 @@ class Probe:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was taken; measurements that are new start afresh.
+        """Resume from what :meth:`state_dict` gave; measurements that are new start afresh.
 
         Raises:
             InputError: not such a state.
@@ -238,7 +241,7 @@ class Probe:
         self.resume(read.steps, read.epochs)
 
     def resume(self, steps: int, epochs: int) -> None:
-        """Go on at these counts; :meth:`load_state_dict` calls it.
+        """Resume at these counts; :meth:`load_state_dict` calls it.
 
         What the probe's own ``log_dir`` holds of later steps, from a run that was interrupted
         after its checkpoint, is marked as void, so that TensorBoard shows no step twice.
@@ -285,7 +288,6 @@ class Probe:
             self._run_entries(due, by_epoch=epoch is not None)
 
     def _gathers(self) -> bool:
-        """Whether this rank measures now."""
         return self._meeting.gathers((self._loads, self.epochs, self.steps, self._calls))
 
     def _run_entries(self, due: list[Entry], *, by_epoch: bool) -> None:
@@ -298,7 +300,7 @@ class Probe:
                 entry.due += 1
                 entry.waiting = True
             # What did not fit the budget is tried again after every epoch, and after every
-            # step too where it is scheduled by steps.
+            # step too if it is scheduled by steps.
             again = entry.waiting and (by_epoch or entry.every.steps is not None)
             if again and not entry.off:
                 fits = self._costs.fits(entry, self._elapsed())
@@ -318,11 +320,7 @@ class Probe:
         return self.steps + max(1, min(1000, int(0.5 * seconds * self.steps / elapsed)))
 
     def _run(self, entry: Entry, shared: SharedLogits, *, logged: bool = True) -> None:
-        """Run a measurement, and write it to the event file unless told otherwise.
-
-        Args:
-            shared: passes that the measurements due now have in common.
-        """
+        """Run a measurement, which shares passes with those before; write it unless told not to."""
         entry.waiting = False
         entry.last_position = self._position
         if entry.off:
@@ -369,7 +367,7 @@ class Probe:
         return self.steps, self.epochs
 
     def _step(self) -> int:
-        """What is logged is logged at: the step, or the epoch where no steps are counted."""
+        """What is logged is logged at: the step, or the epoch if no steps are counted."""
         return self.steps or self.epochs
 
     def _elapsed(self) -> float:

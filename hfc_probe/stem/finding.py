@@ -22,9 +22,9 @@ from ..ranks import is_sharded, whole_weights
 from .response import NEGLIGIBLE, centred, kernel_axis, measure_response, middle_of, rows_of
 from .watching import (
     ChangedError,
+    ForwardPass,
     Place,
     Reached,
-    Run,
     Seen,
     as_real,
     derivable,
@@ -42,12 +42,12 @@ _FURTHER = 40  # tensors looked at after the first layer, for branches that are 
 
 
 # By model, so that nothing is written to it; no value refers to its model, which may go.
-_places: weakref.WeakKeyDictionary[nn.Module, dict[Any, Place]] = weakref.WeakKeyDictionary()
+_known_places: weakref.WeakKeyDictionary[nn.Module, dict[Any, Place]] = weakref.WeakKeyDictionary()
 
 
 def measure(
     model: nn.Module,
-    run: Run | None = None,
+    run: ForwardPass | None = None,
     shape: tuple[int, ...] | None = None,
     *,
     layer: str | None = None,
@@ -64,7 +64,7 @@ def measure(
         model: a model in isolation (:func:`hfc_probe.model.isolation.isolated`).
         run: calls the model on a batch; None: ``model(batch)``.
         shape: of one image; None: usual shapes are tried.
-        layer: the layer of this name instead. Where its input already mixes pixels, its
+        layer: the layer of this name instead. If its input already mixes pixels, its
             kernels are those that act on this input.
         layout: see :func:`hfc_probe.kernels.weight_of`; used only for a linear layer in a
             model that cannot be run.
@@ -95,8 +95,10 @@ def measure(
     return _alone(model, layer, shape, layout, reason)
 
 
-def _measure(model: nn.Module, run: Run, shape: tuple[int, ...], layer: str | None) -> Stem | None:
-    known = _places.setdefault(model, {})
+def _measure(
+    model: nn.Module, run: ForwardPass, shape: tuple[int, ...], layer: str | None
+) -> Stem | None:
+    known = _known_places.setdefault(model, {})
     image = _image(model, shape, seed=0)
     if (layer, shape) in known:
         with suppress(ChangedError):
@@ -126,7 +128,7 @@ class _Candidate:
 
 
 def _find(
-    model: nn.Module, run: Run, image: Tensor, other: Tensor, layer: str | None
+    model: nn.Module, run: ForwardPass, image: Tensor, other: Tensor, layer: str | None
 ) -> Place | None:
     """Look for the first layer; ``other`` is another image, at which derivatives must agree."""
     after, fallback = 0, None
@@ -144,7 +146,7 @@ def _find(
 
 
 def _first_candidate(
-    model: nn.Module, run: Run, image: Tensor, layer: str | None, after: int
+    model: nn.Module, run: ForwardPass, image: Tensor, layer: str | None, after: int
 ) -> _Candidate | None:
     found: _Candidate | None = None
 
@@ -236,7 +238,7 @@ def _look_further(found: _Candidate, seen: Seen) -> None:
 
 
 def _linear(
-    model: nn.Module, run: Run, other: Tensor, candidate: _Candidate
+    model: nn.Module, run: ForwardPass, other: Tensor, candidate: _Candidate
 ) -> tuple[bool, bool, int | None]:
     """Whether the layer is linear in the image and in its input; the last sum that is, too."""
     linear = alone = False
@@ -302,7 +304,7 @@ def _judged(
     )
 
 
-# --------------------------------------------------------------------- where nothing can be run
+# --------------------------------------------------------------------- if nothing can be run
 
 
 def _alone(

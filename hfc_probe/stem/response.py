@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import kernels
-from .watching import ChangedError, Place, Reached, Run, Seen, watch
+from .watching import ChangedError, ForwardPass, Place, Reached, Seen, watch
 from .weights import Stem, is_plain, read_weights
 
 NEGLIGIBLE = 1e-5  # of the largest response: rounding, not a tap
@@ -19,7 +19,7 @@ NEGLIGIBLE = 1e-5  # of the largest response: rounding, not a tap
 _AT_ONCE = 2**24  # numbers in one batch of derivatives: 64 MB
 
 
-def centred(model: nn.Module, run: Run, image: Tensor, place: Place) -> Place:
+def centred(model: nn.Module, run: ForwardPass, image: Tensor, place: Place) -> Place:
     """A place of the output that looks at the middle of the image, not at its edge."""
     outputs = []
 
@@ -42,7 +42,7 @@ def centred(model: nn.Module, run: Run, image: Tensor, place: Place) -> Place:
 # ---------------------------------------------------------------------- measuring the response
 
 
-def measure_response(model: nn.Module, run: Run, image: Tensor, place: Place) -> Stem:
+def measure_response(model: nn.Module, run: ForwardPass, image: Tensor, place: Place) -> Stem:
     """The kernels at a place that was found."""
     module = dict(model.named_modules()).get(place.name)
     if type(module) is not place.kind:
@@ -110,7 +110,7 @@ def _derivatives(row: Tensor, source: Tensor) -> Tensor:
 
 
 def _place_of(tensor: Tensor, place: Place) -> tuple[int, ...]:
-    """Row and column of the output that is looked at; empty where the output is no picture."""
+    """Row and column of the output that is looked at; empty if the output is no picture."""
     if tensor.dim() < 4 or place.axis != 1:
         return ()
     rest = place.row % (tensor.shape[-2] * tensor.shape[-1])
@@ -124,7 +124,7 @@ def _taps(
 
     Args:
         response: ``(out, C, [T,] H, W)``.
-        module: the layer, where it reads those images as they are: it tells its window, of
+        module: the layer, if it reads those images as they are: it says its window, of
             which taps at the edge may be zero.
         where: row and column of its output.
     """

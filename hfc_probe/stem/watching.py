@@ -16,7 +16,7 @@ from torch.nn.modules import module as torch_module
 
 from .. import kernels
 
-Run = Callable[[Tensor], Any]
+ForwardPass = Callable[[Tensor], Any]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Seen:
     image: Tensor  # the model's input
 
 
-def watch(model: nn.Module, run: Run, image: Tensor, visit: Callable[[Seen], bool]) -> None:
+def watch(model: nn.Module, run: ForwardPass, image: Tensor, visit: Callable[[Seen], bool]) -> None:
     """Run a model and show ``visit`` what goes into and comes out of its modules, in order.
 
     Hooks for all modules of the process are used rather than hooks on each of the model's,

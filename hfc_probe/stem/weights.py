@@ -1,4 +1,4 @@
-"""Kernels read from weights, where they surely are what the layer computes with."""
+"""Kernels read from weights, if they surely are what the layer computes with."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def is_plain(module: nn.Module) -> bool:
 
 
 def usual_shapes(model: nn.Module) -> Iterator[tuple[int, ...]]:
-    """Shapes of one image to try where nobody said what the model is fed."""
+    """Shapes of one image to try if nobody said what the model is fed."""
     try:
         _, first = kernels.first_layer(model)
     except InputError:

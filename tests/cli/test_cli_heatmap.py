@@ -59,3 +59,21 @@ def test_an_effort_that_cannot_be_served_ends_with_its_sentence(audit):
     result, _ = audit("precision=0.01")
     assert result.exit_code == 2
     assert "which is how well 150 images stand for others" in result.output
+
+
+@pytest.mark.parametrize(("settings", "side"), [("samples=2", 31), ("samples=2,crop=5", 5)])
+def test_of_large_images_a_window_is_measured_unless_it_is_given(tmp_path, settings, side):
+    pooled = MODEL.replace(
+        "nn.Flatten(), nn.Linear(4 * 10 * 10, 4)", "nn.AdaptiveAvgPool2d(1), nn.Flatten()"
+    )
+    (tmp_path / "net.py").write_text(pooled)
+    images = np.random.default_rng(0).integers(0, 256, (8, 3, 66, 66), dtype=np.uint8)
+    np.savez(tmp_path / "data.npz", images=images, labels=np.arange(8) % 4)
+    out = tmp_path / "out"
+    command = ["audit", "--model", f"{tmp_path}/net.py:net", "--normalize", "none"]
+    command += ["--data", f"npz:{tmp_path}/data.npz", "--out", str(out), "--topk", "2"]
+    result = CliRunner().invoke(main, [*command, "--measure", f"fourier_heatmap:{settings}"])
+    assert result.exit_code == 0, result.output
+    found = json.loads((out / "fourier_heatmap.json").read_text())
+    assert np.shape(found["arrays"]["error"]) == (side, side)
+    assert found["settings"]["topk"] in (2, [2])  # --topk holds for the map as well

@@ -1,5 +1,7 @@
 """Intervals against scipy."""
 
+import warnings
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
@@ -24,6 +26,14 @@ def test_nothing_measured_is_nothing_known():
     assert np.isnan(arrays["x"][0])
     assert arrays["x"][1] == 0.75
     assert (arrays["x_lower"][0], arrays["x_upper"][0]) == (0, 1)
+
+
+def test_counts_a_rounding_beyond_the_trials_are_at_the_end():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lower, upper = wilson([10 + 1e-9, -1e-9, 3], [10, 10, 0])
+    np.testing.assert_allclose(lower, [wilson(10, 10)[0], 0, 0])
+    np.testing.assert_allclose(upper, [1, wilson(0, 10)[1], 1])
 
 
 def test_wilson_covers_the_truth_as_often_as_it_says():

@@ -282,6 +282,23 @@ class ByName(Positions):
         return iter(self.names)
 
 
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_a_sampler_that_repeats_indices_and_leaves_others_out_is_said(ranks):
+    timm = pytest.importorskip("timm.data.distributed_sampler")
+    data = Subset(Numbers(), range(64))
+    sampler = timm.RepeatAugSampler(data, num_replicas=ranks, rank=0)
+    found = Samples.collect(DataLoader(data, 8, sampler=sampler), pixels=PixelSpace())
+    assert len(found.images.flatten(1).unique(dim=0)) == 22
+    assert found.caveats == (
+        "RepeatAugSampler repeats indices and gives 22 of the 64 samples of the data set; pass a "
+        "loader of validation data without it.",
+    )
+    for shared in (False, True):  # padding repeats too, and leaves none out
+        padded = DistributedSampler(data, ranks, 0, shuffle=shared)
+        loader = DataLoader(data, 8, sampler=padded)
+        assert Samples.collect(loader, pixels=PixelSpace()).caveats == ()
+
+
 def test_a_sampler_is_believed_for_what_it_yields():
     positions = Positions()
     assert drawn(DataLoader(Numbers(), 2, sampler=positions)) == [50, 60, 70, 80]
@@ -371,8 +388,8 @@ def test_a_loader_with_an_iter_of_its_own_is_read_as_it_is(photographs, resnet20
     loader = Normalizing(Photographs(photographs), 32)
     agrees(MEASURE.measure(resnet20, loader).scalars(), truth)
     assert loader.passes == 0
-    assert Samples.collect(loader, limit=24).drawn == "first"
-    assert Samples.collect(loader).drawn == "all"
+    assert Samples.collect(loader, limit=24).selection == "first"
+    assert Samples.collect(loader).selection == "all"
 
     class Augmenting(DataLoader):
         def __iter__(self):

@@ -212,6 +212,32 @@ def test_a_data_set_alone_grayscale_and_odd_sizes_are_taken():
     assert Samples.collect([(images, [0, 1, 2, 0])]).image_shape == (5, 7, 3)
 
 
+def test_a_pass_builds_no_tensors_of_statistics():
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Operations(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.names = []
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.names.append(func.__name__)
+            return func(*args, **(kwargs or {}))
+
+    pixels = PixelSpace((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    images = torch.rand(2, 3, 4, 4)
+    with torch.inference_mode():
+        pixels.normalize(images)  # the first one builds them, for training too
+    with Operations() as seen:
+        found = pixels.normalize(images)
+    assert seen.names == ["sub.Tensor", "div_.Tensor"]
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (pixels.mean, pixels.std))
+    assert torch.equal(found, (images - mean) / std)
+    images.requires_grad_(True)
+    pixels.normalize(images).sum().backward()
+    torch.testing.assert_close(images.grad, (1 / std).expand_as(images))
+
+
 def test_the_mean_is_over_all_pixels_of_a_channel():
     images = eight_bit(300)
     expected = (images.double() / 255).mean((0, 2, 3))

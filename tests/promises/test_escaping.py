@@ -71,6 +71,7 @@ def test_the_report_of_runs_with_hostile_names(tmp_path, evil):
             "settings": {evil: evil, "radii": [evil, value]},
             "scalars": {evil: value, f"hfc_lfc/{evil}": value},
             "intervals": {evil: [value - 0.1, value + 0.1]},
+            "labels": {key: {"text": evil, "part": evil} for key in (evil, f"hfc_lfc/{evil}")},
             "provenance": {"caveats": [evil], "data": evil, "model": f"{name} {evil}", evil: evil},
         }
         (tmp_path / name).mkdir()
@@ -82,11 +83,11 @@ def test_the_report_of_runs_with_hostile_names(tmp_path, evil):
     done = CliRunner().invoke(main, ["report", *pair, "--out", str(out)])
     assert done.exit_code == 0, done.output
     page = Page(out.read_text(encoding="utf-8"))
-    only(page, REPORT, {"lang", "charset", "name", "content", "class", "alt", "src"})
+    only(page, REPORT, {"lang", "charset", "name", "content", "class", "alt", "title", "src"})
     assert page.elements["img"] == 2
     shown = printable(evil)
     assert page.text.count(shown) >= 5  # summaries, settings, table
-    assert [value for name, value in page.attributes if name == "class"].count("told") == 1
+    assert [value for name, value in page.attributes if name == "class"].count("differs") == 1
     assert not set("\x1b\u202e") & set(done.output)  # no terminal turns red, or around
     assert len(done.output.splitlines()) == 4  # two cautions, one sentence, one count
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import random
 from collections import Counter, OrderedDict, defaultdict, deque
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.modules import module as torch_module
 from torch.utils.data import DataLoader, TensorDataset
 
 import hfc_probe
@@ -18,6 +20,7 @@ from hfc_probe import Every, FourierSensitivity, FrequencyAccuracy, KernelSpectr
 from hfc_probe.model.attributes import Attributes
 from hfc_probe.model.isolation import isolated
 
+from ..toys import Log
 from .test_no_trace import same
 from .test_no_trace_matrix import IMAGES, TARGETS, compare, plain
 
@@ -263,6 +266,40 @@ def test_the_users_hooks_see_no_image_of_a_measurement(kind):
         return seen, [len(hooks) for hooks in order]
 
     assert run(False) == run(True)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_hooks_of_all_modules_see_no_image_of_a_measurement_unless_they_change_it(before):
+    register = torch_module.register_module_forward_hook
+    if before:
+        register = torch_module.register_module_forward_pre_hook
+    model, samples, images = plain(nn.BatchNorm2d(8)).train(), Samples(IMAGES, TARGETS), Log()
+    curves = FrequencyAccuracy(radii=(2,))
+    expected = curves.measure(model, samples).scalars()
+
+    def see(module, given, *_):
+        images.append(len(given[0]))
+
+    def scale(module, given, *output):
+        return (2 * given[0] if before else 2 * output[0]) if module is model[0] else None
+
+    with ExitStack() as stack:
+        for _ in range(2):
+            stack.callback(register(see).remove)
+        probe = hfc_probe.attach(model, samples, measurements=[curves], budget=1.0, strict=True)
+        images.clear()
+        names = ("_global_forward_hooks", "_global_forward_pre_hooks")
+        order = [list(getattr(torch_module, name)) for name in names]
+        assert probe.measure()["frequency_accuracy"].scalars() == expected
+        assert images == []
+        assert order == [list(getattr(torch_module, name)) for name in names]
+        model(IMAGES[:5])
+        assert set(images) == {5}
+        model.eval()
+        stack.callback(register(scale).remove)
+        scaled = curves.measure(model, samples).scalars()["hfc_accuracy/original"]
+        assert scaled == float((model(IMAGES).argmax(1) == TARGETS).float().mean())
+    probe.close()
 
 
 def test_hooks_that_change_the_answer_are_kept():

@@ -498,7 +498,7 @@ VERDICTS = [
     ),
     (
         [[4, [[1, 2], [0.8, 0.8], 0.05], [[3, 4], [0.1, 0.1], 0.05]]],
-        "The two runs have no radius and no place in training in common.",
+        "A and B have no radius and no place in training in common up to here.",
     ),
 ]
 

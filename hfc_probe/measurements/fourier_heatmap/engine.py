@@ -22,7 +22,7 @@ from ... import fourier
 from ...data.normalization import LARGEST
 from ...data.samples import Samples
 from ...ground.errors import InputError
-from ...model.subject import Job, Subject, rank
+from ...model.subject import Job, Subject, target_rank
 
 logger = logging.getLogger("hfc_probe")
 
@@ -109,7 +109,7 @@ class Engine:
         self._check_repeatable()
         size = self.subject.batch_size
 
-        def look(start: int) -> Outcome:
+        def evaluate_batch(start: int) -> Outcome:
             part = slice(start, min(start + size, len(self.samples)))
             with self._precision():
                 found = self._forward(
@@ -119,7 +119,7 @@ class Engine:
                 self._warn_if_fewer_samples_than_classes()
             return found
 
-        return _joined(list(self.share(range(0, len(self.samples), size), look)))
+        return _joined(list(self.share(range(0, len(self.samples), size), evaluate_batch)))
 
     def share(self, jobs: Sequence[Job], work: Callable[[Job], Outcome]) -> Iterator[Outcome]:
         """What each job finds, in order, whichever process does it; its passes are counted here."""
@@ -237,8 +237,8 @@ class Engine:
             logits = self.subject.original(start, images)
         self.forwards += len(images)
         self._classes = logits.shape[1]
-        places = rank(logits, targets)
-        wrong = torch.stack([places >= k for k in self.topk], 1)
+        ranks = target_rank(logits, targets)
+        wrong = torch.stack([ranks >= k for k in self.topk], 1)
         own = logits.gather(1, targets[:, None])
         others = logits.scatter(1, targets[:, None], -math.inf).amax(1)
         return Outcome(

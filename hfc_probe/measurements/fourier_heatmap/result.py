@@ -279,7 +279,7 @@ class FourierHeatmapResult(Result):
         top = int(self.settings["topk"][0])
         noun = "" if self.quantity != "error" else " errors" if top == 1 else f" top-{top} errors"
         clean = self._value(float(self._clean()[0]))
-        if not self._told_apart(worst, best):
+        if not self._intervals_disjoint(worst, best):
             said = (
                 f"Noise of norm {self.norm:.1f} harms no frequency measurably more than another; "
                 f"{self.unit.removesuffix(' rate')}s reach {self._value(float(self.error[worst]))} "
@@ -292,7 +292,7 @@ class FourierHeatmapResult(Result):
             )
         return said + self._caution()
 
-    def _told_apart(self, worst: tuple[int, int], best: tuple[int, int]) -> bool:
+    def _intervals_disjoint(self, worst: tuple[int, int], best: tuple[int, int]) -> bool:
         """Whether two cells differ, though they are the extremes of all the map's cells.
 
         Of many cells that are equal some lie far apart by chance: 95 % intervals are widened to

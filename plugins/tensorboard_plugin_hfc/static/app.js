@@ -37,6 +37,7 @@ export class App {
     this.steps = []; // where the slider can stand: a step for each place, and
     this.keys = []; // the epochs, or the same steps, that it stands for
     this.byEpoch = false;
+    this.comparing = false;
     this.placed = []; // [run, series] of what is shown
     this.known = new WeakMap(); // epochs of a series
     this.colors = new Map(); // run → number of its colour, kept while the page is open
@@ -260,9 +261,14 @@ export class App {
 
   // --- steps and the axis of training
 
-  /** What the slider moves along: the places of [run, series], by epoch if all have their own. */
-  setSteps(placed) {
+  /**
+   * What the slider moves along: the places of [run, series], by epoch if all have their own.
+   *
+   * @param comparing whether the view is of A and B: it then opens at the latest place of both
+   */
+  setSteps(placed, comparing = false) {
     this.placed = placed;
+    this.comparing = comparing;
     this.byEpoch = placed.length > 0 && placed.every(([run, series]) => this.hasEpochs(run, series));
     const places = new Map();
     const longest = [...placed].sort((one, two) => two[1].steps.length - one[1].steps.length);
@@ -326,9 +332,9 @@ export class App {
     this.state.set({ step: step === this.latest() ? "" : step }); // the latest one keeps following
   }
 
-  /** The latest place that A and B both have, or that there is. */
+  /** The latest place there is, or that A and B both have if the view compares them. */
   latest() {
-    const pair = this.pair();
+    const pair = this.comparing ? this.pair() : [];
     const ends = this.placed
       .filter(([run, series]) => pair.includes(run) && series.steps.length)
       .map(([run, series]) => (this.byEpoch ? this.epochs(run, series) : series.steps).at(-1));

@@ -50,7 +50,7 @@ export class CurvesView {
     this.runs = runs.filter((run) => this.curve(run, "hfc") || this.curve(run, "lfc"));
     this.without = runs.filter((run) => !this.runs.includes(run));
     this.radii = [...new Set(this.runs.flatMap((run) => this.radiiOf(run)))].sort((a, b) => a - b);
-    app.setSteps(this.placed());
+    app.setSteps(this.placed(), true);
   }
 
   placed() {

@@ -75,7 +75,7 @@ export class HeatmapView {
     }
     this.first = [...this.series.values()][0];
     [this.i, this.j] = this.first ? this.first.content.axes.map((axis) => axis.values) : [[], []];
-    app.setSteps([...this.series]);
+    app.setSteps([...this.series], true);
     this.detail = new Map();
     if (this.comparable()) await this.fetchDetail();
     else this.wait();

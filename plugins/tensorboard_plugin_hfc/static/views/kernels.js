@@ -84,7 +84,7 @@ export class KernelsView {
       if (!series) continue;
       this.smoothness.set(run, series);
     }
-    app.setSteps([...this.smoothness]);
+    app.setSteps([...this.smoothness], true);
     this.whole = new Map();
     this.single = new Map();
     await this.fetchStep();

@@ -119,11 +119,13 @@ class FrequencyCallback(TrainerCallback):
             collate = getattr(given.get("train_dataloader"), "collate_fn", default_data_collator)
             size = args.per_device_eval_batch_size
             data = DataLoader(data, batch_size=size, collate_fn=collate)
+        # transformers before 4.46 hands it over by its former name.
+        processor = given.get("processing_class", given.get("tokenizer"))
         self.probe = attach(
             given["model"],
             data,
             log_dir=self._log_dir or _beside(args),
-            pixels=self._pixels or _processor_pixels(given.get("processing_class"), data),
+            pixels=self._pixels or _processor_pixels(processor, data),
             **self._options,
         )
         # In a log_dir of the user's, what an earlier training left after this step is void.

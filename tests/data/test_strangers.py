@@ -119,6 +119,7 @@ def test_timms_prefetching_loader_gives_a_random_choice_of_8_bit_pixels():
         mean=IMAGENET.mean,
         std=IMAGENET.std,
         crop_pct=1.0,
+        persistent_workers=False,
         device=torch.device("cpu"),
         num_workers=0,
     )

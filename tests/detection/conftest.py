@@ -30,7 +30,7 @@ def trained():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # small layers: a second thread costs more than it brings
     try:
-        return train(PlantedShapes(64, seed=0), steps=100)
+        return train(PlantedShapes(64, seed=0), steps=160)
     finally:
         torch.set_num_threads(threads)
 

@@ -121,10 +121,13 @@ def test_a_checkpoint_goes_on(tmp_path):
     ids=["accumulation", "limits", "validation within epochs", "EMA", "SWA"],
 )
 def test_trainers_of_every_kind_end_with_the_same_weights(tmp_path, options, averaging, steps):
+    if averaging is not None and not hasattr(callbacks, averaging):
+        pytest.skip(f"this version of lightning has no {averaging}")
+
     def averages():
         if averaging is None:
             return []
-        kind = getattr(callbacks, averaging, None) or callbacks.StochasticWeightAveraging
+        kind = getattr(callbacks, averaging)
         if kind is callbacks.StochasticWeightAveraging:
             return [kind(swa_lrs=1e-2, swa_epoch_start=1)]
         return [kind(decay=0.9)]

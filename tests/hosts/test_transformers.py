@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 from torch.utils.data import Dataset
@@ -17,6 +19,10 @@ pytest.importorskip(
     "accelerate", reason="accelerate is not installed: pip install 'hfc_probe[transformers]'"
 )
 from hfc_probe_transformers import FrequencyCallback
+
+# What the trainer calls its image processor: another name before transformers 4.46.
+PARAMETERS = inspect.signature(transformers.Trainer.__init__).parameters
+PROCESSOR = "processing_class" if "processing_class" in PARAMETERS else "tokenizer"
 
 
 class Images(Dataset):
@@ -73,7 +79,7 @@ def train(tmp_path, callbacks, data=None, collator=None, resume=None, **options)
         eval_dataset=eval_data,
         data_collator=collator,
         callbacks=callbacks,
-        processing_class=processor,
+        **{PROCESSOR: processor},
     )
     trainer.train(resume_from_checkpoint=resume)
     return trainer
@@ -210,9 +216,11 @@ def test_a_processor_of_other_statistics_than_the_data_gives_way(tmp_path):
         transformers.TrainerState(),
         transformers.TrainerControl(),
         model=model(),
-        processing_class=transformers.ViTImageProcessor(
-            image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225]
-        ),
+        **{
+            PROCESSOR: transformers.ViTImageProcessor(
+                image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225]
+            )
+        },
     )
     assert torch.equal(probe.probe.samples.images, Images(12, 1).pixels)
     assert probe.probe.samples.normalization.is_close(PixelSpace((0.5,), (0.5,)))

@@ -5,9 +5,7 @@ Long because a detection audit has many views of the same arrays.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 import os
 from collections import Counter
@@ -28,7 +26,7 @@ from ..ground.errors import InputError, named
 from ..ground.files import plain, write_atomically
 from .coco import DetectionDataset, Detections, GroundTruth, ImageId, to_results
 from .doubts import doubts_about
-from .errors_by_kind import KINDS, Errors, errors_of
+from .errors_by_kind import Errors, errors_of
 from .evaluation import (
     METRICS,
     Evaluation,
@@ -38,6 +36,7 @@ from .evaluation import (
     percentile_interval,
     resampled_metrics,
 )
+from .rows import FILES
 from .variants import ORIGINAL, variant_names
 
 if TYPE_CHECKING:
@@ -486,72 +485,12 @@ class DetectionAuditResult(Result):
                     pictures[f"{direction}s"] = examples
         for name, figure in pictures.items():
             files.append(write_atomically(out / f"{name}.png", png(figure)))
-        files.append(write_atomically(out / "images.csv", self.images_csv().encode()))
-        files.append(write_atomically(out / "objects.csv", self.objects_csv().encode()))
-        files.append(write_atomically(out / "classes.csv", self.classes_csv().encode()))
-        files.append(write_atomically(out / "errors.csv", self.errors_csv().encode()))
+        for name, rows in FILES.items():
+            files.append(write_atomically(out / name, rows(self).encode()))
         for name in self.variants:
             text = json.dumps(plain(to_results(self.predictions[name])))
             files.append(write_atomically(out / f"results_{name}.json", text.encode()))
         return files
-
-    def classes_csv(self) -> str:
-        """One row per category: its objects and its AP on every variant."""
-        heads = ["category_id", "category", "objects", *(f"AP_{n}" for n in self.variants)]
-        rows = [
-            [
-                category,
-                self.truth.categories[category],
-                sum(o["category_id"] == category for o in self.objects),
-                *(_cell(self.classes[n][k]) for n in self.variants),
-            ]
-            for k, category in enumerate(sorted(self.truth.categories))
-        ]
-        return _csv(heads, rows)
-
-    def errors_csv(self) -> str:
-        """One row per variant and kind of mistake: how many, and what they cost."""
-        rows = [
-            [name, kind, int(count), _cell(cost)]
-            for name, found in self.errors().items()
-            for kind, count, cost in zip(KINDS, found.counts, found.cost, strict=True)
-        ]
-        return _csv(["variant", "kind", "count", "cost_AP50"], rows)
-
-    def images_csv(self) -> str:
-        """One row per image: its objects and its AP alone on every variant."""
-        objects = np.zeros(len(self.image_ids), dtype=np.int64)
-        position = {image_id: k for k, image_id in enumerate(self.image_ids)}
-        for annotation in self.objects:
-            objects[position[annotation["image_id"]]] += 1
-        heads = ["image_id", "file_name", "objects", *(f"AP_{n}" for n in self.variants)]
-        rows = [
-            [
-                image_id,
-                self.truth.images[image_id].get("file_name", ""),
-                int(objects[k]),
-                *(_cell(self.images_ap[n][k]) for n in self.variants),
-            ]
-            for k, image_id in enumerate(self.image_ids)
-        ]
-        return _csv(heads, rows)
-
-    def objects_csv(self) -> str:
-        """One row per object: the score it is found with at IoU 0.5 on every variant."""
-        heads = ["annotation_id", "image_id", "category_id", "category", "area"]
-        heads += [f"score_{n}" for n in self.variants]
-        rows = [
-            [
-                o["id"],
-                o["image_id"],
-                o["category_id"],
-                self.truth.categories[o["category_id"]],
-                o["area"],
-                *(_cell(self.score[n][k]) for n in self.variants),
-            ]
-            for k, o in enumerate(self.objects)
-        ]
-        return _csv(heads, rows)
 
     def _counted(self, name: str, direction: Direction) -> str:
         changes = self.changes(name, direction)
@@ -648,15 +587,3 @@ def _interval(delta: float, low: float, high: float) -> str:
     if np.isfinite(low):
         text += f" [{100 * low:+.1f}, {100 * high:+.1f}]"
     return text.replace("-", "−")
-
-
-def _cell(value: float) -> str:
-    return repr(float(value)) if np.isfinite(value) else ""
-
-
-def _csv(heads: list[str], rows: list[list[Any]]) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(heads)
-    writer.writerows(rows)
-    return buffer.getvalue()

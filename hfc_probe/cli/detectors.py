@@ -88,9 +88,10 @@ def _transformers(name: str, categories: Mapping[int, str] | None) -> nn.Module:
         raise InputError("--model: hf:… needs transformers; pip install transformers") from error
     from ..detection.detectors import from_transformers
 
+    untyped: Any = AutoImageProcessor
     try:
         model = AutoModelForObjectDetection.from_pretrained(name)
-        processor = AutoImageProcessor.from_pretrained(name)
+        processor = untyped.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise InputError(
             f"--model: expected hf:{name} to be an object detector of transformers, a folder or a "

@@ -36,6 +36,7 @@ from .evaluation import (
     percentile_interval,
     resampled_metrics,
 )
+from .operating_point import OperatingPoint, operating_point
 from .rows import FILES
 from .variants import ORIGINAL, variant_names
 
@@ -349,6 +350,17 @@ class DetectionAuditResult(Result):
             for name in self.variants
         }
 
+    def operating_point(self, variant: str, threshold: float | None = None) -> OperatingPoint:
+        """Precision, recall, F1 and confusion matrix from a score on (None: :attr:`threshold`)."""
+        least = self.threshold if threshold is None else threshold
+        return operating_point(self.truth, self.image_ids, self.predictions[variant], least)
+
+    def operating_figure(self) -> Figure:
+        """Precision, recall and F1 against radius, and the confusions of the main variant."""
+        from .figures import operating_figure
+
+        return operating_figure(self)
+
     def errors_figure(self) -> Figure:
         """What each kind of mistake costs in AP at IoU 0.5, against radius."""
         from .figures import errors_figure
@@ -408,6 +420,7 @@ class DetectionAuditResult(Result):
             "AP75",
         ]
         heads += ["small", "medium", "large", "better images", "worse images"]
+        heads.append(f"F1 (precision, recall) at score {self.threshold:.2f}")
         rows = []
         for name in self.variants:
             values = [_points(v) for v in self.metrics[name]]
@@ -420,7 +433,9 @@ class DetectionAuditResult(Result):
             low, high = self.intervals_of[name][0]
             if np.isfinite(low):
                 values[0] += f" [{_points(low)}, {_points(high)}]"
-            rows.append([self.label(name), values[0], change, *values[1:], gains, drops])
+            at = self.operating_point(name)
+            f1 = f"{_points(at.f1)} ({_points(at.precision)}, {_points(at.recall)})"
+            rows.append([self.label(name), values[0], change, *values[1:], gains, drops, f1])
         return heads, rows
 
     def label(self, variant: str) -> str:
@@ -477,6 +492,7 @@ class DetectionAuditResult(Result):
             self.name: self.figure(),
             "by_image": self.scatter_figure(),
             "errors": self.errors_figure(),
+            "operating_point": self.operating_figure(),
         }
         if self.dataset is not None:
             for direction in _DIRECTIONS:

@@ -74,11 +74,23 @@ def objects(result: Any) -> str:
     return _csv(heads, rows)
 
 
+def confusion(result: Any) -> str:
+    """One row per variant, true and detected class that occur together; ``none`` for neither."""
+    names = [name for _, name in sorted(result.truth.categories.items())] + ["none"]
+    rows = []
+    for variant in result.variants:
+        counts = result.operating_point(variant).confusion
+        for true, seen in np.argwhere(counts).tolist():
+            rows.append([variant, names[true], names[seen], int(counts[true, seen])])
+    return _csv(["variant", "true", "detected", "count"], rows)
+
+
 FILES: dict[str, Callable[[Any], str]] = {
     "images.csv": images,
     "objects.csv": objects,
     "classes.csv": classes,
     "errors.csv": errors,
+    "confusion.csv": confusion,
 }
 
 

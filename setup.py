@@ -28,6 +28,7 @@ extras = {
     ],
     "ignite": ["pytorch-ignite>=0.5"],
     "lightning": ["lightning>=2.4"],
+    "onnx": ["onnxruntime>=1.17"],
     "timm": ["timm>=1.0"],
     "transformers": ["accelerate>=1.0", "transformers>=4.45"],
     "test": [

@@ -27,7 +27,8 @@ GROUP = "hfc_probe.detection"
     "--model",
     "spec",
     metavar="MODEL",
-    help="torchvision:NAME, or path/to/file.py:callable (the file is run).",
+    help="torchvision:NAME, hf:NAME_OR_DIR, onnx:FILE,decode=path/to/file.py:function, "
+    "or path/to/file.py:callable (the file is run).",
 )
 @click.option(
     "--detectron2-config",
@@ -226,7 +227,7 @@ def detect(
             from .models import signs_of_no_training
 
             data = CocoImages(images, annotations)
-            detector = load_detector(spec or "", weights, classes)
+            detector = load_detector(spec or "", weights, classes, data.truth.categories)
             if hasattr(detector, "to"):
                 detector = detector.to(target)
             if not (out / "finished").exists():

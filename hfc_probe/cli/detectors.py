@@ -1,4 +1,4 @@
-"""Detectors named on the command line: torchvision's, and those in a user's own file."""
+"""Detectors named on the command line: of torchvision, Hugging Face, ONNX, or a user's file."""
 
 from __future__ import annotations
 
@@ -14,16 +14,24 @@ from .models import call_from_file, unknown_model
 _PUBLISHED_CLASSES = 91  # COCO's ids up to 90, and the background
 
 
-def load_detector(spec: str, weights: str | None, classes: int | None = None) -> Any:
+def load_detector(
+    spec: str,
+    weights: str | None,
+    classes: int | None = None,
+    categories: Mapping[int, str] | None = None,
+) -> Any:
     """A detector, in evaluation mode on the CPU if it is a module.
 
     Args:
-        spec: ``torchvision:NAME`` (RetinaNet, Faster R-CNN, FCOS, SSD, …), or
+        spec: ``torchvision:NAME`` (RetinaNet, Faster R-CNN, FCOS, SSD, …),
+            ``hf:NAME_OR_DIR``, ``onnx:FILE,decode=path/to/file.py:function`` (see
+            :func:`hfc_probe.detection.detectors.from_onnx`; ``,prepare=…`` likewise), or
             ``path/to/file.py:callable``, whose callable is run and returns the detector.
         weights: a checkpoint file; ``DEFAULT`` for torchvision's published weights
             (downloaded); None for a file's detector that loads its own.
         classes: number of classes with the background, as torchvision counts them; None: as
             the checkpoint has it.
+        categories: names by category id, by which the classes of ``hf:`` are found.
 
     Raises:
         InputError: an unknown name, a file or checkpoint that cannot be used, no weights.
@@ -37,6 +45,12 @@ def load_detector(spec: str, weights: str | None, classes: int | None = None) ->
         )
     if kind == "torchvision":
         return _torchvision(name, weights, classes)
+    if kind in ("hf", "onnx"):
+        if weights is not None:
+            raise InputError(
+                f"--weights: expected none with {kind}:…, which brings its own, got {weights}"
+            )
+        return _onnx(name) if kind == "onnx" else _transformers(name, categories)
     detector = call_from_file(spec)
     if weights is not None:
         if weights == "DEFAULT" or not isinstance(detector, nn.Module):
@@ -52,6 +66,38 @@ def load_detector(spec: str, weights: str | None, classes: int | None = None) ->
             f"images), got {type(detector).__name__}"
         )
     return detector.eval() if isinstance(detector, nn.Module) else detector
+
+
+def _onnx(text: str) -> Any:
+    from ..detection.detectors import from_onnx
+
+    path, *options = text.split(",")
+    given = dict(option.partition("=")[::2] for option in options)
+    if "decode" not in given or not given.keys() <= {"decode", "prepare"}:
+        raise InputError(
+            "--model: expected onnx:FILE,decode=path/to/file.py:function (and ,prepare=… if the "
+            f"input is not the resized RGB image), got onnx:{text}"
+        )
+    return from_onnx(path, **{k: call_from_file(v, run=False) for k, v in given.items()})
+
+
+def _transformers(name: str, categories: Mapping[int, str] | None) -> nn.Module:
+    try:
+        from transformers import AutoImageProcessor, AutoModelForObjectDetection
+    except ImportError as error:
+        raise InputError("--model: hf:… needs transformers; pip install transformers") from error
+    from ..detection.detectors import from_transformers
+
+    untyped: Any = AutoImageProcessor
+    try:
+        model = AutoModelForObjectDetection.from_pretrained(name)
+        processor = untyped.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"--model: expected hf:{name} to be an object detector of transformers, a folder or a "
+            f"name on its hub, failed ({' '.join(str(error).split())[:200]})"
+        ) from error
+    return from_transformers(model, processor, categories).eval()
 
 
 def _torchvision(name: str, weights: str | None, classes: int | None) -> nn.Module:

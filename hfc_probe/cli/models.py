@@ -190,8 +190,8 @@ def _model_from_file(spec: str) -> nn.Module:
     return model
 
 
-def call_from_file(spec: str) -> Any:
-    """Run ``path/to/file.py``, and what ``callable`` in it returns.
+def call_from_file(spec: str, *, run: bool = True) -> Any:
+    """Run ``path/to/file.py``, and what ``callable`` in it returns (or is, if not ``run``).
 
     Raises:
         InputError: another form, no such file or callable, or whatever went wrong in it.
@@ -219,7 +219,7 @@ def call_from_file(spec: str) -> Any:
                 f"--model: expected a callable named {name!r} in {file.name}, found none; it has "
                 f"{', '.join(close) or 'no callables'}"
             )
-        return build()
+        return build() if run else build
     except InputError:
         raise
     except Exception as error:

@@ -108,7 +108,7 @@ def _image(
         if free[k, best] >= _OVERLAP:
             kind[k], user[best] = _RIGHT, k
             free[:, best] = 0
-    inside = _in_crowd(boxes, labels, [a for a in all_here if a["iscrowd"]])
+    inside = in_crowd(boxes, labels, [a for a in all_here if a["iscrowd"]])
     kind[(kind != _RIGHT) & inside] = _IGNORED
     mended = np.full(len(boxes), -1)
     usable: dict[int, int] = {}  # object by the best-scored mistake that, mended, would find it
@@ -134,7 +134,7 @@ def _image(
     return [targets[t]["category_id"] for t in unmet]
 
 
-def _in_crowd(
+def in_crowd(
     boxes: NDArray[np.float64], labels: NDArray[np.int64], crowds: list[dict[str, Any]]
 ) -> NDArray[np.bool_]:
     """Whether half of a box lies within a crowd of its class."""

@@ -194,4 +194,55 @@ def errors_figure(result: Any) -> Figure:
     return figure
 
 
-__all__ = ["draw_by_radius", "errors_figure", "scatter_figure"]
+_MOST = 10  # classes in a picture of confusions
+
+
+def operating_figure(result: Any) -> Figure:
+    """Precision, recall and F1 against radius, and what the main LFC confuses most."""
+    points = {name: result.operating_point(name) for name in result.variants}
+    radii, count = np.asarray(result.radii), len(result.radii)
+    with styled():
+        figure = new_figure(12.4, 4.6)
+        axes, *panels = figure.subplots(1, 3, width_ratios=(1.3, 1, 1))
+        parts = {"LFC": result.variants[1 : 1 + count], "HFC": result.variants[1 + count :]}
+        for what, marker in (("f1", "o"), ("precision", "^"), ("recall", "s")):
+            for (part, names), colour in zip(parts.items(), (LFC, HFC), strict=True):
+                values = [100 * getattr(points[name], what) for name in names]
+                style = "-" if part == "LFC" else "--"
+                text = f"{what if what != 'f1' else 'F1'}, {part}"
+                axes.plot(radii, values, style, marker=marker, ms=4, color=colour, label=text)
+        axes.axhline(100 * points[ORIGINAL].f1, color=CLEAN, ls=":", label="F1, original")
+        axes.set_xlabel(f"radius r ({result.unit})")
+        axes.set_ylabel("share (%)")
+        axes.set_ylim(0, 100)
+        axes.legend(frameon=False, fontsize=8, ncols=2)
+        names = [name for _, name in sorted(result.truth.categories.items())]
+        base = points[ORIGINAL].confusion
+        chosen = np.argsort(-base[:-1].sum(1), kind="stable")[:_MOST]
+        shown = [*chosen.tolist(), len(names)]
+        ticks = [names[k] for k in chosen]
+        for panel, name in zip(panels, (ORIGINAL, result.main_variant), strict=True):
+            matrix = points[name].confusion[np.ix_(shown, shown)]
+            share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+            panel.imshow(share, cmap="Blues", vmin=0, vmax=1)
+            for (row, column), number in np.ndenumerate(matrix):
+                if number:
+                    dark = share[row, column] > 0.6
+                    panel.text(
+                        column, row, str(number), ha="center", va="center", fontsize=7,
+                        color="white" if dark else "black",
+                    )  # fmt: skip
+            panel.set_xticks(range(len(shown)), [*ticks, "missed"], rotation=90, fontsize=7)
+            panel.set_yticks(range(len(shown)), [*ticks, "false"], fontsize=7)
+            panel.set_title(result.label(name), fontsize=10)
+            panel.set_xlabel("detected as")
+        panels[0].set_ylabel("true class")
+        figure.suptitle(
+            f"At score ≥ {result.threshold:.2f} and IoU ≥ 0.5 ({result.samples} images; the "
+            f"{len(chosen)} most frequent classes)",
+            fontsize=12,
+        )
+    return figure
+
+
+__all__ = ["draw_by_radius", "errors_figure", "operating_figure", "scatter_figure"]

@@ -5,9 +5,7 @@ Long because a detection audit has many views of the same arrays.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 import os
 from collections import Counter
@@ -28,7 +26,7 @@ from ..ground.errors import InputError, named
 from ..ground.files import plain, write_atomically
 from .coco import DetectionDataset, Detections, GroundTruth, ImageId, to_results
 from .doubts import doubts_about
-from .errors_by_kind import KINDS, Errors, errors_of
+from .errors_by_kind import Errors, errors_of
 from .evaluation import (
     METRICS,
     Evaluation,
@@ -38,6 +36,8 @@ from .evaluation import (
     percentile_interval,
     resampled_metrics,
 )
+from .operating_point import OperatingPoint, operating_point
+from .rows import FILES
 from .variants import ORIGINAL, variant_names
 
 if TYPE_CHECKING:
@@ -350,6 +350,17 @@ class DetectionAuditResult(Result):
             for name in self.variants
         }
 
+    def operating_point(self, variant: str, threshold: float | None = None) -> OperatingPoint:
+        """Precision, recall, F1 and confusion matrix from a score on (None: :attr:`threshold`)."""
+        least = self.threshold if threshold is None else threshold
+        return operating_point(self.truth, self.image_ids, self.predictions[variant], least)
+
+    def operating_figure(self) -> Figure:
+        """Precision, recall and F1 against radius, and the confusions of the main variant."""
+        from .figures import operating_figure
+
+        return operating_figure(self)
+
     def errors_figure(self) -> Figure:
         """What each kind of mistake costs in AP at IoU 0.5, against radius."""
         from .figures import errors_figure
@@ -409,6 +420,7 @@ class DetectionAuditResult(Result):
             "AP75",
         ]
         heads += ["small", "medium", "large", "better images", "worse images"]
+        heads.append(f"F1 (precision, recall) at score {self.threshold:.2f}")
         rows = []
         for name in self.variants:
             values = [_points(v) for v in self.metrics[name]]
@@ -421,7 +433,9 @@ class DetectionAuditResult(Result):
             low, high = self.intervals_of[name][0]
             if np.isfinite(low):
                 values[0] += f" [{_points(low)}, {_points(high)}]"
-            rows.append([self.label(name), values[0], change, *values[1:], gains, drops])
+            at = self.operating_point(name)
+            f1 = f"{_points(at.f1)} ({_points(at.precision)}, {_points(at.recall)})"
+            rows.append([self.label(name), values[0], change, *values[1:], gains, drops, f1])
         return heads, rows
 
     def label(self, variant: str) -> str:
@@ -478,6 +492,7 @@ class DetectionAuditResult(Result):
             self.name: self.figure(),
             "by_image": self.scatter_figure(),
             "errors": self.errors_figure(),
+            "operating_point": self.operating_figure(),
         }
         if self.dataset is not None:
             for direction in _DIRECTIONS:
@@ -486,72 +501,12 @@ class DetectionAuditResult(Result):
                     pictures[f"{direction}s"] = examples
         for name, figure in pictures.items():
             files.append(write_atomically(out / f"{name}.png", png(figure)))
-        files.append(write_atomically(out / "images.csv", self.images_csv().encode()))
-        files.append(write_atomically(out / "objects.csv", self.objects_csv().encode()))
-        files.append(write_atomically(out / "classes.csv", self.classes_csv().encode()))
-        files.append(write_atomically(out / "errors.csv", self.errors_csv().encode()))
+        for name, rows in FILES.items():
+            files.append(write_atomically(out / name, rows(self).encode()))
         for name in self.variants:
             text = json.dumps(plain(to_results(self.predictions[name])))
             files.append(write_atomically(out / f"results_{name}.json", text.encode()))
         return files
-
-    def classes_csv(self) -> str:
-        """One row per category: its objects and its AP on every variant."""
-        heads = ["category_id", "category", "objects", *(f"AP_{n}" for n in self.variants)]
-        rows = [
-            [
-                category,
-                self.truth.categories[category],
-                sum(o["category_id"] == category for o in self.objects),
-                *(_cell(self.classes[n][k]) for n in self.variants),
-            ]
-            for k, category in enumerate(sorted(self.truth.categories))
-        ]
-        return _csv(heads, rows)
-
-    def errors_csv(self) -> str:
-        """One row per variant and kind of mistake: how many, and what they cost."""
-        rows = [
-            [name, kind, int(count), _cell(cost)]
-            for name, found in self.errors().items()
-            for kind, count, cost in zip(KINDS, found.counts, found.cost, strict=True)
-        ]
-        return _csv(["variant", "kind", "count", "cost_AP50"], rows)
-
-    def images_csv(self) -> str:
-        """One row per image: its objects and its AP alone on every variant."""
-        objects = np.zeros(len(self.image_ids), dtype=np.int64)
-        position = {image_id: k for k, image_id in enumerate(self.image_ids)}
-        for annotation in self.objects:
-            objects[position[annotation["image_id"]]] += 1
-        heads = ["image_id", "file_name", "objects", *(f"AP_{n}" for n in self.variants)]
-        rows = [
-            [
-                image_id,
-                self.truth.images[image_id].get("file_name", ""),
-                int(objects[k]),
-                *(_cell(self.images_ap[n][k]) for n in self.variants),
-            ]
-            for k, image_id in enumerate(self.image_ids)
-        ]
-        return _csv(heads, rows)
-
-    def objects_csv(self) -> str:
-        """One row per object: the score it is found with at IoU 0.5 on every variant."""
-        heads = ["annotation_id", "image_id", "category_id", "category", "area"]
-        heads += [f"score_{n}" for n in self.variants]
-        rows = [
-            [
-                o["id"],
-                o["image_id"],
-                o["category_id"],
-                self.truth.categories[o["category_id"]],
-                o["area"],
-                *(_cell(self.score[n][k]) for n in self.variants),
-            ]
-            for k, o in enumerate(self.objects)
-        ]
-        return _csv(heads, rows)
 
     def _counted(self, name: str, direction: Direction) -> str:
         changes = self.changes(name, direction)
@@ -648,15 +603,3 @@ def _interval(delta: float, low: float, high: float) -> str:
     if np.isfinite(low):
         text += f" [{100 * low:+.1f}, {100 * high:+.1f}]"
     return text.replace("-", "−")
-
-
-def _cell(value: float) -> str:
-    return repr(float(value)) if np.isfinite(value) else ""
-
-
-def _csv(heads: list[str], rows: list[list[Any]]) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(heads)
-    writer.writerows(rows)
-    return buffer.getvalue()

@@ -17,6 +17,7 @@ from hfc_probe.cli.main import main
 
 from ..conftest import needs_coco
 from .known_answer import PlantedShapes
+from .real_detector import FILE
 
 ROOT = Path(__file__).resolve().parents[2]
 DETECTOR = '''
@@ -305,3 +306,65 @@ def test_rescaling_is_written_everywhere_and_is_another_audit(planted):
     other = detect(*options, "--out", folder / "out")
     assert other.exit_code == 2
     assert "rescale" in other.output
+
+
+DECODE = """
+import sys
+sys.path.insert(0, {root!r})
+from tests.detection import real_detector
+from tests.detection.real_detector import prepare
+
+IDS = {ids}
+
+
+def decode(outputs, height, width):
+    return real_detector.decode(outputs[0][0], height, width, IDS)
+"""
+
+
+def detect_coco(coco, tmp_path, model, *more):
+    options = ["--images", str(coco / "val2017")]
+    options += ["--annotations", str(coco / "instances_val2017.json"), "--out", str(tmp_path / "o")]
+    return CliRunner().invoke(main, ["detect", "--model", model, *options, *more])
+
+
+def test_an_onnx_file_is_the_detector_it_holds(real, coco, tmp_path):
+    data, found = real
+    (tmp_path / "mine.py").write_text(
+        DECODE.format(root=str(ROOT), ids=sorted(data.truth.categories))
+    )
+    mine = tmp_path / "mine.py"
+    model = f"onnx:{FILE},decode={mine}:decode,prepare={mine}:prepare"
+    ran = detect_coco(coco, tmp_path, model, "--limit", "3", "--bootstrap", "0")
+    assert ran.exit_code == 0, ran.output
+    written = json.loads((tmp_path / "o" / "results_original.json").read_text())
+    images = {row["image_id"] for row in written}
+    assert len(images) == 3
+    assert len(written) == sum(len(found[i].scores) for i in images)
+    ran = detect_coco(coco, tmp_path, f"onnx:{FILE}")
+    assert ran.exit_code != 0
+    assert "expected onnx:FILE,decode=path/to/file.py:function" in ran.output
+
+
+@needs_coco
+def test_a_folder_of_transformers_is_the_detector_it_holds(coco, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    names = dict(enumerate(["person", "cat", "N/A"]))
+    config = transformers.YolosConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        image_size=[96, 128], num_detection_tokens=8, num_labels=3, id2label=names,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    transformers.YolosForObjectDetection(config).save_pretrained(tmp_path / "yolos")
+    size = {"shortest_edge": 96, "longest_edge": 128}
+    transformers.YolosImageProcessor(size=size).save_pretrained(tmp_path / "yolos")
+    options = ("--limit", "2", "--bootstrap", "0", "--ignore-unknown")
+    ran = detect_coco(coco, tmp_path, f"hf:{tmp_path / 'yolos'}", *options)
+    assert ran.exit_code == 0, ran.output
+    written = json.loads((tmp_path / "o" / "results_original.json").read_text())
+    assert len(written) == 2 * 8
+    assert {row["category_id"] for row in written} <= {-1, 1, 17}
+    ran = detect_coco(coco, tmp_path, f"hf:{tmp_path / 'absent'}")
+    assert "to be an object detector of transformers" in ran.output
+    ran = detect_coco(coco, tmp_path, f"hf:{tmp_path / 'yolos'}", "--weights", "x.pth")
+    assert "expected none with hf:…, which brings its own, got x.pth" in ran.output

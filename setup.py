@@ -37,6 +37,7 @@ extras = {
         "playwright>=1.45",
         "pytest>=8",
         "pytest-xdist>=3.5",
+        "tensorboardX>=2.6",  # 1 MB; wandb (100 MB) and mlflow-skinny (117 MB) are left out
         "setuptools>=77",  # a test builds the wheel
         "ruff>=0.9",
         "timm>=1.0",

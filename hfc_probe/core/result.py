@@ -239,7 +239,7 @@ class Result(ABC):
         return write_atomically(Path(path), text.encode())
 
     def log(self, writer: Any, step: int, *, figure: bool = False) -> None:
-        """Write into TensorBoard; see :func:`hfc_probe.core.event_file.log`."""
+        """Write into TensorBoard or another logger; see :func:`hfc_probe.core.event_file.log`."""
         from .event_file import log
 
         log(self, writer, step, figure=figure)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # a type checker shall miss a name that is not there
     from .data.samples import Samples as Samples
     from .ground.errors import InputError as InputError
     from .measurements import *
+    from .measurements.loading import load as load
     from .probe.attach import attach as attach
     from .probe.probe import Probe as Probe
     from .probe.schedule import Every as Every
@@ -33,6 +34,7 @@ else:
         "Result": "core.result",
         "Samples": "data.samples",
         "attach": "probe.attach",
+        "load": "measurements.loading",
     }
     _look_up = attributes(__name__, _HOMES, others="measurements")
 

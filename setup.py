@@ -60,6 +60,8 @@ setup(
     description="See which image frequencies a vision model relies on, while it trains",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    author="The hfc_probe authors",
+    keywords="frequency, Fourier, robustness, vision, interpretability, PyTorch, TensorBoard",
     license="MIT",
     license_files=["LICENSE"],
     python_requires=">=3.10,<3.14",

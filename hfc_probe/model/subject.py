@@ -1,4 +1,7 @@
-"""Images in pixel space in, logits out: a model in isolation with its samples."""
+"""Images in pixel space in, logits out: a model in isolation with its samples.
+
+Long because every pass of images through a model goes through it.
+"""
 
 from __future__ import annotations
 
@@ -174,7 +177,7 @@ class Subject:
             yield logits
 
     def answer(self, images: Tensor) -> Any:
-        """What the model returns, or ``predict``, for images in pixel space: of any form."""
+        """What the model or ``predict`` returns for images in pixel space, of any form, counted."""
         self.tally.passes += len(images)
         return self._run(images)
 

@@ -38,6 +38,7 @@ extras = {
         "playwright>=1.45",
         "pytest>=8",
         "pytest-xdist>=3.5",
+        "tensorboardX>=2.6",  # 1 MB; wandb (100 MB) and mlflow-skinny (117 MB) are left out
         "setuptools>=77",  # a test builds the wheel
         "ruff>=0.9",
         "timm>=1.0",
@@ -60,6 +61,8 @@ setup(
     description="See which image frequencies a vision model relies on, while it trains",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    author="The hfc_probe authors",
+    keywords="frequency, Fourier, robustness, vision, interpretability, PyTorch, TensorBoard",
     license="MIT",
     license_files=["LICENSE"],
     python_requires=">=3.10,<3.14",

@@ -20,12 +20,15 @@ if TYPE_CHECKING:  # a type checker shall miss a name that is not there
     from .data.samples import Samples as Samples
     from .ground.errors import InputError as InputError
     from .measurements import *
+    from .measurements.image_score import ImageScore as ImageScore
+    from .measurements.loading import load as load
     from .probe.attach import attach as attach
     from .probe.probe import Probe as Probe
     from .probe.schedule import Every as Every
 else:
     _HOMES = {
         "Every": "probe.schedule",
+        "ImageScore": "measurements.image_score",
         "InputError": "ground.errors",
         "Measurement": "core.measurement",
         "PixelSpace": "data.pixels",
@@ -33,6 +36,7 @@ else:
         "Result": "core.result",
         "Samples": "data.samples",
         "attach": "probe.attach",
+        "load": "measurements.loading",
     }
     _look_up = attributes(__name__, _HOMES, others="measurements")
 

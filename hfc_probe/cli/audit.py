@@ -14,7 +14,9 @@ from .common import (
     check_writable,
     clear_errors,
     is_helper,
+    log_option,
     log_results,
+    open_loggers,
     parse_numbers,
     parse_radii,
     pick_device,
@@ -126,6 +128,7 @@ class _Audit(click.Command):
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Output directory.")
+@log_option
 @clear_errors
 def audit(
     spec: str,
@@ -149,6 +152,7 @@ def audit(
     device: str,
     seed: int,
     out: Path,
+    logs: tuple[str, ...],
 ) -> None:
     """Measure a trained classifier, without writing code.
 
@@ -189,6 +193,7 @@ def audit(
     target = pick_device(own_device(device))
     pixels = _pixels(normalize, mean, std)
     check_writable(out)
+    loggers = open_loggers(logs)
     model = load_model(spec, weights, classes)
     source = "as given on the command line"
     if pixels is None:
@@ -235,7 +240,7 @@ def audit(
             results.append(result)
         if not leads:
             return
-    log_results(results, out)
+    log_results(results, out, loggers)
     name, place = spec.rpartition("/")[2], Path(data.partition(":")[2]).name
     show_results(results, samples, out, f"{name} on {len(samples)} images of {place}", save=False)
 

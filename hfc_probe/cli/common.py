@@ -6,7 +6,7 @@ import functools
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,6 +34,15 @@ def clear_errors(command: Command) -> Command:
             sys.exit(130)
 
     return run  # type: ignore[return-value]
+
+
+log_option = click.option(
+    "--log",
+    "logs",
+    metavar="LOGGER",
+    multiple=True,
+    help="Where to log beside --out: wandb, mlflow or a .csv file; may be given several times.",
+)
 
 
 def is_helper() -> bool:
@@ -113,7 +122,14 @@ def save_result(result: Any, out: Path) -> None:
     write_atomically(out / f"{result.name}.png", png(result.figure()))
 
 
-def log_results(results: Iterable[Any], out: Path) -> None:
+def open_loggers(names: Iterable[str]) -> list[Any]:
+    """The loggers of ``--log``, on rank 0."""
+    from ..core.loggers import writers
+
+    return [] if is_helper() else writers(list(names))
+
+
+def log_results(results: Iterable[Any], out: Path, others: Sequence[Any] = ()) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     from ..core.event_file import log_layout
@@ -121,7 +137,7 @@ def log_results(results: Iterable[Any], out: Path) -> None:
     with SummaryWriter(str(out), filename_suffix=".hfc") as writer:
         for result in results:
             log_layout(writer, result.labels())
-            result.log(writer, 0, figure=True)
+            result.log([writer, *others], 0, figure=True)
 
 
 def pick_device(name: str) -> Any:

@@ -11,7 +11,9 @@ from ..ground.errors import InputError
 from .common import (
     check_writable,
     clear_errors,
+    log_option,
     log_results,
+    open_loggers,
     parse_radii,
     pick_device,
     refuse_idle,
@@ -137,6 +139,7 @@ GROUP = "hfc_probe.detection"
     required=True,
     help="Output directory. Running the same command again resumes.",
 )
+@log_option
 @clear_errors
 def detect(
     spec: str | None,
@@ -163,6 +166,7 @@ def detect(
     device: str,
     seed: int,
     out: Path,
+    logs: tuple[str, ...],
 ) -> None:
     """Audit a detector: AP on original, low- and high-frequency COCO images.
 
@@ -194,6 +198,7 @@ def detect(
         raise InputError("--images: expected together with --annotations, got one of the two")
     refuse_idle("with --model", spec is not None, "classes")
     check_writable(out)
+    loggers = open_loggers(logs)
     common: dict[str, Any] = {
         "limit": limit,
         "batch_size": batch_size,
@@ -242,7 +247,7 @@ def detect(
         if rank_and_world()[0] != 0:
             return
         files = result.save_all(out)
-        log_results([result], out)
+        log_results([result], out, loggers)
     click.echo(f"\n{result}\n\nIn {out}: {', '.join(sorted(file.name for file in files))}")
     where_to_look(out)
 

@@ -166,7 +166,7 @@ def _timm_builder(name: str, pretrained: bool, classes: int | None) -> nn.Module
         import timm
     except ImportError as error:
         raise InputError(
-            "--model: timm:… needs the timm package; pip install hfc_probe[timm]"
+            "--model: timm:… needs the timm package; pip install 'hfc_probe[timm]'"
         ) from error
     known = timm.list_models() + timm.list_pretrained()
     if name not in known:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..version import __version__
 from .labels import Label
+from .loggers import writers
 
 PLUGIN = "hfc"
 CONTENT_VERSION = 1
@@ -26,12 +27,20 @@ def log(result: Any, writer: Any, step: int, *, figure: bool = False) -> None:
 
     Args:
         result: any result.
-        writer: an object with ``add_scalar``; ``add_histogram``, ``add_figure``,
-            ``add_image`` are used if it has them, and tensors are written if it is
-            torch's own ``SummaryWriter``.
+        writer: any logger that :func:`hfc_probe.core.loggers.writers` knows, or several. Of an
+            object with ``add_scalar``, ``add_histogram``, ``add_figure`` and ``add_image`` are
+            used if it has them; tensors go into torch's own ``SummaryWriter``.
         step: of the training.
         figure: write the result's figure too, as the image ``hfc_<measurement>/figure``.
+
+    Raises:
+        InputError: something that is no logger.
     """
+    for one in writers(writer):
+        _log(result, one, step, figure=figure)
+
+
+def _log(result: Any, writer: Any, step: int, *, figure: bool) -> None:
     for tag, value in result.scalars().items():
         writer.add_scalar(tag, value, step)
     if hasattr(writer, "add_histogram"):
@@ -43,15 +52,17 @@ def log(result: Any, writer: Any, step: int, *, figure: bool = False) -> None:
             pictures[f"hfc_{result.name}/figure"] = result.figure()
         for tag, picture in pictures.items():
             _log_picture(writer, tag, picture, step)
+    if hasattr(writer, "add_result"):
+        writer.add_result(result, step)
     _log_tensors(result, writer, step)
     flush(writer)
 
 
-def prepare(writers: Sequence[Any]) -> None:
+def prepare(opened: Sequence[Any]) -> None:
     """Import what logging needs, so that the first result does not wait for it in training."""
-    if writers:
+    if opened:
         from torch.utils import tensorboard  # noqa: F401
-    if any(hasattr(writer, "add_image") or hasattr(writer, "add_figure") for writer in writers):
+    if any(hasattr(writer, "add_image") or hasattr(writer, "add_figure") for writer in opened):
         import matplotlib.backends.backend_agg
         import matplotlib.figure  # noqa: F401
 

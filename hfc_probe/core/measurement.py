@@ -34,6 +34,7 @@ class Computes(Protocol[R_co]):
     """A measurement whose :meth:`compute` says which result it has, for type checkers."""
 
     needs_data: ClassVar[bool]
+    needs_logits: ClassVar[bool]
 
     def compute(self, subject: Subject) -> R_co: ...
 
@@ -57,6 +58,7 @@ class Measurement(ABC):
     """
 
     needs_data: ClassVar[bool] = True
+    needs_logits: ClassVar[bool] = True  # otherwise no trial pass asks for them
 
     def __post_init__(self) -> None:
         checks.plain(self)
@@ -153,7 +155,7 @@ class Measurement(ABC):
                         progress=progress,
                         ranks=ranks,
                         shared=shared,
-                        trial=self.needs_data,
+                        trial=self.needs_data and self.needs_logits,
                     ) as subject,
                 ):
                     batch_size = subject.batch_size

@@ -9,7 +9,8 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from ..ground.errors import InputError
 from ..ground.files import plain, write_atomically
 from ..version import __version__
+from . import travel
 from .drawing import LFC, new_figure, styled
 from .intervals import percent, wilson
 from .labels import Label
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 
 Arrays = dict[str, NDArray[Any]]
+_COMMON = ("settings", "samples", "provenance")
 
 
 def _computed_once(arrays: Callable[[Any], Arrays]) -> Callable[[Any], Arrays]:
@@ -203,16 +206,27 @@ class Result(ABC):
     @property
     def name(self) -> str:
         """The measurement's name, as in :attr:`Measurement.name`."""
+        return self.known_as()
+
+    @classmethod
+    def known_as(cls) -> str:
+        """The name that results of this class have."""
         # Without the suffix first, which an abbreviation (SVDResult) would swallow.
-        return re.sub(
-            r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__.removesuffix("Result")
-        ).lower()
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__.removesuffix("Result")).lower()
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain Python values, ready for JSON; NaN becomes None.
 
-        ``per_image`` holds :meth:`per_image` as base64 of ``np.packbits``.
+        ``per_image`` holds :meth:`per_image` as base64 of ``np.packbits``, and ``fields`` what
+        :func:`hfc_probe.load` makes the result of.
         """
+        own = [one.name for one in fields(self) if one.name not in _COMMON]
+        with suppress(TypeError):  # a field that JSON cannot hold
+            packed = {"fields": travel.packed({name: getattr(self, name) for name in own})}
+            return self._plain() | packed
+        return self._plain()
+
+    def _plain(self) -> dict[str, Any]:
         return {
             "hfc_probe": __version__,
             "measurement": self.name,
@@ -239,8 +253,20 @@ class Result(ABC):
         text = json.dumps(self.to_dict(), allow_nan=False, ensure_ascii=False)
         return write_atomically(Path(path), text.encode())
 
+    def to_frame(self) -> Any:
+        """The scalars as a pandas data frame, with intervals and labels; a row for each."""
+        return travel.frame(self)
+
+    def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The same as CSV; written to a file if a path is given."""
+        return travel.to_csv(self, path)
+
+    def to_latex(self) -> str:
+        """:meth:`table` for LaTeX, with the rules of booktabs."""
+        return travel.to_latex(self)
+
     def log(self, writer: Any, step: int, *, figure: bool = False) -> None:
-        """Write into TensorBoard; see :func:`hfc_probe.core.event_file.log`."""
+        """Write into TensorBoard or another logger; see :func:`hfc_probe.core.event_file.log`."""
         from .event_file import log
 
         log(self, writer, step, figure=figure)

@@ -143,7 +143,7 @@ def _coco_eval(
         from pycocotools.cocoeval import COCOeval
     except ImportError as error:
         raise InputError(
-            "detection: average precision needs pycocotools; pip install hfc_probe[detection]"
+            "detection: average precision needs pycocotools; pip install 'hfc_probe[detection]'"
         ) from error
 
     images = [truth.images[image_id] for image_id in image_ids]

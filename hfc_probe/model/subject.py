@@ -1,4 +1,7 @@
-"""Images in pixel space in, logits out: a model in isolation with its samples."""
+"""Images in pixel space in, logits out: a model in isolation with its samples.
+
+Long because every pass of images through a model goes through it.
+"""
 
 from __future__ import annotations
 
@@ -173,15 +176,22 @@ class Subject:
                 self.check_targets(logits.shape[1])
             yield logits
 
-    def outputs(self, images: Tensor) -> Tensor:
-        """As :meth:`logits`, NaN and all."""
+    def answer(self, images: Tensor) -> Any:
+        """What the model or ``predict`` returns for images in pixel space, of any form, counted."""
+        self.tally.passes += len(images)
+        return self._run(images)
+
+    def _run(self, images: Tensor) -> Any:
         dtype = getattr(first_tensor(self.model), "dtype", images.dtype)
         inputs = self.pixels.normalize(images)
         inputs = inputs.to(dtype) if dtype.is_floating_point else inputs
-        if self.predict is not None:
-            output: Any = self.predict(self.model, inputs)
-        else:
-            output = first_output(self.model(inputs), len(images), self.samples.targets)
+        return self.model(inputs) if self.predict is None else self.predict(self.model, inputs)
+
+    def outputs(self, images: Tensor) -> Tensor:
+        """As :meth:`logits`, NaN and all."""
+        output = self._run(images)
+        if self.predict is None:
+            output = first_output(output, len(images), self.samples.targets)
         if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != len(images):
             shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             call = "…"

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..core import loggers
 from ..core.measurement import settings_of
 from ..core.provenance import images_hash
 from ..data.samples import PixelSpace, Samples, check_pixels
@@ -56,8 +57,9 @@ def attach(
         optimizer: if given, steps are counted automatically; otherwise call
             :meth:`Probe.step`, or :meth:`Probe.end_epoch` alone.
         log_dir: TensorBoard directory for a writer of the probe's own.
-        writer: your writer, or a list of them: any object with ``add_scalar``, and what else
-            it has of ``add_histogram``, ``add_image``, ``add_figure``, ``add_text``.
+        writer: your logger, or a list of them, beside ``log_dir`` or without it: a SummaryWriter
+            (any object with ``add_scalar``), a Lightning logger, a wandb or MLflow run, the path
+            of a ``.csv`` file. TensorBoard's log alone has all that the HFC tab shows.
         measurements: what to measure: measurements, pairs with :class:`Every`, or a mapping to
             it. None: :func:`default_measurements`.
         pixels: how the model wants images normalised, be it that the loader does it or the
@@ -83,15 +85,8 @@ def attach(
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"attach: expected a torch.nn.Module, got {type(model).__name__}")
-    if writer is not None and log_dir is not None:
-        raise InputError("attach: expected log_dir= or writer=, got both; keep one")
-    writers = list(writer) if isinstance(writer, (list, tuple)) else [writer]
-    for one in writers if writer is not None else []:
-        if not hasattr(one, "add_scalar"):
-            raise InputError(
-                f"writer: expected an object with add_scalar, got {type(one).__name__}; a logger's "
-                "TensorBoard writer is often its .experiment"
-            )
+    leads = not rank_and_world()[0]  # rank 0 logs
+    given = loggers.writers(writer) if writer is not None and leads else []
     if predict is not None:
         checks.function("predict", predict, "predict(model, images) -> logits")
     check_pixels(pixels)
@@ -125,8 +120,7 @@ def attach(
         measurement.validate(model, shape)
     if samples is not None:
         _try_out(model, samples, [m for m, _ in chosen], pixels, predict)
-    if writer is None:
-        writers = _open_writers(log_dir)
+    own = _open_writers(log_dir) if leads else []
     return Probe(
         model=model,
         samples=samples,
@@ -137,8 +131,8 @@ def attach(
         budget=share,
         strict=strict,
         optimizer=optimizer,
-        writers=[] if rank_and_world()[0] else writers,
-        owns_writers=log_dir is not None,
+        writers=[*own, *given],
+        own_writers=own,
         final=final,
     )
 
@@ -186,7 +180,7 @@ def _asks(measurement: Measurement, samples: Samples) -> bool:
         kind is not Measurement and kind.__module__.startswith("hfc_probe.")
         for kind in type(measurement).__mro__
     )
-    if not (ours and measurement.needs_data):
+    if not (ours and measurement.needs_data and measurement.needs_logits):
         return False
     try:
         return measurement.cost(len(samples), samples.image_shape) > 0
@@ -266,7 +260,7 @@ def _entries(chosen: list[tuple[Measurement, Every]]) -> list[Entry]:
 
 
 def _open_writers(log_dir: str | os.PathLike[str] | None) -> list[Any]:
-    if log_dir is None or rank_and_world()[0]:  # rank 0 logs
+    if log_dir is None:
         return []
     from torch.utils.tensorboard import SummaryWriter
 

@@ -67,13 +67,13 @@ class Journal:
 
     Args:
         writers: those of rank 0; none on other ranks.
-        owns_writers: whether they are the probe's own, to be closed with it.
+        own: those of them that are the probe's own, to be closed with it.
         strict: raise what a writer raises.
     """
 
-    def __init__(self, writers: Sequence[Any], *, owns_writers: bool, strict: bool) -> None:
+    def __init__(self, writers: Sequence[Any], *, own: Sequence[Any], strict: bool) -> None:
         self.writers = writers
-        self._own = writers if owns_writers else []
+        self._own = own
         self._strict = strict
         self._failures = 0
         self._layout_logged = False

@@ -62,7 +62,7 @@ class Probe:
         strict: bool = False,
         optimizer: torch.optim.Optimizer | None = None,
         writers: Sequence[Any] = (),
-        owns_writers: bool = False,
+        own_writers: Sequence[Any] = (),
         final: bool = False,
     ) -> None:
         self.results: dict[str, Result] = {}
@@ -79,7 +79,7 @@ class Probe:
         self._strict = strict
         self._final = final
         self._closed = False
-        self._journal = Journal(writers, owns_writers=owns_writers, strict=strict)
+        self._journal = Journal(writers, own=own_writers, strict=strict)
         self._warn_once = self._journal.warn_once
         self._meeting = Meeting(group, model, self._warn_once)
         self._costs = Costs(self._budget, model, samples, pixels, predict, self._warn_once)

@@ -12,7 +12,7 @@ except ImportError as error:
     raise ImportError(
         "hfc_probe_detectron2 needs detectron2, which is not on PyPI; install it as told in "
         "https://detectron2.readthedocs.io/en/latest/tutorials/install.html, and what it needs "
-        "with pip install hfc_probe[detectron2]"
+        "with pip install 'hfc_probe[detectron2]'"
     ) from error
 
 from .data import CatalogImages

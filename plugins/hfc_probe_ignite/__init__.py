@@ -26,8 +26,9 @@ class FrequencyHandler:
     Args:
         model: the model.
         data: validation data as for :func:`hfc_probe.attach`.
-        logger: Ignite's ``TensorboardLogger``, or any writer with ``add_scalar``.
-        log_dir: TensorBoard directory, if there is no logger.
+        logger: Ignite's ``TensorboardLogger``, ``WandBLogger`` or ``MLflowLogger``, or any
+            ``writer`` of :func:`hfc_probe.attach`.
+        log_dir: TensorBoard directory of the probe's own.
         optimizer, measurements, pixels, limit, budget, strict, predict, final: as for
             :func:`hfc_probe.attach`.
 

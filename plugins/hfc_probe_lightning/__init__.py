@@ -34,11 +34,11 @@ class FrequencyCallback(Callback):
     """Measures the module on schedule while a Trainer trains it.
 
     Steps are the trainer's ``global_step`` (optimizer steps, whatever gradients accumulate over)
-    and epochs its own. Results go into every logger whose ``experiment`` has ``add_scalar``, as
-    TensorBoardLogger's has. Its state goes into the trainer's checkpoints. In a ``fast_dev_run``
-    a few samples are measured and nothing is logged. A trainer takes several of them, if they
-    measure different things or have a ``log_dir`` each. The weights looked at are those in
-    training, not the averages that a ``WeightAveraging`` callback keeps beside them.
+    and epochs its own. Results go into every logger of the trainer, and all that the HFC tab
+    shows into TensorBoardLogger. Its state goes into the trainer's checkpoints. In a
+    ``fast_dev_run`` a few samples are measured and nothing is logged. A trainer takes several of
+    them, if they measure different things or have a ``log_dir`` each. The weights looked at are
+    those in training, not the averages that a ``WeightAveraging`` callback keeps beside them.
 
     Args:
         data: validation data as for :func:`hfc_probe.attach`; None: the trainer's own
@@ -189,14 +189,12 @@ def _validation_loader(trainer: Trainer) -> Any:
 
 
 def _writers(trainer: Trainer) -> list[Any]:
-    experiments = [getattr(one, "experiment", None) for one in trainer.loggers]
-    found = [one for one in experiments if hasattr(one, "add_scalar")]
-    if not found:
+    if not trainer.loggers:
         logger.warning(
-            "hfc_probe: none of the trainer's loggers takes add_scalar; results stay in "
-            "callback.probe.results (add a TensorBoardLogger to see them there)"
+            "hfc_probe: the trainer has no logger; results stay in callback.probe.results (add a "
+            "TensorBoardLogger to see them there)"
         )
-    return found
+    return list(trainer.loggers)
 
 
 def _limit(limit: int | None, trainer: Trainer, data: Any) -> int | None:

@@ -32,7 +32,8 @@ class FrequencyCallback(TrainerCallback):
     Steps and epochs are the trainer's own. Results are written beside the trainer's TensorBoard
     logs, in the same directory (``output_dir/runs`` unless ``TENSORBOARD_LOGGING_DIR`` or
     ``log_dir`` says otherwise), as a run ``hfc_probe_<date>_<host>`` for each call of ``train()``;
-    like the trainer's own logs, those of a training that is resumed are a run of their own.
+    like the trainer's own logs, those of a training that is resumed are a run of their own. With
+    ``report_to`` of wandb or MLflow they go into the trainer's run there as well.
 
     Args:
         data: validation data set (as for ``eval_dataset``), a loader, or
@@ -125,6 +126,7 @@ class FrequencyCallback(TrainerCallback):
             given["model"],
             data,
             log_dir=self._log_dir or _beside(args),
+            writer=[name for name in ("wandb", "mlflow") if name in args.report_to],
             pixels=self._pixels or _processor_pixels(processor, data),
             **self._options,
         )

@@ -192,6 +192,18 @@ def test_a_small_audit_from_end_to_end(here):
     assert (out / "summary.txt").read_text() in result.stdout.replace("\n\nIn out", "\n\nIn out")
 
 
+def test_an_audit_logs_where_else_it_is_told(here):
+    result = audit("--log", "curves.csv", "--log", "logs/more.csv", radii="2,4")
+    assert result.exit_code == 0, result.stderr
+    rows = Path("curves.csv").read_text().splitlines()
+    saved = json.loads(Path("out/frequency_accuracy.json").read_text())["scalars"]["hfc_lfc/r02"]
+    assert f"0,hfc_lfc/r02,{saved}" in rows
+    assert Path("logs/more.csv").read_text().splitlines() == rows
+    wrong = audit("--log", "runs")
+    assert wrong.exit_code == 2
+    assert "a TensorBoard directory is log_dir=" in wrong.stderr
+
+
 @pytest.mark.parametrize("option", ["--heatmap", "--precision", "--crop"])
 def test_a_removed_option_names_its_new_spelling(here, option):
     result = audit(option, "3")

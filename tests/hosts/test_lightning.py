@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from torch.utils.data import DataLoader
 from hfc_probe import Every, FrequencyAccuracy, InputError, KernelSpectra, PixelSpace, Samples
 
 from ..conftest import ROOT
+from ..wandb_files import history as wandb_history
 from .conftest import MEASUREMENTS, dataset, network, same, scalars
 
 pytest.importorskip(
@@ -23,7 +26,7 @@ pytest.importorskip(
 import lightning.pytorch as pl
 from hfc_probe_lightning import FrequencyCallback
 from lightning.pytorch import callbacks
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
@@ -153,10 +156,56 @@ def test_trainers_of_every_kind_end_with_the_same_weights(tmp_path, options, ave
     assert averages_differ == (averaging == "EMAWeightAveraging")  # SWA sets them before its end
 
 
-def test_loggers_without_add_scalar_are_told_and_results_kept(tmp_path, caplog):
+def test_a_csv_logger_has_the_numbers_beside_its_own(tmp_path):
+    probe, logger = callback(), CSVLogger(tmp_path)
+    plain, _ = fit(tmp_path / "plain", [], logger=CSVLogger(tmp_path / "plain"))
+    probed, _ = fit(tmp_path, [probe], logger=logger)
+    assert same(plain.state_dict(), probed.state_dict())
+    with open(Path(logger.log_dir) / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    steps = {"hfc_lfc/r02": ["6", "12"], "val_loss": ["5", "11"]}
+    assert {tag: [row["step"] for row in rows if row[tag]] for tag in steps} == steps
+    for result in probe.probe.results.values():
+        for tag, value in result.scalars().items():
+            assert float([row[tag] for row in rows if row[tag]][-1]) == pytest.approx(value)
+    files = {path.name for path in (Path(logger.log_dir) / "hfc_probe").iterdir()}
+    assert {"frequency_accuracy_00000012.json", "hfc_network.0_kernels_00000012.png"} <= files
+
+
+def test_a_wandb_logger_has_the_numbers_over_the_trainers_steps(tmp_path):
+    wandb = pytest.importorskip("wandb", reason="wandb is not installed")
+    settings = wandb.Settings(mode="offline", silent=True, disable_git=True)
+    logger = WandbLogger(save_dir=tmp_path, experiment=wandb.init(dir=tmp_path, settings=settings))
+    fit(tmp_path, [callback()], logger=logger)
+    logger.experiment.finish()
+    rows, artifacts = wandb_history(tmp_path)
+    at = [row["trainer/global_step"] for row in rows if "hfc_lfc/r02" in row]
+    assert at == [6, 12]
+    assert [row["trainer/global_step"] for row in rows if "val_loss" in row] == [5, 11]
+    assert {name.rpartition("-")[2] for name in artifacts} == {
+        "frequency_accuracy",
+        "kernel_spectra",
+    }
+
+
+def test_an_mlflow_logger_has_the_numbers(tmp_path, monkeypatch):
+    pytest.importorskip("mlflow", reason="MLflow is not installed")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    logger = MLFlowLogger(tracking_uri=(tmp_path / "mlruns").as_uri())
     probe = callback()
-    fit(tmp_path, [probe], logger=CSVLogger(tmp_path), epochs=1)
-    assert caplog.text.count("none of the trainer's loggers takes add_scalar") == 1
+    fit(tmp_path, [probe], logger=logger)
+    client = logger.experiment
+    history = client.get_metric_history(logger.run_id, "hfc_lfc/r02")
+    expected = probe.probe.results["frequency_accuracy"].scalars()["hfc_lfc/r02"]
+    assert [one.step for one in history] == [6, 12]
+    assert history[-1].value == pytest.approx(expected)
+    assert client.list_artifacts(logger.run_id, "hfc_probe")
+
+
+def test_a_trainer_without_logger_is_told_and_results_kept(tmp_path, caplog):
+    probe = callback()
+    fit(tmp_path, [probe], logger=False, epochs=1)
+    assert caplog.text.count("the trainer has no logger") == 1
     assert set(probe.probe.results) == {"frequency_accuracy", "kernel_spectra"}
 
 

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from hfc_probe import Every, InputError, KernelSpectra, PixelSpace
 
+from ..wandb_files import history as wandb_history
 from .conftest import MEASUREMENTS, same, scalars
 
 transformers = pytest.importorskip(
@@ -63,7 +64,7 @@ def train(tmp_path, callbacks, data=None, collator=None, resume=None, **options)
         num_train_epochs=options.pop("num_train_epochs", 2),
         per_device_train_batch_size=4,
         per_device_eval_batch_size=8,
-        report_to=["tensorboard"],
+        report_to=options.pop("report_to", ["tensorboard"]),
         logging_steps=1,
         use_cpu=True,
         save_strategy=options.pop("save_strategy", "no"),
@@ -109,6 +110,18 @@ def test_logs_beside_trainers_own_and_leaves_training_alone(tmp_path):
     assert others  # Trainer's own, beside
     # The processor's mean and std were undone: the 8-bit pixels are back.
     assert torch.equal(probe.probe.samples.images, Images(12, 1).pixels)
+
+
+def test_report_to_is_followed(tmp_path):
+    wandb = pytest.importorskip("wandb", reason="wandb is not installed")
+    settings = wandb.Settings(mode="offline", silent=True, disable_git=True)
+    with wandb.init(dir=tmp_path, settings=settings):
+        train(tmp_path, [callback(data=Images(12, 1))], report_to=["wandb"])
+    rows, _ = wandb_history(tmp_path)
+    assert [row["hfc_step"] for row in rows if "hfc_lfc/r02" in row] == [4, 8]
+    losses = [row["train/global_step"] for row in rows if "train/loss" in row]
+    assert losses == list(range(1, 9))
+    assert written(tmp_path)["hfc_lfc/r02"] == [4, 8]
 
 
 def test_accumulated_gradients_count_optimizer_steps(tmp_path):

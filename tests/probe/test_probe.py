@@ -638,8 +638,10 @@ def bad_loader():
         (lambda: hfc_probe.attach("model", loader()), "torch.nn.Module, got str"),
         (lambda: hfc_probe.attach(network(), bad_loader()), r"values in \[0, 1\], got -"),
         (lambda: hfc_probe.attach(network(), None), "expected data"),
-        (lambda: hfc_probe.attach(network(), loader(), log_dir="a", writer=Recorder()), "got both"),
-        (lambda: hfc_probe.attach(network(), loader(), writer=3), "add_scalar, got int"),
+        (
+            lambda: hfc_probe.attach(network(), loader(), writer=3),
+            "expected a SummaryWriter .*, got int",
+        ),
         (lambda: hfc_probe.attach(network(), loader(), budget=0), "budget: expected a share"),
         (
             lambda: hfc_probe.attach(network(), loader(), measurements=["accuracy"]),

@@ -162,7 +162,7 @@ def test_only_scripts_and_styles_that_lie_in_the_folder_are_served(client, tmp_p
         assert client.get(f"{BASE}/static/{name}").status_code == 404
 
 
-def test_wheel_and_sdist_hold_every_static_file(tmp_path):
+def test_wheel_and_sdist_hold_every_file(tmp_path):
     steps = ["egg_info", "--egg-base", tmp_path, "build", "--build-base", tmp_path / "build"]
     steps += ["bdist_wheel", "-d", tmp_path, "sdist", "-d", tmp_path]
     subprocess.run([sys.executable, "setup.py", "-q", *steps], cwd=ROOT, check=True)
@@ -171,6 +171,12 @@ def test_wheel_and_sdist_hold_every_static_file(tmp_path):
         for held in (one.namelist(), other.getnames()):
             for name in routes.static_files():
                 assert any(n.endswith(f"tensorboard_plugin_hfc/static/{name}") for n in held)
+        packed = {name.partition("/")[2] for name in other.getnames()}
+    # Whoever unpacks it can run the tests and the examples.
+    parts = ("tests", "examples", "plugins", "hfc_probe")
+    sources = {str(p.relative_to(ROOT)) for part in parts for p in (ROOT / part).rglob("*.py")}
+    assert packed >= sources | {"CHANGELOG.md", "CITATION.cff", "pyproject.toml"}
+    assert f"version: {hfc_probe.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 @pytest.mark.parametrize(

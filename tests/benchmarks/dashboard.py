@@ -82,11 +82,11 @@ def main() -> None:
         for name, log_dir in (("4 runs × 100 steps, 64×64", four), ("60 runs × 300 steps", sixty)):
             with tensorboard_server(env, log_dir) as address:
                 for view, state in (
-                    ("curves", "p.hfc.mode=radius"),
+                    ("curves", "p.hfc.view=curves&p.hfc.mode=radius"),
                     ("heatmap", "p.hfc.view=heatmap"),
                     ("kernels", "p.hfc.view=kernels"),
                 ):
-                    first = "" if view == "curves" else state
+                    first = "p.hfc.view=curves" if view == "curves" else state
                     painted, tab = measure(browser, address, first)
                     one = {"painted_ms": painted}
                     if view == "curves":

@@ -14,6 +14,7 @@ from hfc_probe.core.result import Result
 
 from .conftest import tensorboard_server
 from .runs import accuracy_result, heatmap_result, kernel_result
+from .test_browser import CURVES
 from .test_plugin import hfc_value, write_values
 
 N = 512
@@ -81,7 +82,7 @@ def pair(tab, address, place, request):
         names = [f"{folder.name}/{run}" for run in runs]
         both = "&".join(f"p.hfc.{key}={name}" for key, name in zip("ab", names, strict=False))
         for _ in range(100):  # until the server has read the last run
-            tab.open(address, f"{both}&p.hfc.runs={json.dumps(names)}&{state}")
+            tab.open(address, f"{both}&p.hfc.runs={json.dumps(names)}&{state or CURVES}")
             if all(tab.find(f'[data-run="{name}"]').count() for name in names):
                 return
             tab.page.wait_for_timeout(200)
@@ -114,7 +115,7 @@ PARITY = """async ([independents, pairs]) => {
 
 
 def test_the_tab_reckons_intervals_as_the_library_does(tab, server):
-    tab.open(server)
+    tab.open(server, CURVES)
     counts = [(139, 512, 104, 512), (0, 10, 0, 20), (9, 10, 3, 10), (400, 400, 380, 400)]
     independents = []
     for k1, n1, k2, n2 in counts:
@@ -193,11 +194,11 @@ def test_what_was_measured_differently_gets_no_verdict(tab, pair, settings, prov
 def test_each_run_is_labelled_with_how_it_was_measured(tab, pair):
     accuracies(pair.folder / "a", FEW)
     accuracies(pair.folder / "b", 300, settings={"topk": [5], "closed": False})
-    pair("p.hfc.mode=radius")
+    pair(f"{CURVES}&p.hfc.mode=radius")
     names = [f"{pair.folder.name}/{run}" for run in "ab"]
     legend = json.loads(tab.run(LEGEND, names))
     assert legend == ["LFC, d ≤ r or d < r", "HFC, d > r or d ≥ r"]
-    pair("p.hfc.mode=radius", runs=["b"])
+    pair(f"{CURVES}&p.hfc.mode=radius", runs=["b"])
     assert json.loads(tab.run(LEGEND, names[1:])) == ["LFC, d < r", "HFC, d ≥ r"]
     label = tab.plot("curves").locator("canvas").get_attribute("aria-label")
     assert "top 5, LFC d < r, HFC on zero background" in label

@@ -13,8 +13,10 @@ import { emptyState } from "./views/empty.js";
 import { ExamplesView } from "./views/examples.js";
 import { HeatmapView } from "./views/heatmap.js";
 import { KernelsView } from "./views/kernels.js";
+import { OverviewView } from "./views/overview.js";
 
 const VIEWS = [
+  ["overview", "Overview", OverviewView],
   ["curves", "Curves", CurvesView],
   ["heatmap", "Heatmap", HeatmapView],
   ["kernels", "Kernels", KernelsView],
@@ -99,9 +101,14 @@ export class App {
     this.drawTabs();
   }
 
+  /** The views that have something to show, and the one that a link asks for. */
+  views() {
+    return VIEWS.filter(([name, , View]) => View.has(this.data) || name === this.state.get("view"));
+  }
+
   drawTabs() {
     this.tabs.replaceChildren(
-      ...VIEWS.map(([name, text], k) =>
+      ...this.views().map(([name, text], k) =>
         h(
           "button",
           {
@@ -479,6 +486,7 @@ export class App {
       const fresh = await this.data.refresh();
       this.state_.textContent = `as of ${new Date().toLocaleTimeString()}`;
       if (fresh || first || this.failed) {
+        this.drawTabs();
         this.drawRuns();
         await this.load();
       }
@@ -599,7 +607,8 @@ export class App {
     const { tagName, type } = event.target;
     if (tagName === "SELECT" || (tagName === "INPUT" && ["search", "text"].includes(type))) return;
     const digit = Number(event.key);
-    if (digit >= 1 && digit <= VIEWS.length) this.state.set({ view: VIEWS[digit - 1][0] });
+    const views = this.views();
+    if (digit >= 1 && digit <= views.length) this.state.set({ view: views[digit - 1][0] });
     else if (event.key === "ArrowRight") this.move(1);
     else if (event.key === "ArrowLeft") this.move(-1);
     else if (event.key === "Home" && this.steps.length) this.setStep(this.steps[0]);

@@ -99,6 +99,11 @@ export class Data {
     return found;
   }
 
+  /** Whether a run has an array whose metadata fit. */
+  some(fits) {
+    return this.index.runs.some(({ name }) => this.find(name, fits).length);
+  }
+
   /** Arrays by run and tag; those that a run lacks are absent: `result.get(run)?.[tag]`. */
   async tensors(runs, tags) {
     const stampOf = (run, tag) => this.index.tensors[run]?.[tag]?.slice(1).join(" ");

@@ -63,6 +63,19 @@ function bounds(panels, key) {
   return [low - pad, high + pad];
 }
 
+/** Round bounds for shares in [0, 1] that hold all that panels show of them. */
+export function fitted(panels, bands = true) {
+  const shown = panels.flatMap(({ series, lines = [] }) => [
+    ...lines.map(({ y }) => y),
+    ...series.flatMap(({ y, low, high }) => [y, bands ? [...(low ?? []), ...(high ?? [])] : []].flatMap((list) => Array.from(list))),
+  ]).filter(Number.isFinite);
+  if (!shown.length) return [0, 1];
+  const [least, most] = shown.reduce(([low, high], one) => [Math.min(low, one), Math.max(high, one)], [1, 0]);
+  const unit = most - least < 0.2 ? 0.05 : 0.1;
+  const bounds = [Math.floor(least / unit - 0.1), Math.ceil(most / unit + 0.1)].map((k) => Number((k * unit).toFixed(2)));
+  return [Math.max(0, bounds[0]), Math.min(1, bounds[1])];
+}
+
 /**
  * A plot for a Card.
  *

@@ -12,7 +12,7 @@ const BINS = 25;
 const SHADE = "#56b4e9";
 
 /** A kernel as a picture: colour if it has three channels, else the channels' mean. */
-function kernelPicture(values, [channels, rows, columns]) {
+export function kernelPicture(values, [channels, rows, columns]) {
   const size = rows * columns;
   const grey = (k) => {
     let sum = 0;
@@ -37,6 +37,9 @@ function kernelPicture(values, [channels, rows, columns]) {
   return canvas;
 }
 
+export const isSmoothness = ({ measurement, array, axes }) =>
+  measurement === "kernel_spectra" && array === "smoothness" && axes.length === 1;
+
 export class KernelsView {
   constructor(app) {
     this.app = app;
@@ -54,16 +57,18 @@ export class KernelsView {
     this.element = h("div", {}, this.controls, grid.element, pair, history.element, this.body);
   }
 
+  static has(data) {
+    return data.some(isSmoothness);
+  }
+
   close() {
     for (const card of Object.values(this.cards)) card.close();
   }
 
   async load() {
     const { app } = this;
-    const fits = ({ measurement, array, axes }) =>
-      measurement === "kernel_spectra" && array === "smoothness" && axes.length === 1;
     this.pair = app.pair().filter(Boolean);
-    const found = new Map(this.pair.map((run) => [run, app.data.find(run, fits)]));
+    const found = new Map(this.pair.map((run) => [run, app.data.find(run, isSmoothness)]));
     const groups = [...new Set([...found.values()].flatMap((list) => list.map(({ group }) => group)))];
     const wanted = app.state.get("layer");
     this.groups = groups;

@@ -5,8 +5,10 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from hfc_probe import kernels
 from hfc_probe.core import event_file
 from hfc_probe.core.intervals import difference, paired_difference, square_and_add, wilson
 from hfc_probe.core.labels import Label, accuracy_label
@@ -315,3 +317,28 @@ def test_detections_made_differently_are_said(tab, pair):
     assert "not to be compared: a and b: closed true against false." in text
     table = tab.find("table").last.locator("tbody tr").all_inner_texts()
     assert [row.split("\t")[3:5] for row in table if "LFC" in row] == [["64", "10.0 %"]] * 2
+
+
+SPECTRA = """async (all) => {
+  const { powerSpectrum } = await import('./static/spectra.js');
+  return all.map(([weights, shape, size, dilation]) => [
+    ...powerSpectrum(weights.flat(3), shape, size, dilation)]);
+}"""
+
+
+def test_the_tab_derives_spectra_as_the_library_does(tab, server):
+    tab.open(server, CURVES)
+    rng = np.random.default_rng(0)
+    asked, expected = [], []
+    for shape, size, dilation in (
+        ((3, 5, 5), 32, (1, 1)),
+        ((1, 3, 4), 9, (2, 1)),
+        ((2, 7, 7), 7, (1, 1)),
+    ):
+        weight = rng.normal(size=shape)
+        asked.append([weight.tolist(), shape, size, dilation])
+        expected.append(
+            kernels.spectrum(torch.from_numpy(weight)[None], size, dilation=dilation)[0]
+        )
+    for found, known in zip(tab.run(SPECTRA, asked), expected, strict=True):
+        assert np.array(found) == pytest.approx(known.numpy().ravel(), rel=1e-5, abs=1e-6)

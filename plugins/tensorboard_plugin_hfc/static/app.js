@@ -3,7 +3,7 @@
 import { setDark, theme } from "./charts/cards.js";
 import { colorOf, runColor } from "./charts/colors.js";
 import { Data } from "./data.js";
-import { choice, h, note } from "./dom.js";
+import { choice, h, keepFocus, note } from "./dom.js";
 import { onReload, onTheme } from "./host.js";
 import { State } from "./state.js";
 import { CostView } from "./views/cost.js";
@@ -77,14 +77,15 @@ export class App {
       this.interval = Number(value);
       this.schedule();
     });
-    this.runs = h("aside", { class: "runs" });
+    this.runs = h("aside", { class: "runs", "aria-label": "Runs" });
     this.cautions = h("div", { class: "cautions" });
     this.problems = h("div", { class: "problems" });
-    this.main = h("main", { tabindex: "-1" });
+    this.main = h("div");
     this.root.replaceChildren(
       h(
         "header",
         {},
+        h("h1", { class: "unseen" }, "HFC: which image frequencies models rely on"),
         this.tabs,
         h(
           "div",
@@ -96,7 +97,7 @@ export class App {
           h("button", { onclick: (event) => this.copyLink(event.target) }, "Copy link"),
         ),
       ),
-      h("div", { class: "body" }, this.runs, h("section", { class: "content" }, this.cautions, this.problems, this.main)),
+      h("div", { class: "body" }, this.runs, h("main", { class: "content", tabindex: "-1" }, this.cautions, this.problems, this.main)),
     );
     this.drawTabs();
   }
@@ -197,6 +198,7 @@ export class App {
         {
           class: "letter",
           "aria-pressed": String((key === "a" ? a : b) === name),
+          "aria-label": `${key.toUpperCase()}: compare ${name} as run ${key.toUpperCase()}`,
           title: `Compare as run ${key.toUpperCase()}`,
           onclick: () => {
             // The other letter stays where it is, or swaps.
@@ -474,8 +476,10 @@ export class App {
       performance.measure("hfc-step", { start: begin, end: performance.now() });
       return;
     }
-    this.drawTabs();
-    this.drawRuns();
+    keepFocus(() => {
+      this.drawTabs();
+      this.drawRuns();
+    });
     this.load();
   }
 
@@ -486,8 +490,10 @@ export class App {
       const fresh = await this.data.refresh();
       this.state_.textContent = `as of ${new Date().toLocaleTimeString()}`;
       if (fresh || first || this.failed) {
-        this.drawTabs();
-        this.drawRuns();
+        keepFocus(() => {
+          this.drawTabs();
+          this.drawRuns();
+        });
         await this.load();
       }
     } catch (error) {
@@ -540,8 +546,10 @@ export class App {
           this.discard();
           this.view = view;
         }
-        if (this.main.firstChild !== view.element) this.main.replaceChildren(view.element);
-        view.show();
+        keepFocus(() => {
+          if (this.main.firstChild !== view.element) this.main.replaceChildren(view.element);
+          view.show();
+        });
       }
       this.drawCautions();
       this.drawProblems();

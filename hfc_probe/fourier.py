@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .ground import checks
+from .ground.devices import sent
 from .ground.errors import InputError
 
 # Distances that differ by less are the same: a radius given as sqrt(41) or 0.1 · 3 is meant.
@@ -140,7 +141,7 @@ def _bands(
             continue
         if spectrum is None:
             spectrum = transform(torch.fft.rfft2, images)
-        low = transform(torch.fft.irfft2, spectrum * keep.to(images.device), s=(height, width))
+        low = transform(torch.fft.irfft2, spectrum * sent(keep, images.device), s=(height, width))
         yield low, images - low
 
 
@@ -338,7 +339,7 @@ def basis(
     turns = (i * width * y[:, None] + j * height * x[None, :]) % (height * width)
     wave = torch.cos(turns.to(torch.float64) * (2 * math.pi / (height * width)))
     norm: Tensor = torch.linalg.vector_norm(wave)
-    return (wave / norm).to(dtype).to(device or "cpu")
+    return sent((wave / norm).to(dtype), torch.device(device or "cpu"))
 
 
 def half_plane(height: int, width: int) -> list[tuple[int, int]]:

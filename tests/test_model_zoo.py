@@ -42,7 +42,7 @@ def build(make):
         try:
             with torch.device("meta"):
                 return make()
-        except NotImplementedError:
+        except (NotImplementedError, RuntimeError):  # item() of a meta tensor
             with _MetaParameters():
                 return make()
 

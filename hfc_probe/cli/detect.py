@@ -80,6 +80,13 @@ GROUP = "hfc_probe.detection"
     show_default=True,
     help="max: divide every image that the detector is shown by its own maximum.",
 )
+@click.option(
+    "--at",
+    type=click.Choice(["image", "input"]),
+    default="image",
+    show_default=True,
+    help="Filter the original image, or (detectron2) the model's resized input.",
+)
 @click.option("--limit", type=click.IntRange(min=1), help="Maximum number of images.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option(
@@ -142,6 +149,7 @@ def detect(
     units: Any,
     hfc_background: Any,
     rescale: str,
+    at: Any,
     limit: int | None,
     batch_size: int,
     max_dets: int,
@@ -173,6 +181,7 @@ def detect(
         units=units,
         hfc_background=hfc_background,
         rescale="max" if rescale == "max" else None,
+        at=at,
         max_dets=max_dets,
         margin=margin,
         floor=floor,

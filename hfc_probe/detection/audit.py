@@ -38,10 +38,12 @@ from .coco import (
 from .identity import detector_identity
 from .pictures import BrokenImageError
 from .result import DetectionAuditResult
+from .signed import sign_doubt
 from .store import Finished, PredictionStore
 from .variants import (
     ORIGINAL,
     Background,
+    Place,
     background_of,
     pixel_mean_of,
     run_variants,
@@ -80,6 +82,9 @@ class DetectionAudit:
         ignore_unknown: leave out detections whose category id the annotations do not have,
             as COCOeval does, instead of stopping.
         seed: of the bootstrap and of the choice under ``limit``.
+        at: where the filter acts: on the original ``"image"``, as the paper's r is in cycles of the
+            image, or on the detector's ``"input"``, resized already, where that can be reached
+            (detectron2). With ``units="nyquist"`` the two are different filters.
         rescale: ``"max"`` divides every image that the detector is shown, the original too, by
             its own maximum and multiplies it by full scale, as the paper's code does for
             classification; None feeds them as they are.
@@ -105,6 +110,7 @@ class DetectionAudit:
     ignore_unknown: bool = False
     seed: int = 0
     rescale: fourier.Rescale | None = None
+    at: Place = "image"
 
     def __post_init__(self) -> None:
         checks.plain(self)
@@ -112,6 +118,7 @@ class DetectionAudit:
         fourier.check_units(self.units)
         checks.choice("hfc_background", self.hfc_background, ("zero", "mean"))
         fourier.check_rescale(self.rescale)
+        checks.choice("at", self.at, ("image", "input"))
         for name, least in (("max_dets", 1), ("bootstrap", 0)):
             checks.keep(self, **{name: checks.whole(name, getattr(self, name), least)})
         for name in ("margin", "floor"):
@@ -171,6 +178,11 @@ class DetectionAudit:
                 f"detector: expected something to call with a list of images, got "
                 f"{type(detector).__name__}"
             )
+        if self.at == "input":
+            raise InputError(
+                'at: expected "image", got "input", and what happens to an image inside of a '
+                "detector cannot be reached here; hfc_probe_detectron2 can filter a model's input"
+            )
         batch_size = checks.whole("batch_size", batch_size)
         module = detector if isinstance(detector, nn.Module) else model
         inside = unwrap(detector) if isinstance(detector, nn.Module) else detector
@@ -212,6 +224,10 @@ class DetectionAudit:
                         else:
                             used._check_categories(content, truth)
                             store.add(image_id, content, digest(image_id) if digest else "")
+                doubt = None
+                known = [i for i in image_ids if i in store.finished]
+                if ranks.leads and known:
+                    doubt = sign_doubt(run, dataset.load(known[0]).to(where))
             finished: Finished = {}
             for part, unreadable in ranks.gather((store.finished, broken)):
                 finished |= part
@@ -222,7 +238,9 @@ class DetectionAudit:
                     image_ids=image_ids,
                 ) if ranks.leads else None
             )  # fmt: skip
-        return result.reading(dataset)
+            doubt = ranks.broadcast(doubt)
+        doubts = (*result.doubts, *((doubt,) if doubt else ()))
+        return dataclasses.replace(result, dataset=dataset, doubts=doubts)
 
     def evaluate(
         self,
@@ -301,7 +319,7 @@ class DetectionAudit:
             truth: for the images' names; their annotations do not matter.
             reading: what else decides how images are read and batched.
         """
-        names = ("radii", "units", "hfc_background", "pixel_mean", "closed", "rescale")
+        names = ("radii", "units", "hfc_background", "pixel_mean", "closed", "rescale", "at")
         files = sorted(f"{i} {image.get('file_name')}" for i, image in truth.images.items())
         return {
             "version": 3,  # 1 named the variants by another pad, 2 knew less of a detector

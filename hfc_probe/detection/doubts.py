@@ -58,14 +58,15 @@ def _images(
         order = np.argsort(-scores, kind="stable")[:_TOP]
         yield _Image(
             (size[0], size[1]),
-            _corners(boxes[order]),
+            corners(boxes[order]),
             np.zeros(0, dtype=np.int64) if rows is None else rows.labels[order],
-            _corners(np.array([a["bbox"] for a in here], dtype=np.float64).reshape(-1, 4)),
+            corners(np.array([a["bbox"] for a in here], dtype=np.float64).reshape(-1, 4)),
             np.array([a["category_id"] for a in here], dtype=np.int64),
         )
 
 
-def _corners(boxes: NDArray[np.float64]) -> Corners:
+def corners(boxes: NDArray[np.float64]) -> Corners:
+    """x, y, width, height as x0, y0, x1, y1."""
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
@@ -75,7 +76,7 @@ def _from_centre(given: Corners) -> Corners:
 
 # What the four numbers may be in place of x0, y0, x1, y1, in pixels.
 _FORMS: dict[str, Callable[[Corners], Corners]] = {
-    "x0, y0, width, height": _corners,
+    "x0, y0, width, height": corners,
     "the centre, width, height": _from_centre,
     "y0, x0, y1, x1": lambda given: given[:, [1, 0, 3, 2]],
     "x1, y1, x0, y0": lambda given: given[:, [2, 3, 0, 1]],

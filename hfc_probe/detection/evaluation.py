@@ -204,10 +204,10 @@ def _image_precision(record: Mapping[str, Any], objects: int) -> float:
         return 0.0
     found = np.cumsum(hits, axis=1).astype(np.float64)
     shown = np.cumsum(counts, axis=1).astype(np.float64)
-    return float(_interpolated(found, shown, objects).mean())
+    return float(interpolated(found, shown, objects).mean())
 
 
-def _interpolated(
+def interpolated(
     found: NDArray[np.float64], shown: NDArray[np.float64], objects: Any
 ) -> NDArray[np.float64]:
     """101-point interpolated AP of ranked detections.
@@ -310,7 +310,7 @@ def _weighted(
         counts = matches.counts[t]
         counted = shown if counts.all() else np.cumsum(copies * counts, axis=1)
         found = np.cumsum(copies[:, ranks], axis=1)
-        out[:, t] = _interpolated(found, counted[:, ranks], objects[:, None])
+        out[:, t] = interpolated(found, counted[:, ranks], objects[:, None])
     return out
 
 

@@ -1,15 +1,13 @@
-"""Figures of a detection audit: AP by radius, AP by image, and the images that changed most."""
+"""Figures of a detection audit: AP by radius, and AP by image."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import fourier
 from ..core.drawing import CLEAN, HFC, LFC, new_figure, styled
-from .coco import DetectionDataset
 from .evaluation import METRICS
 from .variants import ORIGINAL
 
@@ -18,15 +16,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-# Okabe and Ito's colours without the grey; matched boxes take them by category.
-_BOXES = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 _SIZES = {
     "AP": "all objects",
     "AP_small": "small (< 32² px)",
     "AP_medium": "medium",
     "AP_large": "large (> 96² px)",
 }
-_LABELLED = 12  # boxes with a name in one picture; more cover each other
 
 
 def draw_by_radius(figure: Any, result: Any) -> None:
@@ -40,9 +35,10 @@ def draw_by_radius(figure: Any, result: Any) -> None:
         panels[0].set_ylabel("average precision (%)")
         panels[0].legend(frameon=False, fontsize=9, loc="best")
         panels[0].set_ylim(0, _top(result))
+    bands = "; bands: 95 % intervals" if len(result.radii) > 1 else ""
     figure.suptitle(
-        f"Average precision by frequency ({result.samples} images, "
-        f"HFC on {result.background} background{fourier.rescale_note(result.rescale)})",
+        f"Average precision by frequency ({result.samples} images, HFC on "
+        f"{result.background} background{fourier.rescale_note(result.rescale)}{bands})",
         fontsize=12,
     )
 
@@ -157,101 +153,45 @@ def scatter_figure(result: Any, variant: str) -> Figure:
     return figure
 
 
-def examples_figure(
-    result: Any,
-    dataset: DetectionDataset,
-    variant: str,
-    positions: Sequence[int],
-) -> Figure:
-    """Original and variant side by side, matched boxes in colour, missed objects dashed.
+# Okabe and Ito's colours, as lines of their own dash too.
+_KINDS = {
+    "classification": ("#CC79A7", "o", "-"),
+    "localization": ("#0072B2", "s", "-"),
+    "both": ("#56B4E9", "D", "--"),
+    "duplicate": ("#009E73", "^", "--"),
+    "background": ("#E69F00", "v", "-"),
+    "missed": ("#D55E00", "X", "-"),
+}
 
-    Args:
-        positions: in ``result.image_ids``, one row each.
 
-    Source: Wang et al., CVPR 2020, Figures 8 and 9.
-    """
-    images = [dataset.load(result.image_ids[k]).float() for k in positions]
-    heights = [min(1.6, max(0.5, image.shape[1] / image.shape[2])) for image in images]
+def errors_figure(result: Any) -> Figure:
+    """What each kind of mistake costs, on LFC and on HFC, against radius; the original dotted."""
+    errors, radii = result.errors(), np.asarray(result.radii)
+    count = len(radii)
+    original = errors[ORIGINAL]
     with styled():
-        figure = new_figure(9.6, 4.6 * sum(heights) + 0.62 * len(heights) + 0.5)
-        grid: Any = figure.subplots(len(images), 2, squeeze=False, height_ratios=heights)
-        for row, position, image in zip(grid, positions, images, strict=True):
-            radius = result.radii[(result.variants.index(variant) - 1) % len(result.radii)]
-            # As they are: a rescaled HFC on grey would leave the range.
-            _, low, high = fourier.components(
-                image,
-                (radius,),
-                closed=result.settings["closed"],
-                units=result.settings["units"],
-                background=0.5,
-            )
-            for axes, name, pixels in (
-                (row[0], ORIGINAL, image),
-                (row[1], variant, (low if variant.startswith("lfc") else high).images),
-            ):
-                _example(axes, result, position, name, pixels)
-        figure.supxlabel(
-            "solid: found (IoU ≥ 0.5), with class and score; dashed: missed; false above: "
-            "detections that match nothing\nand score at least as high as the last one that does",
-            fontsize=8.5,
+        figure = new_figure(9.6, 4.4)
+        panels: Any = figure.subplots(1, 2, sharey=True)
+        parts = {"LFC": result.variants[1 : 1 + count], "HFC": result.variants[1 + count :]}
+        for axes, (part, names) in zip(panels, parts.items(), strict=True):
+            for k, (kind, (colour, marker, style)) in enumerate(_KINDS.items()):
+                costs = [100 * errors[name].cost[k] for name in names]
+                axes.plot(radii, costs, style, color=colour, marker=marker, ms=5, label=kind)
+                axes.axhline(100 * original.cost[k], color=colour, lw=0.9, ls=":")
+            found = ", ".join(f"{100 * errors[name].ap50:.1f}" for name in names)
+            axes.set_title(f"{part}\nAP50 {found} %", fontsize=11)
+            axes.set_xlabel(f"radius r ({result.unit})")
+            axes.set_xticks(radii[np.isfinite(radii)])
+        panels[0].set_ylabel("AP50 lost to this kind (points)")
+        panels[0].set_ylim(bottom=0)
+        handles = panels[1].get_lines()[::2]
+        figure.legend(handles=handles, frameon=False, fontsize=9, loc="outside right center")
+        figure.suptitle(
+            f"Errors by kind ({result.samples} images; dotted: original, AP50 "
+            f"{100 * original.ap50:.1f} %)",
+            fontsize=12,
         )
     return figure
 
 
-def _example(axes: Axes, result: Any, position: int, variant: str, pixels: Any) -> None:
-    import matplotlib.patheffects as effects
-    from matplotlib.patches import Rectangle
-
-    shown = pixels.clamp(0, 1).permute(1, 2, 0).numpy()
-    axes.imshow(shown if shown.shape[-1] == 3 else shown.mean(-1), cmap="gray", vmin=0, vmax=1)
-    axes.set_axis_off()
-    image_id = result.image_ids[position]
-    found = result.predictions[variant].get(image_id)
-    mine = [k for k, o in enumerate(result.objects) if o["image_id"] == image_id]
-    categories = sorted({result.objects[k]["category_id"] for k in mine})
-    mine.sort(key=lambda k: -result.objects[k]["area"])
-    outline: list[Any] = [effects.withStroke(linewidth=3.2, foreground="black", alpha=0.55)]
-    for rank, k in enumerate(mine):
-        target = result.objects[k]
-        match = int(result.match[variant][k])
-        hit = match >= 0 and found is not None
-        colour = _BOXES[categories.index(target["category_id"]) % len(_BOXES)]
-        x, y, width, height = found.boxes[match] if hit and found is not None else target["bbox"]
-        box = Rectangle(
-            (x, y),
-            width,
-            height,
-            fill=False,
-            lw=1.8 if hit else 1.4,
-            edgecolor=colour if hit else "white",
-            ls="-" if hit else (0, (4, 3)),
-        )
-        box.set_path_effects(outline)
-        axes.add_patch(box)
-        if hit and rank < _LABELLED:
-            name = result.truth.categories[target["category_id"]]
-            axes.annotate(
-                f"{name} {result.score[variant][k]:.2f}",
-                (x, y),
-                xytext=(2, -2),
-                textcoords="offset points",
-                va="top",
-                fontsize=7.5,
-                color="black",
-                annotation_clip=True,
-                bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.0, "alpha": 0.85},
-            )
-    hits = int((result.match[variant][mine] >= 0).sum())
-    ap = 100 * result.images_ap[variant][position]
-    change = ""
-    if variant != ORIGINAL:
-        change = f" ({ap - 100 * result.images_ap[ORIGINAL][position]:+.1f})".replace("-", "−")
-    title = f"{result.label(variant)}: AP {ap:.1f} %{change}, {hits} of {len(mine)} found"
-    scores = result.score[variant][mine]
-    if hits and found is not None:  # what stands above the last hit is what lowers AP
-        false = int((found.scores >= np.nanmin(scores)).sum()) - hits
-        title += f", {max(false, 0)} false above"
-    axes.set_title(f"image {image_id}, {title}" if variant == ORIGINAL else title, fontsize=9)
-
-
-__all__ = ["draw_by_radius", "examples_figure", "scatter_figure"]
+__all__ = ["draw_by_radius", "errors_figure", "scatter_figure"]

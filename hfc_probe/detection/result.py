@@ -13,6 +13,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,6 +28,7 @@ from ..ground.errors import InputError, named
 from ..ground.files import plain, write_atomically
 from .coco import DetectionDataset, Detections, GroundTruth, ImageId, to_results
 from .doubts import doubts_about
+from .errors_by_kind import KINDS, Errors, errors_of
 from .evaluation import (
     METRICS,
     Evaluation,
@@ -178,6 +180,20 @@ class DetectionAuditResult(Result):
     def rescale(self) -> str | None:
         return self.settings.get("rescale")  # absent in results of older versions
 
+    @cached_property
+    def threshold(self) -> float:
+        """The score from which on F1 at IoU 0.5 is largest on the originals, of all classes."""
+        from .examples import best_threshold
+
+        here = [f.scores for i, f in self.predictions[ORIGINAL].items() if i in self.image_ids]
+        return best_threshold(np.concatenate([np.zeros(0), *here]), self.score[ORIGINAL])
+
+    @property
+    def place(self) -> str:
+        """Where the filter acted, in words."""
+        at = self.settings.get("at", "image")  # absent in results of older versions
+        return "original image" if at == "image" else "detector's resized input"
+
     @property
     def variants(self) -> tuple[str, ...]:
         """Names of the variants: ``original``, ``lfc_r128``, …"""
@@ -322,6 +338,24 @@ class DetectionAuditResult(Result):
 
         draw_by_radius(figure, self)
 
+    def errors(self) -> dict[str, Errors]:
+        """Mistakes by kind and what each kind costs, by variant; computed once."""
+        return self._errors
+
+    @cached_property
+    def _errors(self) -> dict[str, Errors]:
+        most = self.settings["max_dets"]
+        return {
+            name: errors_of(self.truth, self.image_ids, self.predictions[name], max_dets=most)
+            for name in self.variants
+        }
+
+    def errors_figure(self) -> Figure:
+        """What each kind of mistake costs in AP at IoU 0.5, against radius."""
+        from .figures import errors_figure
+
+        return errors_figure(self)
+
     def scatter_figure(self, variant: str | None = None) -> Figure:
         """AP of each image alone, original against a variant (None: :attr:`main_variant`)."""
         from .figures import scatter_figure
@@ -339,7 +373,7 @@ class DetectionAuditResult(Result):
         Raises:
             InputError: no data set to read the images from.
         """
-        from .figures import examples_figure
+        from .examples import examples_figure
 
         variant = self._check_variant(variant or self.main_variant)
         changes = self.changes(variant, direction)
@@ -411,7 +445,8 @@ class DetectionAuditResult(Result):
         count = len(self.radii)
         middle = count // 2
         low, high = self.variants[1 + middle], self.variants[1 + count + middle]
-        better = self.changes(low)
+        better, worse = self.changes(low), self.changes(low, "drop")
+        balance = sign_test(len(better.images_any), len(worse.images_any))
         lower, upper = (float(v) for v in wilson(len(better.images_any), self.samples))
         share = percent(len(better.images_any) / self.samples, lower, upper)
         text = (
@@ -419,8 +454,11 @@ class DetectionAuditResult(Result):
             f"{at(high)}; {len(better.images_any)} of {self.samples} images ({share}) have a "
             f"higher AP on the LFC, {len(better.images)} of them by more than "
             f"{self.settings['margin']:g} from an original AP of at least "
-            f"{self.settings['floor']:g}."
+            f"{self.settings['floor']:g}, and {len(worse.images_any)} a lower one "
+            f"(noise alone would raise as many as it lowers: sign test, p = {balance:.2g})."
         )
+        if self.settings.get("at") == "input":
+            text += " The filter acted on the detector's resized input."
         return text + "".join(f" Note: {note}." for note in self.notes)
 
     def save_all(self, directory: str | os.PathLike[str]) -> list[Path]:
@@ -439,6 +477,7 @@ class DetectionAuditResult(Result):
         pictures = {
             self.name: self.figure(),
             "by_image": self.scatter_figure(),
+            "errors": self.errors_figure(),
         }
         if self.dataset is not None:
             for direction in _DIRECTIONS:
@@ -450,6 +489,7 @@ class DetectionAuditResult(Result):
         files.append(write_atomically(out / "images.csv", self.images_csv().encode()))
         files.append(write_atomically(out / "objects.csv", self.objects_csv().encode()))
         files.append(write_atomically(out / "classes.csv", self.classes_csv().encode()))
+        files.append(write_atomically(out / "errors.csv", self.errors_csv().encode()))
         for name in self.variants:
             text = json.dumps(plain(to_results(self.predictions[name])))
             files.append(write_atomically(out / f"results_{name}.json", text.encode()))
@@ -468,6 +508,15 @@ class DetectionAuditResult(Result):
             for k, category in enumerate(sorted(self.truth.categories))
         ]
         return _csv(heads, rows)
+
+    def errors_csv(self) -> str:
+        """One row per variant and kind of mistake: how many, and what they cost."""
+        rows = [
+            [name, kind, int(count), _cell(cost)]
+            for name, found in self.errors().items()
+            for kind, count, cost in zip(KINDS, found.counts, found.cost, strict=True)
+        ]
+        return _csv(["variant", "kind", "count", "cost_AP50"], rows)
 
     def images_csv(self) -> str:
         """One row per image: its objects and its AP alone on every variant."""
@@ -520,8 +569,8 @@ class DetectionAuditResult(Result):
         left_out = f", {len(self.skipped)} broken ones left out" if self.skipped else ""
         return (
             f"Detection audit, {self.samples} images with {len(self.objects)} objects{left_out}, "
-            f"LFC holds d {sign} r{fourier.rescale_note(self.rescale)}, at most "
-            f"{self.settings['max_dets']} detections per image and class; AP in %"
+            f"LFC holds d {sign} r of the {self.place}{fourier.rescale_note(self.rescale)}, "
+            f"at most {self.settings['max_dets']} detections per image and class; AP in %"
         )
 
 
@@ -570,6 +619,17 @@ def _corner(height: Any, width: Any, units: fourier.Units) -> float:
     if units == "nyquist":
         return float(np.hypot(half[0] / (height / 2), half[1] / (width / 2)))
     return float(np.hypot(*half))
+
+
+def sign_test(better: int, worse: int) -> float:
+    """Two-sided p of as uneven counts if every change were as likely a gain as a drop.
+
+    >>> round(sign_test(36, 30), 2), sign_test(0, 0)
+    (0.54, 1.0)
+    """
+    from scipy.stats import binomtest
+
+    return float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
 
 
 def _largest(change: NDArray[np.float64], chosen: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -14,6 +14,7 @@ from ..core.event_file import radius_tag
 from ..ground.errors import InputError
 
 Background = Literal["zero", "mean"]
+Place = Literal["image", "input"]
 ORIGINAL = "original"
 
 

@@ -320,7 +320,7 @@ class BandAttributionResult(Result):
             ecolor="black",
         )
         axes.axhline(0, color="black", lw=0.8)
-        axes.set_xticks(where, self.labels, rotation=30, ha="right")
+        axes.set_xticks(where, self.bands, rotation=30, ha="right")
         axes.set_xlabel("band (cycles/image)")
         axes.set_ylabel("attribution (logits)")
         method = str(self.settings["method"]).replace("_", " ")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .. import fourier
 from ..data.samples import PixelSpace, Samples, check_pixels
 from ..ground import checks
+from ..ground.devices import sent
 from ..ground.errors import InputError
 from ..ranks import RankGroup, share_buffers
 from .isolation import device_of, first_tensor, isolated
@@ -40,6 +41,9 @@ Found = TypeVar("Found")
 Predict = Callable[[nn.Module, Tensor], Tensor]
 
 
+# Batches on a GPU whose logits are looked at for NaN together.
+_UNCHECKED = 64
+
 # Pixels of one batch if the caller names no size: 256 images of 32×32, 16 of 224×224.
 _BATCH_PIXELS = 256 * 3 * 32 * 32
 
@@ -61,6 +65,7 @@ class Subject:
             subject may add one, and the result says them first.
         shared: logits that measurements before this one may have left, see :meth:`components`.
         tally: what was done with the model.
+        unchecked: for :meth:`check_finite`: logits with NaN, images and what they were, by batch.
     """
 
     model: nn.Module
@@ -74,6 +79,7 @@ class Subject:
     shared: SharedLogits | None = None
     caveats: list[str] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
+    unchecked: list[tuple[Tensor, int, str]] = field(default_factory=list)
 
     def logits(self, images: Tensor, what: str = "original") -> Tensor:
         """Logits ``(N, K)`` in float32 for images in pixel space, not clipped.
@@ -82,15 +88,28 @@ class Subject:
             InputError: an output that is no ``(N, K)`` tensor, or NaN among the logits.
         """
         logits = self.outputs(images)
-        bad = int(logits.isnan().any(1).sum())
-        if bad:
-            raise InputError(
-                f"model: expected finite logits, got NaN for {bad} of {len(images)} {what} "
-                "images; look for diverged training or a wrong normalisation"
-            )
+        self.unchecked.append((logits.isnan().any(1).sum(), len(images), what))
+        waits = self.device.type != "cpu" and self.ranks is None
+        if not waits or len(self.unchecked) >= _UNCHECKED:
+            self.check_finite()
         self.tally.passes += len(logits)
         self.tally.classes = logits.shape[1]
         return logits
+
+    def check_finite(self) -> None:
+        """Raise :class:`InputError` for NaN among the logits so far.
+
+        Looking at each batch at once would make the host wait for a GPU after every batch.
+        """
+        unchecked = self.unchecked[:]
+        self.unchecked.clear()
+        counts = torch.stack([bad for bad, _, _ in unchecked]).tolist() if unchecked else []
+        for bad, (_, count, what) in zip(counts, unchecked, strict=True):
+            if bad:
+                raise InputError(
+                    f"model: expected finite logits, got NaN for {bad} of {count} {what} "
+                    "images; look for diverged training or a wrong normalisation"
+                )
 
     def original(
         self, start: int, images: Tensor, *, rescale: fourier.Rescale | None = None
@@ -196,8 +215,8 @@ class Subject:
     def batch(self, start: int) -> tuple[Tensor, Tensor]:
         """Images and targets of the batch that starts at a sample."""
         part = slice(start, start + self.batch_size)
-        images = self.samples.pixels(part).to(self.device, non_blocking=True)
-        return images, self.samples.targets[part].to(self.device, non_blocking=True)
+        images = sent(self.samples.pixels(part), self.device)
+        return images, sent(self.samples.targets[part], self.device)
 
     def map(
         self,
@@ -336,7 +355,7 @@ def subject_of(
         batch_size = batch_size or default_batch_size(samples.image_shape, device.type)
         if ranks is not None:
             share_buffers(ranks, inner)
-        yield Subject(
+        subject = Subject(
             model=inner,
             samples=samples,
             pixels=pixels,
@@ -348,6 +367,8 @@ def subject_of(
             shared=shared,
             caveats=list(found.caveats),
         )
+        yield subject
+        subject.check_finite()
 
 
 def try_model(

@@ -146,6 +146,7 @@ class _Tolerant:
     def __init__(self, mapper: Callable[[Mapping[str, Any]], Any]) -> None:
         self._mapper = mapper
         self.augmentations = getattr(mapper, "augmentations", None)
+        self.image_format = getattr(mapper, "image_format", None)
 
     def __call__(self, entry: Mapping[str, Any]) -> Any:
         try:

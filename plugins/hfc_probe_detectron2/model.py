@@ -15,6 +15,7 @@ from hfc_probe.detection.store import PredictionStore
 from hfc_probe.detection.variants import ORIGINAL, background_of, pixel_mean_of, run_variants
 
 from .data import BROKEN
+from .resizing import resized, unresized
 
 VARIANTS = "hfc_probe"  # where an output carries the outputs on the other variants
 
@@ -24,9 +25,9 @@ class FrequencyModel(nn.Module):
 
     The output is the model's own on the original images, so that any evaluator works on it,
     with the outputs on LFC(r) and HFC(r) under the key ``hfc_probe`` for
-    :class:`BandEvaluator`. Each ``image`` (C×H×W, BGR or RGB, 0 to 255) is filtered as it
-    comes from the mapper, before the model's own normalisation and padding, and stays signed
-    float32.
+    :class:`BandEvaluator`. The original image (C×H×W, BGR or RGB, 0 to 255) is filtered before the
+    mapper resizes it, or, with ``at="input"``, as it comes from the mapper; always before the
+    model's own normalisation and padding, and it stays signed float32.
 
     Args:
         model: RetinaNet or any other meta-architecture of that form.
@@ -67,11 +68,15 @@ class FrequencyModel(nn.Module):
         for x in inputs:
             if Path(x.get("file_name", "")).is_file():
                 check_depth(x["file_name"])
-        images = [x["image"].to(device, torch.float32) for x in inputs]
+        whole = self.audit.at == "image"
+        images = [(unresized(x) if whole else x["image"]).to(device, torch.float32) for x in inputs]
 
         def detect(shown: list[Tensor]) -> Any:
             if shown is images:  # the original goes in exactly as it came
                 return self.model(inputs)
+            if whole:
+                sizes = [x["image"].shape[1:] for x in inputs]
+                shown = [resized(i, *size) for i, size in zip(shown, sizes, strict=True)]
             return self.model([{**x, "image": i} for x, i in zip(inputs, shown, strict=True)])
 
         outputs: dict[str, Any] = dict(

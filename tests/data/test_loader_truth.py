@@ -286,7 +286,7 @@ class ByName(Positions):
 def test_a_sampler_that_repeats_indices_and_leaves_others_out_is_said(ranks):
     timm = pytest.importorskip("timm.data.distributed_sampler")
     data = Subset(Numbers(), range(64))
-    sampler = timm.RepeatAugSampler(data, num_replicas=ranks, rank=0)
+    sampler = timm.RepeatAugSampler(data, ranks, 0, selected_round=0)
     found = Samples.collect(DataLoader(data, 8, sampler=sampler), pixels=PixelSpace())
     assert len(found.images.flatten(1).unique(dim=0)) == 22
     assert found.caveats == (

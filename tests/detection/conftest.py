@@ -24,13 +24,13 @@ def coco_content(coco):
 
 @pytest.fixture(scope="session")
 def trained():
-    """A detector of blobs and checkers; about 20 s on one core."""
+    """A detector of blobs and checkers; about 12 s on one core."""
     from .known_answer import PlantedShapes, train
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # small layers: a second thread costs more than it brings
     try:
-        return train(PlantedShapes(64, seed=0), steps=160)
+        return train(PlantedShapes(64, seed=0), steps=100)
     finally:
         torch.set_num_threads(threads)
 

@@ -154,8 +154,9 @@ def _is_text(artist):
 def test_one_pass_loads_each_image_once_and_shows_each_variant_once():
     data, detector = PlantedShapes(6, seed=2), Bright()
     DetectionAudit(radii=(4, 12), bootstrap=0).measure(detector, data)
-    assert sorted(data.loads) == sorted(data.pictures)
-    assert detector.calls == 6 * 5
+    # The first is loaded once more, to show whether signed images are seen.
+    assert sorted(data.loads) == sorted([*data.pictures, min(data.pictures)])
+    assert detector.calls == 6 * 5 + 3
 
 
 @needs_coco
@@ -212,7 +213,7 @@ def test_nyquist_units_cut_both_axes_of_an_image_alike():
 
     DetectionAudit(radii=(16,), bootstrap=0).measure(detector, Data())
     DetectionAudit(radii=(0.5,), units="nyquist", bootstrap=0).measure(detector, Data())
-    cycles, nyquist = shown[1], shown[4]
+    cycles, nyquist = shown[1], shown[7]  # three more calls show whether signs are seen
     assert float(cycles.std()) < 1e-6  # 20 cycles per image are beyond 16
     torch.testing.assert_close(nyquist, image, rtol=0, atol=1e-5)  # and within half of Nyquist
 
@@ -269,11 +270,11 @@ def test_an_interrupted_audit_goes_on_and_the_result_is_the_same(tmp_path):
         file.write(b'{"image_id": 1021, "variants": {"orig')
     rest = Bright()
     result = audit.measure(rest, data, resume=tmp_path / "finished")
-    assert rest.calls == 5 * (5 + 2)  # two of the finished ones are compared
+    assert rest.calls == 5 * (5 + 2) + 3  # two of the finished ones are compared
     assert result.to_dict() == whole.to_dict()
     none = Bright()
     again = audit.measure(none, data, resume=tmp_path / "finished")
-    assert none.calls == 5 * 2
+    assert none.calls == 5 * 2 + 3
     assert again.to_dict() == whole.to_dict()
 
 
@@ -313,7 +314,7 @@ def test_broken_images_stop_the_audit_by_name_and_nothing_is_lost(folder, tmp_pa
         AUDIT.measure(Bright(), data, resume=tmp_path / "finished")
     detector = Bright()
     result = AUDIT.measure(detector, data, resume=tmp_path / "finished", skip_broken=True)
-    assert detector.calls == 3 * 3  # the first image was finished before the stop, and compared
+    assert detector.calls == 3 * 3 + 3  # the first image was finished before the stop, and compared
     assert [str(k) for k in result.skipped] == broken
     assert result.samples == 3
     assert "2 images were left out" in result.sentence()
@@ -383,6 +384,7 @@ def test_no_detection_at_all_is_ap_zero_and_said(shapes):
         ({"radii": (-1,)}, "at least 0"),
         ({"units": "pixels"}, 'units: expected "cycles" or "nyquist"'),
         ({"hfc_background": "grey"}, 'hfc_background: expected "zero" or "mean"'),
+        ({"at": "mapper"}, 'at: expected "image" or "input"'),
         ({"max_dets": 0}, "max_dets: expected a whole number of at least 1"),
         ({"margin": 2}, "margin: expected a number from 0 to 1"),
     ],

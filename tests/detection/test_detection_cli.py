@@ -146,6 +146,7 @@ def test_two_processes_give_the_numbers_of_one(planted):
         (["--hfc-background", "mean"], "pass pixel_mean"),
         (["--model", "torchvision:resnet18"], "it is a classifier, which hfc-probe audit measures"),
         (["--classes", "5"], "--classes: expected with a torchvision detector and a checkpoint"),
+        (["--at", "input"], "hfc_probe_detectron2 can filter a model's input"),
         (["--radii", "0.5"], "multiply by half the image's side"),
     ],
 )
@@ -293,7 +294,10 @@ def test_rescaling_is_written_everywhere_and_is_another_audit(planted):
     folder, options = planted
     run = detect(*options, "--rescale", "max", "--out", folder / "out")
     assert run.exit_code == 0, run.output
-    assert "LFC holds d ≤ r, every image divided by its maximum, at most" in run.output
+    assert (
+        "LFC holds d ≤ r of the original image, every image divided by its maximum, at most"
+        in run.output
+    )
     assert "HFC, r = 12 (zero background, rescaled)" in run.output
     saved = json.loads((folder / "out" / "detection_audit.json").read_text())
     assert saved["settings"]["rescale"] == "max"

@@ -77,10 +77,12 @@ def test_the_scatter_has_a_point_for_every_image_with_objects(data):
 
 
 @needs_coco
-def test_missed_objects_are_dashed_and_found_ones_carry_class_and_score(data):
+def test_found_false_and_missed_boxes_at_the_best_threshold(data):
     result = result_of(data, (12,))
     figure = result.examples_figure("drop", variant="hfc_r12", top=2)
+    assert f"score ≥ {result.threshold:.2f}" in figure.get_supxlabel()
     chosen = result.changes("hfc_r12", "drop").images[:2]
+    shown_false = 0
     for row, position in enumerate(chosen):
         image_id = result.image_ids[position]
         mine = [k for k, o in enumerate(result.objects) if o["image_id"] == image_id]
@@ -88,16 +90,36 @@ def test_missed_objects_are_dashed_and_found_ones_carry_class_and_score(data):
             axes = figure.axes[2 * row + column]
             boxes = [p for p in axes.patches if isinstance(p, matplotlib.patches.Rectangle)]
             dashed = [box for box in boxes if box.get_linestyle() not in ("-", "solid")]
-            missed = [k for k in mine if np.isnan(result.score[name][k])]
-            assert len(boxes) == len(mine)
-            assert len(dashed) == len(missed)
-            for k in set(mine) - set(missed):
+            found = [k for k in mine if result.score[name][k] >= result.threshold]
+            above = int((result.predictions[name][image_id].scores >= result.threshold).sum())
+            assert len(dashed) == len(mine) - len(found)
+            assert len(boxes) == len(mine) + above - len(found)
+            shown_false += above - len(found)
+            said = texts(axes)
+            for k in mine:
                 category = result.truth.categories[result.objects[k]["category_id"]]
-                assert f"{category} {result.score[name][k]:.2f}" in texts(axes)
+                start = f"{category} {result.score[name][k]:.2f}, IoU " if k in found else category
+                assert any(text.startswith(start) for text in said)
             ap = 100 * result.images_ap[name][position]
             assert f"AP {ap:.1f} %" in axes.get_title()
+            assert f"{len(found)} of {len(mine)} found, {above - len(found)} false" in " ".join(
+                said
+            )
         change = result.images_ap["hfc_r12"][position] - result.images_ap["original"][position]
         assert f"(−{abs(100 * change):.1f})" in axes.get_title()
+    assert shown_false > 0
+
+
+@needs_coco
+def test_the_threshold_is_where_f1_is_largest(data):
+    result = result_of(data, (12,))
+    scores = np.concatenate([f.scores for f in result.predictions["original"].values()])
+
+    def f1(threshold):
+        hits = int((result.score["original"] >= threshold).sum())
+        return 2 * hits / (int((scores >= threshold).sum()) + len(result.objects))
+
+    assert f1(result.threshold) == max(map(f1, scores))
 
 
 @needs_coco

@@ -100,10 +100,60 @@ def test_original_equals_coco_evaluator_in_the_same_pass(plugin, config, ten, or
         assert results["bbox"][theirs] == 100 * ours[f"{name}/original"]
 
 
-def test_images_are_filtered_as_they_come_from_the_mapper(plugin, config, ten, oracle):
+def test_the_original_image_is_filtered_and_then_resized(plugin, config, ten, oracle):
+    from detectron2.data import DatasetMapper
+    from PIL import Image
+
+    from hfc_probe.detection import DetectionAudit
     from hfc_probe.fourier import split
 
-    result = plugin.audit(oracle, ten[0], radii=(20,), cfg=config, limit=1, quiet=True)
+    as_it_is = DatasetMapper(is_train=False, augmentations=[], image_format="BGR")
+    settings = DetectionAudit(radii=(0.2, 2), units="nyquist", bootstrap=0)
+    options = {"settings": settings, "limit": 1, "quiet": True}
+    result = plugin.audit(oracle, ten[0], mapper=as_it_is, **options)
+    image = result.dataset.load(result.image_ids[0])  # as the core feeds it
+    low, high = (255 * part[[2, 1, 0]] for part in split(image, 0.2, units="nyquist"))
+    torch.testing.assert_close(oracle.shown[1], low, rtol=0, atol=255e-6)
+    torch.testing.assert_close(oracle.shown[2], high, rtol=0, atol=255e-6)
+    assert "LFC holds d ≤ r of the original image" in str(result)
+    oracle.shown.clear()
+    plugin.audit(oracle, ten[0], cfg=config, **options)
+    original, low, high, beyond, _ = oracle.shown
+    assert original.dtype == torch.uint8  # exactly as the mapper gives it
+    assert tuple(low.shape) == tuple(original.shape)
+    assert original.shape[1] < image.shape[1]
+    # Beyond the corner the LFC is the original, resized alike but for Pillow's rounding.
+    assert float((beyond - original).abs().max()) < 1.01
+    expected = split(255 * image[[2, 1, 0]], 0.2, units="nyquist")[1]
+    theirs = [Image.fromarray(p.numpy()).resize(high.shape[:0:-1], 2) for p in expected]
+    expected = torch.stack([torch.from_numpy(np.array(p)) for p in theirs])
+    torch.testing.assert_close(high, expected, rtol=0, atol=1e-3)
+
+
+def test_a_mapper_that_does_more_than_resizing_is_refused(plugin, config, ten, oracle):
+    from hfc_probe_detectron2.data import mapper_for
+
+    from hfc_probe.detection import DetectionAudit
+
+    read = mapper_for(oracle, config)
+
+    def darker(entry):
+        found = read(entry)
+        return {**found, "image": found["image"] // 2}
+
+    with pytest.raises(InputError, match=r"reads a file and resizes it.*at=\"input\""):
+        plugin.audit(oracle, ten[0], (20,), mapper=darker, quiet=True)
+    settings = DetectionAudit(radii=(20,), at="input", bootstrap=0)
+    plugin.audit(oracle, ten[0], settings=settings, mapper=darker, limit=1, quiet=True)
+
+
+def test_at_input_images_are_filtered_as_they_come_from_the_mapper(plugin, config, ten, oracle):
+    from hfc_probe.detection import DetectionAudit
+    from hfc_probe.fourier import split
+
+    settings = DetectionAudit(radii=(20,), at="input", bootstrap=0)
+    result = plugin.audit(oracle, ten[0], settings=settings, cfg=config, limit=1, quiet=True)
+    assert "of the detector's resized input" in str(result)
     original, low, high = oracle.shown
     assert result.samples == 1
     assert original.dtype == torch.uint8  # exactly as the mapper gives it
@@ -117,7 +167,7 @@ def test_mean_background_is_the_models_pixel_mean(plugin, config, ten, oracle):
     from hfc_probe.detection import DetectionAudit
     from hfc_probe.fourier import split
 
-    settings = DetectionAudit(radii=(20,), hfc_background="mean", bootstrap=0)
+    settings = DetectionAudit(radii=(20,), hfc_background="mean", at="input", bootstrap=0)
     result = plugin.audit(oracle, ten[0], settings=settings, cfg=config, limit=1, quiet=True)
     original, _, high = oracle.shown
     expected = split(original.float(), 20)[1] + torch.tensor([103.0, 116.0, 123.0]).view(-1, 1, 1)

@@ -103,8 +103,8 @@ def test_at_small_norm_it_orders_frequencies_as_the_heatmap_of_a_planted_model_d
 
 
 def test_at_small_norm_it_agrees_with_the_heatmap_of_a_real_network(resnet20, cifar):
-    # The 96 images with the largest loss: among easy ones a few would decide the mean.
-    pixels, count = PixelSpace.imagenet(), 96
+    # The 48 images with the largest loss: among easy ones a few would decide the mean.
+    pixels, count = PixelSpace.imagenet(), 48
     with torch.no_grad():
         logits = resnet20(pixels.normalize(cifar.pixels()))
         losses = F.cross_entropy(logits, cifar.targets, reduction="none")

@@ -57,6 +57,7 @@ def train(measurements, log_dir=None):
             measurements={m: hfc_probe.Every(epochs=2) for m in measurements},
             budget=1.0,
             strict=True,
+            final=False,
         )
     for _ in range(3):  # one epoch of training after the measurements
         for images, labels in loader:

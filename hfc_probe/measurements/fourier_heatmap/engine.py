@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from ... import fourier
 from ...data.normalization import LARGEST
 from ...data.samples import Samples
+from ...ground.devices import sent
 from ...ground.errors import InputError
 from ...model.subject import Job, Subject, target_rank
 
@@ -159,7 +160,7 @@ class Engine:
             run = slice(int(images[0]), int(images[-1]) + 1)
             if len(images) < 3 or bool((np.diff(images) == 1).all()):
                 return run
-        return torch.from_numpy(images).to(self.device)
+        return sent(torch.from_numpy(images), self.device)
 
     def _pixels(self, index: Any) -> Tensor:
         """A copy of some of the images as floats in [0, 1]."""
@@ -178,13 +179,13 @@ class Engine:
         signs = torch.cat(
             [self._signs[int(cells[a])][torch.from_numpy(images[a:b])] for a, b in runs]
         )
-        signs = signs.to(out.dtype).to(self.device, non_blocking=True)
+        signs = sent(signs.to(out.dtype), self.device)
         if len(runs) == 1:
             out.addcmul_(signs, self._waves[int(cells[0])].to(out.dtype))
         else:
             waves = torch.stack([self._waves[int(cells[a])] for a, _ in runs])
             which = torch.repeat_interleave(torch.tensor([b - a for a, b in runs], device="cpu"))
-            waves = waves[which.to(self.device)][:, None]
+            waves = waves[sent(which, self.device)][:, None]
             out.addcmul_(signs, waves.to(out.dtype))
         return out.clamp_(0, 1)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...core.intervals import wilson
 from ...core.measurement import settings_of
+from ...ground.devices import sent
 from ...ground.errors import InputError
 from ...model.subject import Subject
 from . import model as heatmap_model
@@ -30,8 +31,24 @@ FEWEST_PER_CELL = 4
 # Passes of one round of the sequential estimator, images a cell of one of the model's.
 _ROUND, _ROUND_PER_CELL = 2048, 8
 _WATCH_SECONDS = 5.0
+# Losses of so many batches stay on the device before the host reads them, and waits.
+_BATCHES_ON_DEVICE = 64
 # Cells within this distance from DC get this many times the images of others.
 _NEAR, _MORE_NEAR = 1.5, 4
+
+
+# Pairs done, errors by cell and k, sums of losses and squares by cell, and what is not in the sums
+# yet: cells and losses of the latest batches.
+_Counts = tuple[int, Tensor, Tensor, tuple[tuple[Tensor, Tensor], ...]]
+
+
+def _settled(at: _Counts) -> _Counts:
+    """All losses in the sums."""
+    done, wrong, sums, waiting = at
+    if waiting:
+        cells, losses = (torch.cat(parts) for parts in zip(*waiting, strict=True))
+        sums = sums.index_add(0, cells, _moments(losses))
+    return done, wrong, sums, ()
 
 
 class Run:
@@ -69,11 +86,11 @@ class Run:
         device = self.engine.device
         wrong = torch.zeros(self.cells, columns, dtype=torch.long, device=device)
         # One tuple, replaced at once: an interruption finds counts and place in step.
-        at = (0, wrong, torch.zeros(self.cells, 2, dtype=torch.float64, device="cpu"))
+        at: _Counts = (0, wrong, torch.zeros(self.cells, 2, dtype=torch.float64, device="cpu"), ())
         state = self.subject.agree(self.checkpoint.load())
         if state is not None:
             kept = torch.from_numpy(state["wrong"]).to(device)
-            at = (int(state["done"]), kept, torch.from_numpy(state["loss"]))
+            at = (int(state["done"]), kept, torch.from_numpy(state["loss"]), ())
 
         size = self.subject.batch_size
 
@@ -81,9 +98,8 @@ class Run:
             return np.divmod(np.arange(start, min(start + size, total)), self.count)
 
         def keep() -> None:
-            self.checkpoint.save(
-                {"done": at[0], "wrong": at[1].cpu().numpy(), "loss": at[2].numpy()}
-            )
+            done, wrong, sums, _ = _settled(at)
+            self.checkpoint.save({"done": done, "wrong": wrong.cpu().numpy(), "loss": sums.numpy()})
 
         shown = time.monotonic()
         try:
@@ -98,21 +114,25 @@ class Run:
                     advance(stop - start)
                     at = (
                         stop,
-                        at[1].index_add(0, index.to(device), found.wrong.long()),
-                        at[2].index_add(0, index, _moments(found.loss)),
+                        at[1].index_add(0, sent(index, device), found.wrong.long()),
+                        at[2],
+                        (*at[3], (index, found.loss)),
                     )
+                    if len(at[3]) >= _BATCHES_ON_DEVICE:
+                        at = _settled(at)
                     if self.checkpoint.due():
                         keep()
                     if self.watch and time.monotonic() - shown > _WATCH_SECONDS:
-                        self.watch(self._counted(*at))
+                        self.watch(self._counted(at))
                         shown = time.monotonic()
         except BaseException:
             keep()
             raise
         self.checkpoint.remove()
-        return self._counted(*at)
+        return self._counted(at)
 
-    def _counted(self, done: int, wrong: Tensor, loss: Tensor) -> FourierHeatmapResult:
+    def _counted(self, at: _Counts) -> FourierHeatmapResult:
+        done, wrong, loss, _ = _settled(at)
         full, rest = divmod(done, self.count)
         seen = np.full(self.cells, 0, np.int64)
         seen[:full] = self.count

@@ -1,0 +1,181 @@
+"""Errors by kind against a reference that follows the paper's words, one detection at a time."""
+
+import numpy as np
+import pytest
+
+from hfc_probe.detection import DetectionAudit, Detections, GroundTruth
+from hfc_probe.detection.doubts import corners, ious
+from hfc_probe.detection.errors_by_kind import KINDS, errors_of
+
+from ..conftest import needs_coco
+from .known_answer import PlantedShapes
+from .test_detection_evaluation import noisy
+
+SQUARE = [20.0, 20.0, 20.0, 20.0]
+TRUTH = GroundTruth.read(
+    {
+        "images": [{"id": 1, "height": 100, "width": 100}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": SQUARE}],
+        "categories": [{"id": 1}, {"id": 2}],
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("rows", "kinds"),
+    [
+        ([(SQUARE, 0.9, 1)], []),
+        ([(SQUARE, 0.9, 2)], ["classification"]),
+        ([([30, 20, 20, 20], 0.9, 1)], ["localization"]),
+        ([([30, 20, 20, 20], 0.9, 2)], ["both", "missed"]),
+        ([(SQUARE, 0.9, 1), (SQUARE, 0.8, 1)], ["duplicate"]),
+        ([([70, 70, 20, 20], 0.9, 1)], ["background", "missed"]),
+        ([], ["missed"]),
+    ],
+)
+def test_each_kind_is_what_the_paper_says(rows, kinds):
+    found = Detections(
+        np.array([r[0] for r in rows], dtype=float).reshape(-1, 4),
+        np.array([r[1] for r in rows], dtype=float),
+        np.array([r[2] for r in rows], dtype=np.int64),
+    )
+    errors = errors_of(TRUTH, [1], {1: found})
+    assert [k for k, n in zip(KINDS, errors.counts, strict=True) for _ in range(n)] == kinds
+    if kinds in (["classification"], ["localization"]):
+        assert errors.ap50 == 0
+        assert errors.cost[KINDS.index(kinds[0])] == pytest.approx(
+            1
+        )  # mending it finds the only object
+
+
+def slow_ap(rows, objects):
+    """Mean over classes of the 101-point AP of (score, label, right)."""
+    means = []
+    for category, count in objects.items():
+        ranked = sorted((r for r in rows if r[1] == category), key=lambda r: -r[0])
+        points, met = [], 0
+        for rank, (_, _, right) in enumerate(ranked, 1):
+            met += right
+            points.append((met / count if count else 0.0, met / rank))
+        levels = [max((p for r, p in points if r >= level), default=0.0) if count else 0.0
+                  for level in np.linspace(0, 1, 101)]  # fmt: skip
+        means.append(sum(levels) / 101)
+    return sum(means) / len(means)
+
+
+def slow(truth, found):
+    """Counts and costs by the paper's §2.2 and §2.3, with every object and box in plain loops."""
+    rows, fixes, lost, objects = [], {k: {} for k in KINDS}, {}, {}
+    for image_id in truth.images:
+        targets = [a for a in truth.annotations if a["image_id"] == image_id]
+        for t in targets:
+            objects[t["category_id"]] = objects.get(t["category_id"], 0) + 1
+        d = found[image_id]
+        order = sorted(range(len(d.scores)), key=lambda k: -d.scores[k])
+        overlap = ious(corners(d.boxes), corners(np.array([t["bbox"] for t in targets])))
+        user, right = {}, set()
+        for k in order:
+            own = [(overlap[k, t], -t) for t in range(len(targets))
+                   if t not in user and targets[t]["category_id"] == d.labels[k]]  # fmt: skip
+            if own and max(own)[0] >= 0.5:
+                user[-max(own)[1]] = k
+                right.add(k)
+        helped = set()
+        for k in order:
+            place = len(rows)
+            rows.append((d.scores[k], d.labels[k], k in right))
+            if k in right:
+                continue
+            own = [(overlap[k, t], -t) for t, a in enumerate(targets)
+                   if a["category_id"] == d.labels[k]]  # fmt: skip
+            other = [(overlap[k, t], -t) for t, a in enumerate(targets)
+                     if a["category_id"] != d.labels[k]]  # fmt: skip
+            target = None
+            if own and 0.1 <= max(own)[0] <= 0.5:
+                kind, target = "localization", -max(own)[1]
+            elif other and max(other)[0] >= 0.5:
+                kind, target = "classification", -max(other)[1]
+            elif own and max(own)[0] >= 0.5:
+                kind = "duplicate"
+            elif max((o for o, _ in own + other), default=0) <= 0.1:
+                kind = "background"
+            else:
+                kind = "both"
+            mended = None
+            if target is not None and target not in user and target not in helped:
+                helped.add(target)
+                mended = (d.scores[k], targets[target]["category_id"], True)
+            fixes[kind][place] = mended
+        for t, a in enumerate(targets):
+            if t not in user and t not in helped:
+                lost[a["category_id"]] = lost.get(a["category_id"], 0) + 1
+    base = slow_ap(rows, objects)
+    cost = []
+    for kind in KINDS[:-1]:
+        new = [fixes[kind].get(k, row) for k, row in enumerate(rows)]
+        cost.append(slow_ap([row for row in new if row is not None], objects) - base)
+    left = {k: n - lost.get(k, 0) for k, n in objects.items()}
+    counts = [len(fixes[kind]) for kind in KINDS[:-1]] + [sum(lost.values())]
+    return counts, [max(c, 0) for c in [*cost, slow_ap(rows, left) - base]], base
+
+
+def found_labels(truth, image_id):
+    return np.array([a["category_id"] for a in truth.annotations if a["image_id"] == image_id])
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_counts_and_costs_equal_the_slow_reference(seed):
+    data = PlantedShapes(20, seed=seed)
+    found = noisy(data.truth, seed, noise=0.12)
+    rng = np.random.default_rng(seed)  # scores that are all different
+    found = {i: d._replace(scores=rng.random(len(d.scores))) for i, d in found.items()}
+    twice = next(i for i, d in found.items() if len(d.scores))
+    # A duplicate of each, and objects of one image called by the other class.
+    called = next(i for i, d in found.items() if len(d.scores) and i != twice)
+    boxes = np.array([a["bbox"] for a in data.truth.annotations if a["image_id"] == called])
+    other = np.full(len(boxes), 11) - found_labels(data.truth, called)
+    found[called] = Detections(boxes, rng.random(len(boxes)), other)
+    d = found[twice]
+    found[twice] = Detections(*(np.concatenate([part, part]) for part in d))
+    found[twice].scores[len(d.scores) :] *= 0.9
+    errors = errors_of(data.truth, sorted(data.truth.images), found)
+    counts, cost, ap50 = slow(data.truth, found)
+    assert errors.counts.tolist() == counts
+    assert counts[0] + counts[3] > 1
+    assert counts[1] > 5
+    np.testing.assert_allclose(errors.cost, cost, rtol=0, atol=1e-12)
+    assert errors.ap50 == pytest.approx(ap50, abs=1e-12)
+
+
+def test_a_detection_within_a_crowd_is_no_mistake():
+    content = {
+        "images": [{"id": 1, "height": 100, "width": 100}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 90, 90], "iscrowd": 1},
+            {"id": 2, "image_id": 1, "category_id": 1, "bbox": [92, 92, 8, 8]},
+        ],
+        "categories": [{"id": 1}],
+    }
+    found = Detections(np.array([[10.0, 10, 20, 20]]), np.array([0.9]), np.array([1]))
+    errors = errors_of(GroundTruth.read(content), [1], {1: found})
+    assert errors.counts.tolist() == [0, 0, 0, 0, 0, 1]
+
+
+@needs_coco
+def test_ap50_of_a_real_detector_and_what_it_loses(real, tmp_path):
+    data, found = real
+    audit = DetectionAudit(radii=(32, 64), bootstrap=0)
+    fewer = {i: Detections(*(part[: len(part) // 20] for part in d)) for i, d in found.items()}
+    variants = {n: fewer if n == "lfc_r32" else found for n in audit.variants}
+    result = audit.evaluate(data.truth, variants)
+    errors = result.errors()
+    # COCO takes 100 detections of each class, TIDE 100 of the image.
+    assert errors["original"].ap50 == pytest.approx(result.metrics["original"][1], abs=0.005)
+    assert errors["lfc_r32"].counts[5] > errors["original"].counts[5]
+    result.save_all(tmp_path)
+    head, first, *_ = (tmp_path / "errors.csv").read_text().splitlines()
+    assert head == "variant,kind,count,cost_AP50"
+    assert first.startswith(f"original,classification,{errors['original'].counts[0]},")
+    panels = result.errors_figure().axes
+    line = next(one for one in panels[0].lines if one.get_label() == "missed").get_ydata()
+    np.testing.assert_allclose(line, [100 * errors[n].cost[5] for n in ("lfc_r32", "lfc_r64")])

@@ -4,6 +4,7 @@ import { setDark, theme } from "./charts/cards.js";
 import { colorOf, runColor } from "./charts/colors.js";
 import { Data } from "./data.js";
 import { choice, h, keepFocus, note } from "./dom.js";
+import { commonPrefix, matching, shortened } from "./names.js";
 import { onReload, onTheme } from "./host.js";
 import { State } from "./state.js";
 import { CostView } from "./views/cost.js";
@@ -26,6 +27,7 @@ const VIEWS = [
 ];
 const RUNS_AT_FIRST = 6;
 const NAMED = 3; // runs of which the slider says where they are
+const NAME_LENGTH = 24; // in the list; the whole name is its title
 const PLAY_MS = 220;
 const PROGRESS = "progress/epoch";
 
@@ -189,7 +191,8 @@ export class App {
     const names = this.names();
     const chosen = new Set(this.selected());
     const [a, b] = this.pair();
-    const shown = () => names.filter((name) => name.toLowerCase().includes(this.filter.toLowerCase()));
+    const shown = () => matching(names, this.filter);
+    const prefix = commonPrefix(names);
     const choose = (set) => this.state.set({ runs: JSON.stringify(names.filter((name) => set.has(name))) });
     const list = h("ul");
     const pick = (name, key, other) =>
@@ -230,7 +233,7 @@ export class App {
                 },
               }),
               h("i", { class: "chip", style: { background: this.color(name) } }),
-              h("span", {}, name),
+              h("span", {}, shortened(name.slice(prefix.length), NAME_LENGTH)),
             ),
             pick(name, "a", "b"),
             pick(name, "b", "a"),
@@ -239,7 +242,7 @@ export class App {
       );
     const search = h("input", {
       type: "search",
-      placeholder: "Filter runs",
+      placeholder: "Filter runs (regex)",
       "aria-label": "Filter runs",
       value: this.filter,
       oninput: (event) => {
@@ -250,6 +253,7 @@ export class App {
     fill();
     this.runs.replaceChildren(
       h("h2", {}, `Runs (${chosen.size} of ${names.length})`),
+      prefix ? h("p", { class: "small" }, `All begin with ${prefix}`) : "",
       names.length > 8 ? search : "",
       h(
         "div",

@@ -7,6 +7,7 @@ const DEFAULTS = {
   part: "both", // of the curves: both, lfc or hfc
   x: "auto", // epoch, step or minutes
   bands: "1",
+  seeds: "0", // of the curves against the radius: runs of several seeds as one
   runs: "", // JSON list; empty: the first ones
   a: "",
   b: "",

@@ -39,12 +39,19 @@ export class Card {
       this.tabulate();
     };
     this.opener = h("button", { title: "The numbers here, for reading without the picture", "aria-expanded": "false", onclick: open }, "Table");
+    const whole = () => {
+      this.plot.zoom(null);
+      this.draw();
+      this.opener.focus();
+    };
+    this.reset = h("button", { title: "Show all again; a double click does it, too", hidden: true, onclick: whole }, "Reset zoom");
     this.element = h(
       "figure",
       { class: "card", "data-plot": name },
       h(
         "div",
         { class: "tools" },
+        this.reset,
         h("button", { title: "Picture on white, 3 times the size", onclick: () => this.png() }, "PNG"),
         h("button", { title: "The numbers behind it", onclick: () => this.csv() }, "CSV"),
         this.opener,
@@ -92,6 +99,7 @@ export class Card {
   draw() {
     const width = this.area.clientWidth;
     if (!width || !this.plot) return;
+    this.reset.hidden = !this.plot.zoomed?.();
     this.width = width;
     this.height = Math.round(this.plot.height(width));
     const ratio = Math.max(1, window.devicePixelRatio || 1);

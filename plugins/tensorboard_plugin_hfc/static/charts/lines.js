@@ -1,6 +1,7 @@
 // Line charts in panels that share their axes: curves with bands, a legend, hover and zoom.
 
 import { FONT } from "./colors.js";
+import { shortened } from "../names.js";
 import { figures } from "./cards.js";
 
 const [LEFT, RIGHT, TOP, BOTTOM, GAP] = [52, 20, 26, 44, 20];
@@ -34,6 +35,13 @@ export function fit(context, text, width) {
     else high = middle - 1;
   }
   return `${text.slice(0, low)}…`;
+}
+
+/** A run's name shortened in the middle until it fits. */
+function fitName(context, text, width) {
+  let most = text.length;
+  while (most > 3 && context.measureText(shortened(text, most)).width > width) most--;
+  return shortened(text, most);
 }
 
 export function title(context, text, x, width, theme) {
@@ -191,7 +199,7 @@ export function lines(spec, memory = {}) {
       context.font = `600 12px ${FONT}`;
       context.textAlign = "left";
       context.textBaseline = "alphabetic";
-      context.fillText(fit(context, box.panel.title, box.wide), box.left, box.top - 8);
+      context.fillText(fitName(context, box.panel.title, box.wide), box.left, box.top - 8);
       context.font = `12px ${FONT}`;
     }
   }
@@ -212,7 +220,7 @@ export function lines(spec, memory = {}) {
         context.fillStyle = theme.text;
         context.textAlign = "left";
         context.textBaseline = "middle";
-        context.fillText(fit(context, item.name, item.wide - 46), x + 32, y);
+        context.fillText(fitName(context, item.name, item.wide - 46), x + 32, y);
       }
     });
     for (const box of boxes(width)) {
@@ -343,6 +351,7 @@ export function lines(spec, memory = {}) {
     draw,
     probe,
     zoom,
+    zoomed: () => Boolean(memory.zoom),
     click: spec.click && click,
     rows,
   };

@@ -6,6 +6,7 @@ import { ordered, runColor } from "../charts/colors.js";
 import { choice, h, note, segments, table, toggle } from "../dom.js";
 import { fitted, lines } from "../charts/lines.js";
 import { byChance, compare, points, verdict } from "../words.js";
+import { seeds } from "../names.js";
 import { Accuracies, DASH, PARTS } from "./accuracies.js";
 
 const PANELS = 24;
@@ -89,6 +90,9 @@ export class CurvesView extends Accuracies {
         state.set({ part: value }),
       ),
       mode === "training" && app.axisChoice(this.runs),
+      mode === "radius" &&
+        this.groups().length > 0 &&
+        toggle("Seeds as mean ± SD", state.get("seeds") === "1", (on) => state.set({ seeds: on ? "1" : "0" })),
       toggle("95 % intervals", state.get("bands") === "1", (on) => state.set({ bands: on ? "1" : "0" })),
       app.stepper(),
     ];
@@ -176,13 +180,39 @@ export class CurvesView extends Accuracies {
     );
   }
 
+  /** Runs of several seeds, measured alike at the same radii: [[name, runs], …]. */
+  groups() {
+    const like = (run) => JSON.stringify([how(this.any(run).content), this.radiiOf(run)]);
+    return seeds(this.runs).filter(([, runs]) => runs.length > 1 && runs.every((run) => like(run) === like(runs[0])));
+  }
+
+  /** Mean of some runs' curves, with the standard deviation between the runs as its band. */
+  mean(runs, part) {
+    const all = runs.map((run) => this.across(run, part)).filter(Boolean);
+    if (all.length < 2) return null;
+    const y = all[0].y.map((_, k) => all.reduce((sum, one) => sum + one.y[k], 0) / all.length);
+    const spread = y.map((middle, k) => Math.sqrt(all.reduce((sum, one) => sum + (one.y[k] - middle) ** 2, 0) / (all.length - 1)));
+    return { x: all[0].x, y, low: y.map((middle, k) => middle - spread[k]), high: y.map((middle, k) => middle + spread[k]) };
+  }
+
   radiusPlot() {
     const { app } = this;
     const bands = app.state.get("bands") === "1";
     const series = [];
     const legend = [];
     const apart = new Set(this.placed().map(([run, own]) => app.placeOf(run, own))).size > 1;
-    for (const run of this.runs) {
+    const groups = app.state.get("seeds") === "1" ? this.groups() : [];
+    const grouped = new Set(groups.flatMap(([, runs]) => runs));
+    for (const [name, runs] of groups) {
+      const color = app.color(runs[0]);
+      for (const part of this.parts()) {
+        const found = this.mean(runs, part);
+        const look = { color, dash: part === "hfc" ? DASH : undefined, points: true };
+        if (found) series.push({ name: `${part.toUpperCase()} ${name}`, ...found, ...look });
+      }
+      legend.push({ name: `${name}: mean ± SD of ${runs.length} runs`, color });
+    }
+    for (const run of this.runs.filter((one) => !grouped.has(one))) {
       const color = app.color(run);
       for (const part of this.parts()) {
         const found = this.across(run, part);

@@ -48,6 +48,7 @@ export class Card {
     this.element = h(
       "figure",
       { class: "card", "data-plot": name },
+      this.area,
       h(
         "div",
         { class: "tools" },
@@ -56,7 +57,6 @@ export class Card {
         h("button", { title: "The numbers behind it", onclick: () => this.csv() }, "CSV"),
         this.opener,
       ),
-      this.area,
       this.numbers,
     );
     this.canvas.addEventListener("mousemove", (event) => this.hover(event));

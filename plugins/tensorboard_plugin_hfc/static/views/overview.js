@@ -152,6 +152,7 @@ export class OverviewView extends Accuracies {
       ].filter(Boolean);
     });
     const [original] = this.original(run, last);
+    const background = this.background([run]);
     const level = Number.isFinite(original) ? [{ y: original, text: "original" }] : [];
     const panel = { series, lines: [...level, ...this.chanceLines([run])] };
     return lines(
@@ -159,7 +160,9 @@ export class OverviewView extends Accuracies {
         title: "Accuracy against radius",
         label: `Accuracy against radius of ${run}`,
         panels: [panel],
-        legend: series.map(({ name, color: own, dash }) => ({ name, color: own, dash })),
+        legend: series
+          .filter(({ name }) => !name.startsWith("HFC at"))
+          .map(({ name, color: own, dash }) => ({ name: name === "HFC" && background ? `HFC (${background} background)` : name, color: own, dash })),
         columns: 1,
         panelHeight: 190,
         xLabel: `radius r (${this.unitOf(run)})`,

@@ -69,6 +69,8 @@ class Result(ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        if "__repr__" not in vars(cls):  # a dataclass would print its arrays
+            cls.__repr__ = Result.__repr__  # type: ignore[method-assign]
         if "arrays" in vars(cls):
             cls.arrays = _computed_once(cls.arrays)  # type: ignore[method-assign]
 
@@ -270,6 +272,10 @@ class Result(ABC):
         from .event_file import log
 
         log(self, writer, step, figure=figure)
+
+    def __repr__(self) -> str:
+        images = f", {self.samples} images" if self.samples else ""
+        return f"<{type(self).__name__}{images}: {self.sentence()}>"
 
     def __str__(self) -> str:
         from tabulate import tabulate

@@ -94,6 +94,11 @@ class Samples:
         object.__setattr__(self, "images", images)
         object.__setattr__(self, "targets", targets.long())
 
+    def __repr__(self) -> str:
+        shape = "×".join(map(str, self.images.shape[1:]))
+        classes = int(self.targets.unique().numel())
+        return f"<Samples, {len(self)} images of {shape} ({self.images.dtype}), {classes} classes>"
+
     def __len__(self) -> int:
         return int(self.images.shape[0])
 

@@ -251,10 +251,10 @@ class ComponentExamplesResult(CellResult):
         left, right = parts
         fed = fourier.rescale_note(self.settings["rescale"], "; ")
         _group_axes(right.subplots(), self)
-        name = self.settings["group"].replace("_", " ").replace("high", "HFC")
-        left.suptitle(
-            f"Right as they are; {name.replace('low', 'LFC')} at r = {self.example_radius:g}{fed}"
-        )
+        said = ["Original right"]
+        for name, hit in zip(("LFC", "HFC"), GROUPS[self.settings["group"]], strict=True):
+            said.append(f"{name}({self.example_radius:g}) {'right' if hit else 'wrong'}")
+        left.suptitle(", ".join(said) + fed)
         grid = left.subplots(3, columns, squeeze=False)
         for column in range(columns):
             for row, view in enumerate(("original", "LFC", "HFC")):

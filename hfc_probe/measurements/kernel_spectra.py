@@ -106,13 +106,14 @@ class KernelSpectra(Measurement):
             )
         extent = max(1 + (k - 1) * d for k, d in zip(weight.shape[-2:], dilation, strict=True))
         size = max(self.size, extent)
+        spacing = {} if tuple(dilation) == (1, 1) else {"dilation": list(dilation)}
         spectra = kernels.spectrum(weight, size, dilation=dilation)
         power = spectra / spectra.sum((1, 2), keepdim=True)  # NaN for a kernel of zeros
         distance = kernels.cycles_per_pixel(size).to(power.dtype)
         high = power[:, distance > HIGH_CYCLES_PER_PIXEL].sum(1)
         rings = fourier.radial_profile(power)[:, : size // 2 + 1]
         return KernelSpectraResult(
-            settings=settings_of(self) | {"size": size},
+            settings=settings_of(self) | {"size": size} | spacing,
             samples=0,
             provenance={"caveats": list(found.caveats)},
             layer=found.name,

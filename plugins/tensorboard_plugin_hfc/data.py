@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tensorboard import errors
 from tensorboard.data import provider
+from tensorboard.util import tensor_util
 
 from .metadata import IMAGES, PLUGIN_NAME, PREFIX, SCALARS, Content, ContentError, parse
 
@@ -42,8 +43,9 @@ class Series:
 class Reader:
     """Reads one experiment; holds no state, so that it is never out of date."""
 
-    def __init__(self, data_provider: Any) -> None:
+    def __init__(self, data_provider: Any, multiplexer: Any = None) -> None:
         self._provider = data_provider
+        self._multiplexer = multiplexer  # TensorBoard's own store; its Rust server has none
 
     def index(self, ctx: Any, experiment: str) -> dict[str, Any]:
         """Runs with their arrays, scalars and pictures, and what of it cannot be used.
@@ -104,14 +106,17 @@ class Reader:
         wanted = provider.RunTagFilter(runs=runs, tags=tags)
         listed = self._tensors(ctx, experiment, wanted)
         pairs = [(run, tag) for run, found in listed.items() for tag in found]
+        chosen = None if steps is None else frozenset(steps)
         try:
-            read = self._read(ctx, experiment, wanted) if pairs else {}
+            if chosen is not None and self._multiplexer is not None:
+                read = self._stored(pairs, chosen)
+            else:
+                read = self._read(ctx, experiment, wanted) if pairs else {}
         except errors.PublicError:
             raise
         except Exception:  # one damaged tensor must not hide the others
             logger.debug("reading one by one", exc_info=True)
             read = None
-        chosen = None if steps is None else frozenset(steps)
         out = []
         for run, tag in sorted(pairs):
             try:
@@ -196,6 +201,21 @@ class Reader:
             if isinstance(blob, bytes) and blob.startswith(start):
                 return blob, kind
         raise errors.InvalidArgumentError("expected a PNG or JPEG picture under this key")
+
+    def _stored(self, pairs: Iterable[tuple[str, str]], steps: frozenset[int]) -> Any:
+        """Data of some steps alone; the data provider would decode the whole series for them."""
+        read: dict[str, dict[str, list[provider.TensorDatum]]] = {}
+        for run, tag in pairs:
+            read.setdefault(run, {})[tag] = [
+                provider.TensorDatum(
+                    step=event.step,
+                    wall_time=event.wall_time,
+                    numpy=tensor_util.make_ndarray(event.tensor_proto),
+                )
+                for event in self._multiplexer.Tensors(run, tag)
+                if event.step in steps
+            ]
+        return read
 
     def _tensors(self, ctx: Any, experiment: str, wanted: Any = None) -> Any:
         return self._provider.list_tensors(

@@ -27,7 +27,7 @@ class HfcPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
     plugin_name = PLUGIN_NAME
 
     def __init__(self, setting: Any) -> None:
-        self._reader = Reader(setting.data_provider)
+        self._reader = Reader(setting.data_provider, setting.multiplexer)
 
     def get_plugin_apps(self) -> dict[str, Any]:
         """Routes below ``data/plugin/hfc``."""

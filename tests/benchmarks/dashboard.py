@@ -37,6 +37,29 @@ STEPS = """async (count) => {
   const ours = performance.getEntriesByName('hfc-step').map((one) => one.duration);
   return { frame: times, script: ours };
 }"""
+# From a key in Kernels to the picture of that step, fetched from the server.
+FETCHED = """async (key) => {
+  const begin = performance.now();
+  document.body.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true }));
+  const canvas = document.querySelector('[data-plot="kernels"] canvas');
+  while (canvas.getAttribute('aria-label').includes('loading')) {
+    await new Promise((resolve) => setTimeout(resolve, 2));
+  }
+  return performance.now() - begin;
+}"""
+# 20 keys, one every 30 ms as a keyboard repeats, until the picture of the last has come.
+BURST = """async (count) => {
+  const begin = performance.now();
+  for (let k = 0; k < count; k++) {
+    document.body.dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowLeft', bubbles: true }));
+    await new Promise((resolve) => setTimeout(resolve, 30));
+  }
+  const canvas = document.querySelector('[data-plot="kernels"] canvas');
+  while (canvas.getAttribute('aria-label').includes('loading')) {
+    await new Promise((resolve) => setTimeout(resolve, 2));
+  }
+  return performance.now() - begin;
+}"""
 PAINTED = "() => performance.getEntriesByName('hfc-painted')[0].startTime"
 
 
@@ -61,6 +84,50 @@ def measure(browser, address: str, state: str) -> tuple[list[float], Tab]:
     return painted, tab
 
 
+def long_runs(browser, env: dict[str, str], log_dir: Path) -> dict[str, object]:
+    """Two runs of 1,000 steps: a step, 20 key presses at once, and the server's peak memory."""
+    with tensorboard_server(env, log_dir) as address:
+        tab = Tab(browser).open(address, "p.hfc.view=kernels")
+        for _ in range(300):
+            if "1000" in tab.find(".stepper output").inner_text():
+                break
+            tab.page.wait_for_timeout(500)
+            tab.open(address, "p.hfc.view=kernels")
+        places = [p for p in Path("/proc").iterdir() if _serves(p, log_dir)]
+        before = _peak(places)
+        steps = [tab.run(FETCHED, "ArrowLeft") for _ in range(20)]
+        asked = []
+        tab.page.on("request", lambda one: asked.append(one.url))
+        burst = tab.run(BURST, 20)
+        assert tab.wrong == []
+        tab.context.close()
+        return {
+            "step_ms": steps,
+            "20_keys_ms": burst,
+            "20_keys_requests": len(asked),
+            "server_mb": {"opened": before, "peak": _peak(places)},
+        }
+
+
+def _serves(place: Path, log_dir: Path) -> bool:
+    """Whether a process is TensorBoard on that folder, or the data server that it starts."""
+    try:
+        words = (place / "cmdline").read_text().split("\0")
+    except OSError:
+        return False
+    return str(log_dir) in words or f"--logdir={log_dir}" in words
+
+
+def _peak(places: list[Path]) -> dict[str, int]:
+    """Largest resident megabytes so far of each process."""
+    found = {}
+    for place in places:
+        lines = (place / "status").read_text().splitlines()
+        (line,) = (line for line in lines if line.startswith("VmHWM"))
+        found[(place / "comm").read_text().strip()] = round(int(line.split()[1]) / 1024)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path)
@@ -82,11 +149,11 @@ def main() -> None:
         for name, log_dir in (("4 runs × 100 steps, 64×64", four), ("60 runs × 300 steps", sixty)):
             with tensorboard_server(env, log_dir) as address:
                 for view, state in (
-                    ("curves", "p.hfc.mode=radius"),
+                    ("curves", "p.hfc.view=curves&p.hfc.mode=radius"),
                     ("heatmap", "p.hfc.view=heatmap"),
                     ("kernels", "p.hfc.view=kernels"),
                 ):
-                    first = "" if view == "curves" else state
+                    first = "p.hfc.view=curves" if view == "curves" else state
                     painted, tab = measure(browser, address, first)
                     one = {"painted_ms": painted}
                     if view == "curves":
@@ -101,15 +168,24 @@ def main() -> None:
                     results[f"{name}: {view}"] = one
                     assert tab.wrong == []
                     tab.context.close()
+        thousand = folder / "thousand"
+        write_run(thousand / "one", 1000, uses_hfc=True, parts=("kernels",), per_epoch=1)
+        shutil.copytree(thousand / "one", thousand / "two")
+        long = long_runs(browser, env, thousand)
         browser.close()
     print(f"{'':42}{'first paint':>14}{'step, to frame':>16}{'step, script':>14}")
     for name, one in results.items():
         middle = [f"{statistics.median(values):.0f} ms" for values in one.values()]
         print(f"{name:42}{middle[0]:>14}{middle[1]:>16}{middle[2]:>14}")
+    print(
+        f"2 runs × 1,000 steps of kernels: {statistics.median(long['step_ms']):.0f} ms a step, "
+        f"20 keys {long['20_keys_ms']:.0f} ms and {long['20_keys_requests']} requests, "
+        f"megabytes at most {long['server_mb']['peak']}"
+    )
     load = os.getloadavg()[0]
     print(f"{os.cpu_count()} cores, load average {load:.1f}, {platform.machine()}")
     if options.json:
-        kept = {"load_average": load, "cores": os.cpu_count(), "results": results}
+        kept = {"load_average": load, "cores": os.cpu_count(), "results": results, "long": long}
         options.json.write_text(json.dumps(kept, indent=1))
 
 

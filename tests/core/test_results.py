@@ -165,3 +165,18 @@ def test_arrays_are_computed_once_however_much_of_a_result_is_asked_for(tmp_path
     assert again.arrays().keys() == result.arrays().keys()
     assert dataclasses.replace(result, radii=2 * result.radii).arrays()["twice"].tolist() == [4, 8]
     assert Counted.calls == 3
+
+
+def test_a_notebook_shows_the_figure_and_one_line_for_results_and_samples():
+    samples = Samples(torch.zeros(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2]))
+    assert repr(samples) == "<Samples, 6 images of 3×8×8 (torch.float32), 3 classes>"
+    result = FrequencyAccuracy(radii=(2,)).measure(
+        torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3)), samples
+    )
+    said = repr({result.name: result})
+    assert "\n" not in said
+    assert f"<FrequencyAccuracyResult, 6 images: {result.sentence()}>" in said
+    figure = result.figure()
+    assert Image.open(io.BytesIO(figure._repr_png_())).size[0] > 600
+    copied = pickle.loads(pickle.dumps(figure))
+    assert copied._repr_png_().startswith(b"\x89PNG")

@@ -19,6 +19,7 @@ from .conftest import EPOCHS, Tab, tensorboard_server
 from .runs import RunWriter, accuracy_result, heatmap_result, kernel_result, write_run
 from .test_plugin import PAIR, hfc_value, write_values
 
+CURVES = "p.hfc.view=curves"
 PICTURE = "canvas => canvas.toDataURL()"
 
 
@@ -60,7 +61,7 @@ def rows_of(data: bytes) -> list[dict[str, str]]:
 
 
 def test_says_at_once_which_run_uses_more_hfc_where_and_since_when(tab, server):
-    tab.open(server)
+    tab.open(server, CURVES)
     verdict = tab.find(".verdict").inner_text()
     # Planted: 60 % against 12.5 % at r = 4, and apart from epoch 3 on, when the rise begins.
     assert verdict.startswith("rough uses more of the high frequencies: at epoch 12 it gets 60 %")
@@ -72,7 +73,7 @@ def test_says_at_once_which_run_uses_more_hfc_where_and_since_when(tab, server):
 
 
 def test_curves_tell_values_intervals_and_counts_under_the_mouse(tab, server):
-    tab.open(server)
+    tab.open(server, CURVES)
     tip = hover(tab, "curves", 0.45, 200)
     assert "rough" in tip
     assert "epoch" in tip
@@ -84,7 +85,7 @@ def test_curves_tell_values_intervals_and_counts_under_the_mouse(tab, server):
 
 
 def test_curves_export_what_was_logged(tab, server):
-    rows = rows_of(download(tab.open(server), "curves", "CSV"))
+    rows = rows_of(download(tab.open(server, CURVES), "curves", "CSV"))
     chosen = [row for row in rows if (row["panel"], row["line"]) == ("rough", "HFC(4)")]
     assert [float(row["epoch"]) for row in chosen] == list(range(1, EPOCHS + 1))
     expected = accuracy_result([0.3] * 4, [0.6, 0.4, 0.2, 0.125]).arrays()
@@ -95,7 +96,7 @@ def test_curves_export_what_was_logged(tab, server):
 
 
 def test_choosing_runs(tab, server):
-    tab.open(server)
+    tab.open(server, CURVES)
     tab.find('[data-run="smooth"]').uncheck()
     tab.ready()
     assert "Runs (1 of 2)" in tab.text()
@@ -230,23 +231,25 @@ def test_a_link_brings_a_colleague_to_the_same_view(framed, server):
     framed.page.evaluate("location.hash = '#hfc&p.hfc.view=kernels'")
     framed.ready("kernels")
     framed.page.evaluate("location.hash = '#hfc&p.hfc.view=none&p.hfc.runs={&p.hfc.step=x'")
-    framed.ready("curves")
+    framed.ready("overview")
 
 
 def test_digits_choose_views(tab, server):
-    tab.open(server)
-    for digit, view in enumerate(["heatmap", "kernels", "detections", "examples", "cost"], 2):
+    tab.open(server, CURVES)
+    names = tab.find(".views button").all_inner_texts()
+    assert names == ["Overview", "Curves", "Heatmap", "Kernels", "Cost"]  # no examples, no detector
+    for digit, view in enumerate(["overview", "curves", "heatmap", "kernels", "cost"], 1):
         tab.press(str(digit))
         tab.ready(view)
-    assert "hfc_detection" not in state_of(tab)
     assert "What each measurement took" in tab.text()
-    tab.press("4")
+    tab.press("6")
+    tab.open(server, "p.hfc.view=detections")  # an old link
     tab.ready("detections")
     assert "None of the chosen runs has logged a detection audit" in tab.text()
 
 
 def test_dark_as_tensorboard_is(framed, server):
-    framed.open(server)
+    framed.open(server, CURVES)
     background = "() => getComputedStyle(document.body).backgroundColor"
     canvas = framed.plot("curves").locator("canvas")
     light, picture = framed.run(background), canvas.evaluate(PICTURE)
@@ -290,7 +293,7 @@ def test_an_empty_log_directory_says_what_to_add(framed, environment, tmp_path):
         run.step(1, 2)
         framed.page.wait_for_timeout(2500)
         framed.find("header").get_by_role("button", name="Refresh").click()
-        framed.find('[data-plot="curves"]').wait_for()
+        framed.find('[data-plot="overview_curve"]').wait_for()
         run.close()
 
 
@@ -323,7 +326,7 @@ def test_damaged_logs_show_a_sentence_and_run_no_script(tab, environment, tmp_pa
             assert BAD in text
             assert "series are hidden or incomplete" in text
             assert "1 more without anything from hfc_probe" in text
-        tab.open(address, "p.hfc.mode=radius")
+        tab.open(address, CURVES + "&p.hfc.mode=radius")
         tab.find(".problems summary").click()
         assert "version 7" in tab.text()
         assert script in tab.text()
@@ -435,7 +438,7 @@ def test_sixty_runs(tab, environment, tmp_path):
     for number in range(1, 60):
         shutil.copytree(tmp_path / "run00", tmp_path / f"run{number:02d}")
     with served(tab, environment, tmp_path) as address:
-        tab.open(address)
+        tab.open(address, CURVES)
         assert "Runs (6 of 60)" in tab.text()
         tab.find("aside").get_by_role("button", name="All").click()
         tab.ready()
@@ -453,7 +456,7 @@ def test_hfc_on_two_backgrounds_is_not_compared_in_words(tab, environment, tmp_p
         with SummaryWriter(str(tmp_path / background), filename_suffix=".hfc") as writer:
             event_file.log(accuracy_result([0.3] * 4, [high] * 4, background=background), writer, 1)
     with served(tab, environment, tmp_path) as address:
-        tab.open(address)
+        tab.open(address, CURVES)
         verdict = tab.find(".verdict").inner_text()
         assert "(hfc_background mean against zero): not the same quantity, so no verdict" in verdict
         assert "uses more" not in verdict
@@ -504,6 +507,6 @@ VERDICTS = [
 
 
 def test_the_verdict_is_conditional_on_intervals(tab, server):
-    tab.open(server)
+    tab.open(server, CURVES)
     for rows, expected in VERDICTS:
         assert expected in tab.run(WORDS, rows)

@@ -5,8 +5,10 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from hfc_probe import kernels
 from hfc_probe.core import event_file
 from hfc_probe.core.intervals import difference, paired_difference, square_and_add, wilson
 from hfc_probe.core.labels import Label, accuracy_label
@@ -14,6 +16,7 @@ from hfc_probe.core.result import Result
 
 from .conftest import tensorboard_server
 from .runs import accuracy_result, heatmap_result, kernel_result
+from .test_browser import CURVES
 from .test_plugin import hfc_value, write_values
 
 N = 512
@@ -81,7 +84,7 @@ def pair(tab, address, place, request):
         names = [f"{folder.name}/{run}" for run in runs]
         both = "&".join(f"p.hfc.{key}={name}" for key, name in zip("ab", names, strict=False))
         for _ in range(100):  # until the server has read the last run
-            tab.open(address, f"{both}&p.hfc.runs={json.dumps(names)}&{state}")
+            tab.open(address, f"{both}&p.hfc.runs={json.dumps(names)}&{state or CURVES}")
             if all(tab.find(f'[data-run="{name}"]').count() for name in names):
                 return
             tab.page.wait_for_timeout(200)
@@ -114,7 +117,7 @@ PARITY = """async ([independents, pairs]) => {
 
 
 def test_the_tab_reckons_intervals_as_the_library_does(tab, server):
-    tab.open(server)
+    tab.open(server, CURVES)
     counts = [(139, 512, 104, 512), (0, 10, 0, 20), (9, 10, 3, 10), (400, 400, 380, 400)]
     independents = []
     for k1, n1, k2, n2 in counts:
@@ -193,11 +196,11 @@ def test_what_was_measured_differently_gets_no_verdict(tab, pair, settings, prov
 def test_each_run_is_labelled_with_how_it_was_measured(tab, pair):
     accuracies(pair.folder / "a", FEW)
     accuracies(pair.folder / "b", 300, settings={"topk": [5], "closed": False})
-    pair("p.hfc.mode=radius")
+    pair(f"{CURVES}&p.hfc.mode=radius")
     names = [f"{pair.folder.name}/{run}" for run in "ab"]
     legend = json.loads(tab.run(LEGEND, names))
     assert legend == ["LFC, d ≤ r or d < r", "HFC, d > r or d ≥ r"]
-    pair("p.hfc.mode=radius", runs=["b"])
+    pair(f"{CURVES}&p.hfc.mode=radius", runs=["b"])
     assert json.loads(tab.run(LEGEND, names[1:])) == ["LFC, d < r", "HFC, d ≥ r"]
     label = tab.plot("curves").locator("canvas").get_attribute("aria-label")
     assert "top 5, LFC d < r, HFC on zero background" in label
@@ -314,3 +317,28 @@ def test_detections_made_differently_are_said(tab, pair):
     assert "not to be compared: a and b: closed true against false." in text
     table = tab.find("table").last.locator("tbody tr").all_inner_texts()
     assert [row.split("\t")[3:5] for row in table if "LFC" in row] == [["64", "10.0 %"]] * 2
+
+
+SPECTRA = """async (all) => {
+  const { powerSpectrum } = await import('./static/spectra.js');
+  return all.map(([weights, shape, size, dilation]) => [
+    ...powerSpectrum(weights.flat(3), shape, size, dilation)]);
+}"""
+
+
+def test_the_tab_derives_spectra_as_the_library_does(tab, server):
+    tab.open(server, CURVES)
+    rng = np.random.default_rng(0)
+    asked, expected = [], []
+    for shape, size, dilation in (
+        ((3, 5, 5), 32, (1, 1)),
+        ((1, 3, 4), 9, (2, 1)),
+        ((2, 7, 7), 7, (1, 1)),
+    ):
+        weight = rng.normal(size=shape)
+        asked.append([weight.tolist(), shape, size, dilation])
+        expected.append(
+            kernels.spectrum(torch.from_numpy(weight)[None], size, dilation=dilation)[0]
+        )
+    for found, known in zip(tab.run(SPECTRA, asked), expected, strict=True):
+        assert np.array(found) == pytest.approx(known.numpy().ravel(), rel=1e-5, abs=1e-6)

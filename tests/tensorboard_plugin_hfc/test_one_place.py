@@ -15,7 +15,7 @@ from hfc_probe.core.intervals import square_and_add
 
 from .conftest import tensorboard_server
 from .runs import heatmap_result, write_run
-from .test_browser import download, rows_of, served
+from .test_browser import CURVES, download, rows_of, served
 from .test_comparing import detections
 
 
@@ -41,7 +41,7 @@ def slider(tab):
 
 
 def test_chart_table_and_sentence_are_of_one_epoch(tab, address):
-    tab.open(address, "p.hfc.mode=radius&p.hfc.step=80")
+    tab.open(address, "p.hfc.view=curves&p.hfc.mode=radius&p.hfc.step=80")
     assert slider(tab) == "epoch 4 (long: step 80; short: step 200)"
     assert "against radius at epoch 4 (long: step 80; short: step 200)" in label(tab, "curves")
     assert "at epoch 4 " in tab.find(".verdict").inner_text()
@@ -57,12 +57,12 @@ def test_chart_table_and_sentence_are_of_one_epoch(tab, address):
         assert f"{100 * float(row['accuracy']):.1f} %" in cell
     tab.press("ArrowLeft")
     tab.find(".verdict", has_text="at epoch 3").wait_for()
-    tab.open(address, "p.hfc.step=40")  # over training: the same place, marked
+    tab.open(address, "p.hfc.view=curves&p.hfc.step=40")  # over training: the same place, marked
     assert "At epoch 2" in tab.find(".verdict").inner_text()
 
 
 def test_a_run_that_has_ended_is_said_to_be_at_its_last_step(tab, address):
-    tab.open(address, "p.hfc.mode=radius")
+    tab.open(address, "p.hfc.view=curves&p.hfc.mode=radius")
     assert slider(tab) == "epoch 6 (long: step 120; short: step 300)"  # the last that both have
     tab.press("End")
     ended = "long: step 160 (epoch 8); short: step 300 (epoch 6), its last"
@@ -87,7 +87,7 @@ def test_a_new_run_changes_no_colour_and_neither_letter(tab, environment, tmp_pa
     for name, uses in (("m", True), ("n", False)):
         write_run(tmp_path / name, 4, uses_hfc=uses, parts=("curves",))
     with served(tab, environment, tmp_path) as address:
-        tab.open(address)
+        tab.open(address, CURVES)
         before, verdict = looks(tab), tab.find(".verdict").inner_text()
         assert [letters for _, letters in before.values()] == ["true,false", "false,true"]
         assert len({color for color, _ in before.values()}) == 2

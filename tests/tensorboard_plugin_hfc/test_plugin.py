@@ -19,6 +19,7 @@ from tensorboard.compat.proto.summary_pb2 import (
 )
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.plugins import base_plugin
+from tensorboard.util import tensor_util
 from tensorboard.util.tensor_util import make_tensor_proto
 from tensorboard_plugin_hfc import plugin as routes
 from tensorboard_plugin_hfc.loader import HfcLoader
@@ -33,12 +34,14 @@ from .runs import RADII, accuracy_result, heatmap_result
 BASE = "/data/plugin/hfc"
 
 
-def client_of(log_dir) -> Client:
+def client_of(log_dir, *, with_store: bool = True) -> Client:
+    """The routes; TensorBoard's Rust server has a data provider and no store."""
     multiplexer = plugin_event_multiplexer.EventMultiplexer(tensor_size_guidance={"hfc": 1000})
     multiplexer.AddRunsFromDirectory(str(log_dir))
     multiplexer.Reload()
     provider = data_provider.MultiplexerDataProvider(multiplexer, str(log_dir))
-    plugin = HfcLoader().load(base_plugin.TBContext(data_provider=provider))
+    store = multiplexer if with_store else None
+    plugin = HfcLoader().load(base_plugin.TBContext(data_provider=provider, multiplexer=store))
     return Client(application.TensorBoardWSGI([plugin], data_provider=provider))
 
 
@@ -97,6 +100,21 @@ def test_values_are_those_that_were_logged(client):
     np.testing.assert_allclose(values[0], heatmap_result(16, (0, 4), 0.7).arrays()["error"], 1e-6)
     head, values = tensors_of(client, "rough", "progress/epoch")
     assert values.tolist() == list(range(1, 13))
+
+
+def test_one_step_is_read_without_decoding_the_others(logs, monkeypatch):
+    question = {"run": "rough", "tag": "kernel_spectra/conv1/spectra", "step": 60}
+    decoded = []
+    decode = tensor_util.make_ndarray
+    monkeypatch.setattr(
+        tensor_util, "make_ndarray", lambda proto: decoded.append(proto) or decode(proto)
+    )
+    found = [
+        client_of(logs, with_store=with_store).get(f"{BASE}/tensors", query_string=question).data
+        for with_store in (True, False)
+    ]
+    assert found[0] == found[1]  # the same bytes, of
+    assert len(decoded) == 1 + 12  # one step, and of all twelve
 
 
 def test_scalars_become_json(client):

@@ -3,7 +3,8 @@
 import { setDark, theme } from "./charts/cards.js";
 import { colorOf, runColor } from "./charts/colors.js";
 import { Data } from "./data.js";
-import { choice, h, note } from "./dom.js";
+import { choice, h, keepFocus, note } from "./dom.js";
+import { commonPrefix, matching, shortened } from "./names.js";
 import { onReload, onTheme } from "./host.js";
 import { State } from "./state.js";
 import { CostView } from "./views/cost.js";
@@ -13,8 +14,10 @@ import { emptyState } from "./views/empty.js";
 import { ExamplesView } from "./views/examples.js";
 import { HeatmapView } from "./views/heatmap.js";
 import { KernelsView } from "./views/kernels.js";
+import { OverviewView } from "./views/overview.js";
 
 const VIEWS = [
+  ["overview", "Overview", OverviewView],
   ["curves", "Curves", CurvesView],
   ["heatmap", "Heatmap", HeatmapView],
   ["kernels", "Kernels", KernelsView],
@@ -24,6 +27,7 @@ const VIEWS = [
 ];
 const RUNS_AT_FIRST = 6;
 const NAMED = 3; // runs of which the slider says where they are
+const NAME_LENGTH = 24; // in the list; the whole name is its title
 const PLAY_MS = 220;
 const PROGRESS = "progress/epoch";
 
@@ -75,14 +79,15 @@ export class App {
       this.interval = Number(value);
       this.schedule();
     });
-    this.runs = h("aside", { class: "runs" });
+    this.runs = h("aside", { class: "runs", "aria-label": "Runs" });
     this.cautions = h("div", { class: "cautions" });
     this.problems = h("div", { class: "problems" });
-    this.main = h("main", { tabindex: "-1" });
+    this.main = h("div");
     this.root.replaceChildren(
       h(
         "header",
         {},
+        h("h1", { class: "unseen" }, "HFC: which image frequencies models rely on"),
         this.tabs,
         h(
           "div",
@@ -94,14 +99,19 @@ export class App {
           h("button", { onclick: (event) => this.copyLink(event.target) }, "Copy link"),
         ),
       ),
-      h("div", { class: "body" }, this.runs, h("section", { class: "content" }, this.cautions, this.problems, this.main)),
+      h("div", { class: "body" }, this.runs, h("main", { class: "content", tabindex: "-1" }, this.cautions, this.problems, this.main)),
     );
     this.drawTabs();
   }
 
+  /** The views that have something to show, and the one that a link asks for. */
+  views() {
+    return VIEWS.filter(([name, , View]) => View.has(this.data) || name === this.state.get("view"));
+  }
+
   drawTabs() {
     this.tabs.replaceChildren(
-      ...VIEWS.map(([name, text], k) =>
+      ...this.views().map(([name, text], k) =>
         h(
           "button",
           {
@@ -181,7 +191,8 @@ export class App {
     const names = this.names();
     const chosen = new Set(this.selected());
     const [a, b] = this.pair();
-    const shown = () => names.filter((name) => name.toLowerCase().includes(this.filter.toLowerCase()));
+    const shown = () => matching(names, this.filter);
+    const prefix = commonPrefix(names);
     const choose = (set) => this.state.set({ runs: JSON.stringify(names.filter((name) => set.has(name))) });
     const list = h("ul");
     const pick = (name, key, other) =>
@@ -190,6 +201,7 @@ export class App {
         {
           class: "letter",
           "aria-pressed": String((key === "a" ? a : b) === name),
+          "aria-label": `${key.toUpperCase()}: compare ${name} as run ${key.toUpperCase()}`,
           title: `Compare as run ${key.toUpperCase()}`,
           onclick: () => {
             // The other letter stays where it is, or swaps.
@@ -221,7 +233,7 @@ export class App {
                 },
               }),
               h("i", { class: "chip", style: { background: this.color(name) } }),
-              h("span", {}, name),
+              h("span", {}, shortened(name.slice(prefix.length), NAME_LENGTH)),
             ),
             pick(name, "a", "b"),
             pick(name, "b", "a"),
@@ -230,7 +242,7 @@ export class App {
       );
     const search = h("input", {
       type: "search",
-      placeholder: "Filter runs",
+      placeholder: "Filter runs (regex)",
       "aria-label": "Filter runs",
       value: this.filter,
       oninput: (event) => {
@@ -241,6 +253,7 @@ export class App {
     fill();
     this.runs.replaceChildren(
       h("h2", {}, `Runs (${chosen.size} of ${names.length})`),
+      prefix ? h("p", { class: "small" }, `All begin with ${prefix}`) : "",
       names.length > 8 ? search : "",
       h(
         "div",
@@ -467,8 +480,10 @@ export class App {
       performance.measure("hfc-step", { start: begin, end: performance.now() });
       return;
     }
-    this.drawTabs();
-    this.drawRuns();
+    keepFocus(() => {
+      this.drawTabs();
+      this.drawRuns();
+    });
     this.load();
   }
 
@@ -479,7 +494,10 @@ export class App {
       const fresh = await this.data.refresh();
       this.state_.textContent = `as of ${new Date().toLocaleTimeString()}`;
       if (fresh || first || this.failed) {
-        this.drawRuns();
+        keepFocus(() => {
+          this.drawTabs();
+          this.drawRuns();
+        });
         await this.load();
       }
     } catch (error) {
@@ -532,8 +550,10 @@ export class App {
           this.discard();
           this.view = view;
         }
-        if (this.main.firstChild !== view.element) this.main.replaceChildren(view.element);
-        view.show();
+        keepFocus(() => {
+          if (this.main.firstChild !== view.element) this.main.replaceChildren(view.element);
+          view.show();
+        });
       }
       this.drawCautions();
       this.drawProblems();
@@ -599,7 +619,8 @@ export class App {
     const { tagName, type } = event.target;
     if (tagName === "SELECT" || (tagName === "INPUT" && ["search", "text"].includes(type))) return;
     const digit = Number(event.key);
-    if (digit >= 1 && digit <= VIEWS.length) this.state.set({ view: VIEWS[digit - 1][0] });
+    const views = this.views();
+    if (digit >= 1 && digit <= views.length) this.state.set({ view: views[digit - 1][0] });
     else if (event.key === "ArrowRight") this.move(1);
     else if (event.key === "ArrowLeft") this.move(-1);
     else if (event.key === "Home" && this.steps.length) this.setStep(this.steps[0]);

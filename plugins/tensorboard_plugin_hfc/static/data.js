@@ -3,11 +3,12 @@
 const RUNS_AT_ONCE = 16;
 const STEPS_KEPT = 60; // of those fetched one by one
 
-async function answer(path) {
+async function answer(path, signal) {
   let response;
   try {
-    response = await fetch(path);
-  } catch {
+    response = await fetch(path, { signal });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
     throw new Error("TensorBoard does not answer: is it still running?");
   }
   if (response.ok) return response;
@@ -99,6 +100,11 @@ export class Data {
     return found;
   }
 
+  /** Whether a run has an array whose metadata fit. */
+  some(fits) {
+    return this.index.runs.some(({ name }) => this.find(name, fits).length);
+  }
+
   /** Arrays by run and tag; those that a run lacks are absent: `result.get(run)?.[tag]`. */
   async tensors(runs, tags) {
     const stampOf = (run, tag) => this.index.tensors[run]?.[tag]?.slice(1).join(" ");
@@ -132,14 +138,14 @@ export class Data {
     return result;
   }
 
-  /** Arrays of one step alone, for those that are too large to hold all of. */
-  async tensorsAt(run, tags, step) {
+  /** Arrays of one step alone, for those that are too large to hold all of; the signal ends it. */
+  async tensorsAt(run, tags, step, signal) {
     const stamps = tags.map((tag) => this.index.tensors[run]?.[tag]?.[2]);
     const key = `step ${run}\n${tags.join("\n")}\n${step} ${stamps.join(" ")}`;
     if (!this.kept.has(key)) {
       const old = [...this.kept.keys()].filter((one) => one.startsWith("step "));
       for (const one of old.slice(0, Math.max(0, old.length - STEPS_KEPT))) this.kept.delete(one);
-      const promise = this.read([run], tags, step);
+      const promise = this.read([run], tags, step, signal);
       promise.catch(() => this.kept.delete(key));
       this.kept.set(key, { promise });
     }
@@ -147,10 +153,10 @@ export class Data {
     return Object.fromEntries(list.filter((s) => s.steps.length).map((s) => [s.tag, s]));
   }
 
-  async read(runs, tags, step = null) {
+  async read(runs, tags, step = null, signal = undefined) {
     const parts = [query("run", runs), query("tag", tags)];
     if (step !== null) parts.push(`step=${step}`);
-    const response = await answer(`tensors?${parts.join("&")}`);
+    const response = await answer(`tensors?${parts.join("&")}`, signal);
     const list = unpack(await response.arrayBuffer(), (run, tag) => this.content(run, tag));
     for (const { run, tag, note } of list) {
       if (note) this.notes.set(`${run}\n${tag}`, note);

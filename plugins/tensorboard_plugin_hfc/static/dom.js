@@ -14,6 +14,24 @@ export function h(name, properties = {}, ...children) {
   return element;
 }
 
+/** What an element is to somebody who works with the keyboard, whichever element it is now. */
+function identity(element) {
+  const { dataset, tagName } = element;
+  const name = element.getAttribute("aria-label") ?? element.closest("label")?.textContent ?? element.textContent;
+  const value = dataset.run ?? dataset.view ?? dataset.value ?? "";
+  return [tagName, value, value ? "" : name, element.closest("[data-plot]")?.dataset.plot].join("\n");
+}
+
+/** Redraw, and leave the focus where it was though the elements are new. */
+export function keepFocus(redraw) {
+  const before = document.activeElement;
+  const key = before && identity(before);
+  redraw();
+  if (!before || before.isConnected) return;
+  const again = [...document.querySelectorAll(before.tagName)].find((element) => identity(element) === key);
+  (again ?? document.querySelector("main"))?.focus({ preventScroll: true });
+}
+
 /** A labelled choice. `options` are [value, text] pairs. */
 export function choice(label, options, value, onchange, extra = {}) {
   const select = h(
@@ -42,10 +60,10 @@ export function segments(label, options, value, onchange) {
 }
 
 /** A table; cells are text or elements. */
-export function table(heads, rows) {
+export function table(heads, rows, label = heads.join(", ")) {
   return h(
     "div",
-    { class: "scroll" },
+    { class: "scroll", tabindex: "0", role: "region", "aria-label": `Table: ${label}` },
     h(
       "table",
       {},

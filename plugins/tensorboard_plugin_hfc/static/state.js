@@ -2,11 +2,12 @@
 
 const PREFIX = "p.hfc.";
 const DEFAULTS = {
-  view: "curves",
-  mode: "training", // of the curves: training or radius
+  view: "overview",
+  mode: "", // of the curves: training or radius; empty: radius if there is one step alone
   part: "both", // of the curves: both, lfc or hfc
   x: "auto", // epoch, step or minutes
   bands: "1",
+  seeds: "0", // of the curves against the radius: runs of several seeds as one
   runs: "", // JSON list; empty: the first ones
   a: "",
   b: "",

@@ -114,3 +114,67 @@ export function byChance(count) {
   const number = expected < 0.95 ? "less than one" : `about ${expected.toFixed(0)}`;
   return `${count} differences are judged; between equal runs, ${number} of their intervals would exclude 0 by chance.`;
 }
+
+const largest = (rows) => rows.reduce((best, row) => (row.gap > best.gap ? row : best));
+
+/**
+ * What one run gets from the low and what from the high frequencies, in a sentence.
+ *
+ * @param told {original: [value, low, high], lfc, hfc: [{radius, all: [value, low, high]}]}
+ */
+export function reading({ original, lfc, hfc }, unit) {
+  const rows = (hfc ?? []).flatMap(({ radius, all }) => {
+    const other = lfc?.find((one) => one.radius === radius)?.all;
+    if (!other || !Number.isFinite(all[0] + other[0])) return [];
+    const side = all[1] > other[2] ? 1 : other[1] > all[2] ? -1 : 0;
+    return [{ radius, side, gap: Math.abs(all[0] - other[0]), high: all, low: other }];
+  });
+  if (!rows.length) return "No radius at which both LFC and HFC were measured.";
+  const radii = (sign) => rows.filter(({ side }) => side === sign).map(({ radius }) => radius);
+  const [high, low] = [radii(1), radii(-1)];
+  const at = (radius) => {
+    const row = rows.find((one) => one.radius === radius);
+    return `${share(row.high)} right from HFC(${radius}) alone, ${share(row.low)} from LFC(${radius})`;
+  };
+  const end = Number.isFinite(original[0]) ? `; ${share([original[0]])} from the original images.` : ".";
+  const [last, first] = [Math.max(...high), Math.min(...low)];
+  // The radius that leaves the part ahead the least of the spectrum says the most.
+  if (high.length && low.length && last < first) {
+    return `More from HFC up to r = ${last} ${unit}, more from LFC from r = ${first} on: ${at(last)}; ${at(first)}${end}`;
+  }
+  if (high.length && low.length) {
+    return `More from HFC at r = ${high.join(", ")} ${unit}, more from LFC at r = ${low.join(", ")}: ${at(last)}; ${at(first)}${end}`;
+  }
+  if (high.length) return `More from the high frequencies: ${at(last)}${end}`;
+  if (low.length) return `More from the low frequencies: ${at(first)}${end}`;
+  return `No clear difference between LFC and HFC: ${at(largest(rows).radius)}${end}`;
+}
+
+/** The largest changes of LFC and HFC accuracy since the start. */
+export function change(before, after, start) {
+  const of = (part) => {
+    const rows = (after[part] ?? []).flatMap(({ radius, all }) => {
+      const then = before[part]?.find((one) => one.radius === radius)?.all;
+      return then && Number.isFinite(all[0] + then[0]) ? [{ radius, then, all, gap: Math.abs(all[0] - then[0]) }] : [];
+    });
+    if (!rows.length) return "";
+    const { radius, then, all } = largest(rows);
+    return `${part.toUpperCase()}(${radius}) ${share([then[0]])} → ${share([all[0]])}`;
+  };
+  const found = [of("hfc"), of("lfc")].filter(Boolean);
+  return found.length ? `Since ${start}, at the radius that has changed most: ${found.join("; ")}.` : "";
+}
+
+/** Of the differences between several runs, the largest whose interval excludes 0. */
+export function outstanding(rows, count, where) {
+  if (count < 2) return "Fewer than two of the chosen runs have LFC and HFC accuracies above chance: nothing to compare.";
+  if (!rows.length) return "No two of the chosen runs have measured the same quantity at the same place in training.";
+  const clear = rows.filter(({ found }) => found.differs);
+  if (!clear.length) return `The ${count} runs do not clearly differ: the 95 % intervals of their largest differences include 0 at every radius.`;
+  const { part, radius, unit, names, found } = largest(clear.map((row) => ({ ...row, gap: Math.abs(row.found.difference) })));
+  const which = part === "hfc" ? `high frequencies, beyond ${radius} ${unit}` : `low frequencies, up to ${radius} ${unit}`;
+  return (
+    `The largest difference is in ${part.toUpperCase()}(${radius}) (${which}): at ${where(found.key)} ${names[0]} gets ` +
+    `${share(found.a)} right, ${names[1]} ${share(found.b)}, a difference of ${points(found.difference, found.interval)}.`
+  );
+}

@@ -1,7 +1,7 @@
 // A plot on its card: drawn on a canvas, read by hovering, taken away as PNG or CSV.
 
 import { DARK, FONT, LIGHT } from "./colors.js";
-import { csv, download, h } from "../dom.js";
+import { csv, download, h, note, table } from "../dom.js";
 
 let dark = false;
 const cards = new Set();
@@ -16,6 +16,7 @@ export function theme() {
 }
 
 const PNG_SCALE = 3;
+const ROWS = 500; // in a table on the page
 
 export class Card {
   /**
@@ -31,16 +32,32 @@ export class Card {
     this.mark = h("div", { class: "mark", hidden: true });
     this.tip = h("div", { class: "tip", role: "status", hidden: true });
     this.area = h("div", { class: "area" }, this.canvas, this.mark, this.tip);
+    this.numbers = h("div", { hidden: true });
+    const open = () => {
+      this.numbers.hidden = !this.numbers.hidden;
+      this.opener.setAttribute("aria-expanded", String(!this.numbers.hidden));
+      this.tabulate();
+    };
+    this.opener = h("button", { title: "The numbers here, for reading without the picture", "aria-expanded": "false", onclick: open }, "Table");
+    const whole = () => {
+      this.plot.zoom(null);
+      this.draw();
+      this.opener.focus();
+    };
+    this.reset = h("button", { title: "Show all again; a double click does it, too", hidden: true, onclick: whole }, "Reset zoom");
     this.element = h(
       "figure",
       { class: "card", "data-plot": name },
+      this.area,
       h(
         "div",
         { class: "tools" },
+        this.reset,
         h("button", { title: "Picture on white, 3 times the size", onclick: () => this.png() }, "PNG"),
         h("button", { title: "The numbers behind it", onclick: () => this.csv() }, "CSV"),
+        this.opener,
       ),
-      this.area,
+      this.numbers,
     );
     this.canvas.addEventListener("mousemove", (event) => this.hover(event));
     this.canvas.addEventListener("mouseleave", () => this.leave());
@@ -65,12 +82,24 @@ export class Card {
     this.plot = this.make();
     this.element.hidden = !this.plot;
     this.draw();
+    this.tabulate();
     if (this.last && !this.tip.hidden) this.show(this.last);
+  }
+
+  /** The numbers of the picture, if they are asked for. */
+  tabulate() {
+    if (this.numbers.hidden || !this.plot) return;
+    const [heads, ...rows] = this.plot.rows();
+    const text = (cell) => (typeof cell === "number" ? figures(cell) : String(cell ?? ""));
+    const shown = rows.slice(0, ROWS).map((row) => heads.map((_, k) => text(row[k])));
+    const more = rows.length > ROWS ? [note(`The first ${ROWS} of ${rows.length} rows; CSV has all of them.`)] : [];
+    this.numbers.replaceChildren(table(heads, shown, this.plot.label), ...more);
   }
 
   draw() {
     const width = this.area.clientWidth;
     if (!width || !this.plot) return;
+    this.reset.hidden = !this.plot.zoomed?.();
     this.width = width;
     this.height = Math.round(this.plot.height(width));
     const ratio = Math.max(1, window.devicePixelRatio || 1);

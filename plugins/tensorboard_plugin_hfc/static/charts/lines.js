@@ -1,6 +1,7 @@
 // Line charts in panels that share their axes: curves with bands, a legend, hover and zoom.
 
 import { FONT } from "./colors.js";
+import { shortened } from "../names.js";
 import { figures } from "./cards.js";
 
 const [LEFT, RIGHT, TOP, BOTTOM, GAP] = [52, 20, 26, 44, 20];
@@ -36,6 +37,13 @@ export function fit(context, text, width) {
   return `${text.slice(0, low)}…`;
 }
 
+/** A run's name shortened in the middle until it fits. */
+function fitName(context, text, width) {
+  let most = text.length;
+  while (most > 3 && context.measureText(shortened(text, most)).width > width) most--;
+  return shortened(text, most);
+}
+
 export function title(context, text, x, width, theme) {
   context.font = `600 14px ${FONT}`;
   context.fillStyle = theme.text;
@@ -61,6 +69,19 @@ function bounds(panels, key) {
   if (low < high) return [low, high];
   const pad = Math.abs(low) * 0.05 || 0.5; // one value: room around it
   return [low - pad, high + pad];
+}
+
+/** Round bounds for shares in [0, 1] that hold all that panels show of them. */
+export function fitted(panels, bands = true) {
+  const shown = panels.flatMap(({ series, lines = [] }) => [
+    ...lines.map(({ y }) => y),
+    ...series.flatMap(({ y, low, high }) => [y, bands ? [...(low ?? []), ...(high ?? [])] : []].flatMap((list) => Array.from(list))),
+  ]).filter(Number.isFinite);
+  if (!shown.length) return [0, 1];
+  const [least, most] = shown.reduce(([low, high], one) => [Math.min(low, one), Math.max(high, one)], [1, 0]);
+  const unit = most - least < 0.2 ? 0.05 : 0.1;
+  const bounds = [Math.floor(least / unit - 0.1), Math.ceil(most / unit + 0.1)].map((k) => Number((k * unit).toFixed(2)));
+  return [Math.max(0, bounds[0]), Math.min(1, bounds[1])];
 }
 
 /**
@@ -178,7 +199,7 @@ export function lines(spec, memory = {}) {
       context.font = `600 12px ${FONT}`;
       context.textAlign = "left";
       context.textBaseline = "alphabetic";
-      context.fillText(fit(context, box.panel.title, box.wide), box.left, box.top - 8);
+      context.fillText(fitName(context, box.panel.title, box.wide), box.left, box.top - 8);
       context.font = `12px ${FONT}`;
     }
   }
@@ -199,7 +220,7 @@ export function lines(spec, memory = {}) {
         context.fillStyle = theme.text;
         context.textAlign = "left";
         context.textBaseline = "middle";
-        context.fillText(fit(context, item.name, item.wide - 46), x + 32, y);
+        context.fillText(fitName(context, item.name, item.wide - 46), x + 32, y);
       }
     });
     for (const box of boxes(width)) {
@@ -330,6 +351,7 @@ export function lines(spec, memory = {}) {
     draw,
     probe,
     zoom,
+    zoomed: () => Boolean(memory.zoom),
     click: spec.click && click,
     rows,
   };

@@ -7,6 +7,8 @@ import { lines } from "../charts/lines.js";
 const SHARE = "hfc_cost/share";
 const SECONDS = "hfc_cost/seconds/";
 
+const isCost = (tag) => tag === SHARE || tag.startsWith(SECONDS);
+
 export class CostView {
   constructor(app) {
     this.app = app;
@@ -16,6 +18,10 @@ export class CostView {
     this.element = h("div", {}, this.card.element, this.body);
   }
 
+  static has({ index }) {
+    return Object.values(index.scalars).some((tags) => Object.keys(tags).some(isCost));
+  }
+
   close() {
     this.card.close();
   }
@@ -23,7 +29,6 @@ export class CostView {
   async load() {
     const { app } = this;
     const { scalars } = app.data.index;
-    const isCost = (tag) => tag === SHARE || tag.startsWith(SECONDS);
     this.runs = app.selected().filter((run) => Object.keys(scalars[run] ?? {}).some(isCost));
     const tags = [...new Set(this.runs.flatMap((run) => Object.keys(scalars[run]).filter(isCost)))];
     this.read = this.runs.length ? await app.data.scalars(this.runs, tags) : {};

@@ -4,17 +4,16 @@ import { concerns, differences, how, sameImages, signs } from "../alike.js";
 import { Card, percent } from "../charts/cards.js";
 import { ordered, runColor } from "../charts/colors.js";
 import { choice, h, note, segments, table, toggle } from "../dom.js";
-import { lines } from "../charts/lines.js";
-import { byChance, compare, guessing, points, verdict } from "../words.js";
+import { fitted, lines } from "../charts/lines.js";
+import { byChance, compare, points, verdict } from "../words.js";
+import { seeds } from "../names.js";
+import { Accuracies, DASH, PARTS } from "./accuracies.js";
 
-const DASH = [6, 4];
-const PARTS = ["lfc", "hfc"];
-const VARIANTS = ["", "_lower", "_upper", "_count"];
 const PANELS = 24;
 
-export class CurvesView {
+export class CurvesView extends Accuracies {
   constructor(app) {
-    this.app = app;
+    super(app);
     this.open = true;
     this.zoom = { training: {}, radius: {} };
     this.card = new Card("curves", () => this.plot());
@@ -25,6 +24,10 @@ export class CurvesView {
     this.element = h("div", {}, this.controls, this.words, this.card.element, this.numbers, this.body);
   }
 
+  static has(data) {
+    return data.some(({ measurement }) => measurement === "frequency_accuracy");
+  }
+
   close() {
     this.card.close();
   }
@@ -33,20 +36,7 @@ export class CurvesView {
     const { app } = this;
     const runs = app.selected();
     const all = [...new Set([...runs, ...app.pair()])].filter(Boolean);
-    const tags = new Set();
-    const ours = (content) => content.measurement === "frequency_accuracy";
-    this.where = new Map();
-    for (const run of all) {
-      const found = app.data.find(run, ours);
-      const group = found.find(({ content }) => content.array === "hfc")?.group;
-      if (group === undefined) continue;
-      this.where.set(run, group);
-      const original = VARIANTS.slice(0, 3).map((v) => `${group}/original${v}`);
-      const bands = PARTS.flatMap((part) => VARIANTS.map((v) => `${group}/${part}${v}`));
-      for (const tag of [...bands, ...original, `${group}/per_image`]) tags.add(tag);
-    }
-    await app.loadProgress(all);
-    this.arrays = await app.data.tensors(all, [...tags]);
+    await this.read(all);
     this.runs = runs.filter((run) => this.curve(run, "hfc") || this.curve(run, "lfc"));
     this.without = runs.filter((run) => !this.runs.includes(run));
     this.radii = [...new Set(this.runs.flatMap((run) => this.radiiOf(run)))].sort((a, b) => a - b);
@@ -57,28 +47,8 @@ export class CurvesView {
     return this.runs.map((run) => [run, this.any(run)]);
   }
 
-  any(run) {
-    return this.curve(run, "hfc") ?? this.curve(run, "lfc");
-  }
-
-  curve(run, name) {
-    return this.arrays.get(run)?.[`${this.where.get(run)}/${name}`];
-  }
-
-  axis(run) {
-    return this.any(run)?.content.axes[0] ?? { values: [], unit: "cycles" };
-  }
-
-  radiiOf(run) {
-    return this.axis(run).values ?? [];
-  }
-
   get unit() {
     return [...new Set(this.runs.map((run) => this.unitOf(run)))].join(" or ") || "cycles/image";
-  }
-
-  unitOf(run) {
-    return this.axis(run).unit === "nyquist" ? "× Nyquist" : "cycles/image";
   }
 
   /** A run's name, with how it was measured if the runs shown differ in that. */
@@ -97,49 +67,10 @@ export class CurvesView {
     return signs(this.runs.map((run) => this.any(run)?.content));
   }
 
-  /** Outcomes by image of one part and radius at a step: {packed, count}, or undefined. */
-  outcomes(run, part, radius, step) {
-    const series = this.curve(run, "per_image");
-    const k = series?.place.get(step);
-    if (k === undefined) return undefined;
-    const [{ labels }, images] = series.content.axes;
-    // The first of several k is the one that the curves show.
-    const row = Array.isArray(labels) ? labels.findIndex((label) => label.part === part && label.radius === radius) : -1;
-    if (row < 0 || !Number.isFinite(images.count)) return undefined;
-    const width = series.shape[1];
-    return { packed: series.at(k).subarray(row * width, (row + 1) * width), count: images.count };
-  }
-
-  /** One radius over the steps. */
-  over(run, part, radius, keys) {
-    const column = this.radiiOf(run).indexOf(radius);
-    const base = this.curve(run, part);
-    if (column < 0 || !base) return null;
-    const take = (variant) => {
-      const series = this.curve(run, part + variant);
-      if (!series) return undefined;
-      return base.steps.map((step) => {
-        const k = series.place.get(step);
-        return k === undefined ? NaN : series.values[k * series.size + column];
-      });
-    };
-    const [y, low, high, count] = VARIANTS.map(take);
-    const bits = (k) => this.outcomes(run, part, radius, base.steps[k]);
-    return { x: keys(run, base), keys: keys(run, base), y, low, high, count, bits };
-  }
-
-  /** All radii where the slider stands. */
-  across(run, part) {
-    const base = this.curve(run, part);
-    const k = base ? this.app.at(run, base) : -1;
-    if (k < 0) return null;
-    const take = (variant) => {
-      const series = this.curve(run, part + variant);
-      const place = series?.place.get(base.steps[k]);
-      return place === undefined ? undefined : Array.from(series.at(place));
-    };
-    const [y, low, high, count] = VARIANTS.map(take);
-    return { x: this.radiiOf(run), y, low, high, count, step: base.steps[k] };
+  /** As chosen; runs of one step alone, as an audit's, have no course of training to show. */
+  mode() {
+    const alone = this.runs.length > 0 && this.runs.every((run) => this.any(run).steps.length === 1);
+    return this.app.state.get("mode") || (alone ? "radius" : "training");
   }
 
   parts() {
@@ -147,18 +78,10 @@ export class CurvesView {
     return part === "both" ? PARTS : [part];
   }
 
-  background(runs = this.runs) {
-    const found = runs.map((run) => {
-      const content = this.curve(run, "hfc")?.content;
-      return content?.settings?.hfc_background ?? content?.hfc_background;
-    });
-    return [...new Set(found.filter(Boolean))].join(" or ");
-  }
-
   show() {
     const { app } = this;
     const { state } = app;
-    const mode = state.get("mode");
+    const mode = this.mode();
     const controls = [
       segments("Layout", [["training", "Over training"], ["radius", "Against radius"]], mode, (value) =>
         state.set({ mode: value }),
@@ -167,6 +90,9 @@ export class CurvesView {
         state.set({ part: value }),
       ),
       mode === "training" && app.axisChoice(this.runs),
+      mode === "radius" &&
+        this.groups().length > 0 &&
+        toggle("Seeds as mean ± SD", state.get("seeds") === "1", (on) => state.set({ seeds: on ? "1" : "0" })),
       toggle("95 % intervals", state.get("bands") === "1", (on) => state.set({ bands: on ? "1" : "0" })),
       app.stepper(),
     ];
@@ -196,7 +122,7 @@ export class CurvesView {
 
   plot() {
     if (!this.runs?.length) return null;
-    return this.app.state.get("mode") === "radius" ? this.radiusPlot() : this.trainingPlot();
+    return this.mode() === "radius" ? this.radiusPlot() : this.trainingPlot();
   }
 
   trainingPlot() {
@@ -228,7 +154,7 @@ export class CurvesView {
           width: 1.5,
         });
       }
-      return { title: this.named(run), series };
+      return { title: this.named(run), series, lines: this.chanceLines([run]) };
     });
     const legend = [
       ...this.radii.map((radius, k) => ({ name: `r = ${radius}`, color: colors[k] })),
@@ -245,7 +171,7 @@ export class CurvesView {
         xLabel: axis.label,
         xText: axis.text,
         yLabel: "accuracy",
-        yRange: [0, 1],
+        yRange: fitted(panels, bands),
         value: percent,
         marker: axis.label === "minutes" ? undefined : axis.label === "epoch" ? app.epochHere() : app.step(),
         click: (x) => app.state.set({ step: axis.step(this.runs[0], this.any(this.runs[0]), x), mode: "radius" }),
@@ -254,13 +180,39 @@ export class CurvesView {
     );
   }
 
+  /** Runs of several seeds, measured alike at the same radii: [[name, runs], …]. */
+  groups() {
+    const like = (run) => JSON.stringify([how(this.any(run).content), this.radiiOf(run)]);
+    return seeds(this.runs).filter(([, runs]) => runs.length > 1 && runs.every((run) => like(run) === like(runs[0])));
+  }
+
+  /** Mean of some runs' curves, with the standard deviation between the runs as its band. */
+  mean(runs, part) {
+    const all = runs.map((run) => this.across(run, part)).filter(Boolean);
+    if (all.length < 2) return null;
+    const y = all[0].y.map((_, k) => all.reduce((sum, one) => sum + one.y[k], 0) / all.length);
+    const spread = y.map((middle, k) => Math.sqrt(all.reduce((sum, one) => sum + (one.y[k] - middle) ** 2, 0) / (all.length - 1)));
+    return { x: all[0].x, y, low: y.map((middle, k) => middle - spread[k]), high: y.map((middle, k) => middle + spread[k]) };
+  }
+
   radiusPlot() {
     const { app } = this;
     const bands = app.state.get("bands") === "1";
     const series = [];
     const legend = [];
     const apart = new Set(this.placed().map(([run, own]) => app.placeOf(run, own))).size > 1;
-    for (const run of this.runs) {
+    const groups = app.state.get("seeds") === "1" ? this.groups() : [];
+    const grouped = new Set(groups.flatMap(([, runs]) => runs));
+    for (const [name, runs] of groups) {
+      const color = app.color(runs[0]);
+      for (const part of this.parts()) {
+        const found = this.mean(runs, part);
+        const look = { color, dash: part === "hfc" ? DASH : undefined, points: true };
+        if (found) series.push({ name: `${part.toUpperCase()} ${name}`, ...found, ...look });
+      }
+      legend.push({ name: `${name}: mean ± SD of ${runs.length} runs`, color });
+    }
+    for (const run of this.runs.filter((one) => !grouped.has(one))) {
       const color = app.color(run);
       for (const part of this.parts()) {
         const found = this.across(run, part);
@@ -270,11 +222,12 @@ export class CurvesView {
       }
       legend.push({ name: this.named(run) + (apart ? `, ${app.placeOf(run, this.any(run))}` : ""), color });
     }
+    const panel = { series, lines: this.chanceLines(this.runs) };
     const title = `Accuracy against radius at ${app.placesText(this.placed())}${this.together()}`;
     return lines(
       {
         title,
-        panels: [{ series }],
+        panels: [panel],
         legend: [
           ...legend,
           this.parts().includes("lfc") && { name: this.signs()[0] },
@@ -287,20 +240,11 @@ export class CurvesView {
         xTicks: this.radii,
         xText: (radius) => `r = ${radius} ${this.unit}`,
         yLabel: "accuracy",
-        yRange: [0, 1],
+        yRange: fitted([panel], bands),
         value: percent,
       },
       this.zoom.radius,
     );
-  }
-
-  /** Why a run's curves mean nothing where the slider stands: not above chance. "" if they may. */
-  guess(run) {
-    const original = this.curve(run, "original");
-    if (!original) return "";
-    const k = this.app.at(run, original);
-    const here = ["", "_lower", "_upper"].map((v) => this.curve(run, `original${v}`)?.values[k] ?? NaN);
-    return guessing(run, here, original.content.provenance?.chance ?? NaN);
   }
 
   /** The reading of run A against run B, and the table behind it. */

@@ -21,6 +21,12 @@ export class DetectionsView {
     this.element = h("div", {}, this.controls, this.unfit, this.card.element, this.body);
   }
 
+  static has(data) {
+    const { scalars, images } = data.index;
+    const tags = [...Object.values(scalars), ...Object.values(images)].flatMap(Object.keys);
+    return tags.some((tag) => tag.startsWith(OURS)) || data.some(({ measurement }) => measurement === "detection_audit");
+  }
+
   close() {
     this.card.close();
   }

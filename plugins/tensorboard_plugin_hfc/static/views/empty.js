@@ -36,7 +36,7 @@ export function emptyState(index) {
   return h(
     "section",
     { class: "empty" },
-    h("h1", {}, "Which image frequencies does your model rely on?"),
+    h("h2", {}, "Which image frequencies does your model rely on?"),
     note(
       index.other_runs
         ? `${index.other_runs} run(s) are here, but hfc_probe has logged nothing in them. Add to your trainer:`

@@ -31,12 +31,18 @@ export function gallery(app, found) {
   });
 }
 
+const isExample = (tag) => !ELSEWHERE.some((pattern) => pattern.test(tag));
+
 export class ExamplesView {
   constructor(app) {
     this.app = app;
     this.controls = h("div", { class: "controls" });
     this.body = h("div", { class: "gallery" });
     this.element = h("div", {}, this.controls, this.body);
+  }
+
+  static has({ index }) {
+    return Object.values(index.images).some((tags) => Object.keys(tags).some(isExample));
   }
 
   close() {}
@@ -46,7 +52,7 @@ export class ExamplesView {
     this.entries = this.app
       .selected()
       .flatMap((run) => Object.keys(images[run] ?? {}).map((tag) => ({ run, tag })))
-      .filter(({ tag }) => !ELSEWHERE.some((pattern) => pattern.test(tag)));
+      .filter(({ tag }) => isExample(tag));
     this.tags = [...new Set(this.entries.map(({ tag }) => tag))];
     const wanted = this.app.state.get("map");
     this.tag = this.tags.includes(wanted) ? wanted : "";

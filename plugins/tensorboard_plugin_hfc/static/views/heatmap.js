@@ -27,6 +27,14 @@ export function radial(values, i, j) {
   return { x: rings, y: rings.map((ring) => sums.get(ring)[0] / sums.get(ring)[1]) };
 }
 
+/** Whether an array has a value per frequency. */
+export const isMap = ({ axes, array }) =>
+  axes.length === 2 &&
+  axes.every((axis) => axis.values?.length) &&
+  axes[0].name === "i" &&
+  axes[1].name === "j" &&
+  !BESIDE.includes(array);
+
 export class HeatmapView {
   constructor(app) {
     this.app = app;
@@ -44,6 +52,10 @@ export class HeatmapView {
     this.element = h("div", {}, this.controls, map.element, beside, this.body);
   }
 
+  static has(data) {
+    return data.some(isMap);
+  }
+
   close() {
     clearTimeout(this.timer);
     for (const card of Object.values(this.cards)) card.close();
@@ -51,14 +63,8 @@ export class HeatmapView {
 
   async load() {
     const { app } = this;
-    const fits = ({ axes, array }) =>
-      axes.length === 2 &&
-      axes.every((axis) => axis.values?.length) &&
-      axes[0].name === "i" &&
-      axes[1].name === "j" &&
-      !BESIDE.includes(array);
     this.pair = app.pair().filter(Boolean);
-    this.options = [...new Set(this.pair.flatMap((run) => app.data.find(run, fits).map(({ tag }) => tag)))].sort();
+    this.options = [...new Set(this.pair.flatMap((run) => app.data.find(run, isMap).map(({ tag }) => tag)))].sort();
     const wanted = app.state.get("map");
     this.tag = this.options.includes(wanted) ? wanted : this.options[0];
     this.group = this.tag?.replace(/\/[^/]*$/, "");

@@ -4,15 +4,18 @@ import { Card, figures } from "../charts/cards.js";
 import { choice, h, note } from "../dom.js";
 import { lines } from "../charts/lines.js";
 import { maps, picture, range, tiles } from "../charts/maps.js";
+import { powerSpectrum } from "../spectra.js";
 
-const ARRAYS = ["kernels", "spectra", "high_frequency_ratio", "spectral_centroid"];
+// Spectra are derived from the weights, a tenth of the numbers or less.
+const ARRAYS = ["kernels", "high_frequency_ratio", "spectral_centroid"];
 const SHOWN = 128;
-const WHOLE = 8e6; // numbers of one run that are fetched for all steps at once
+const WHOLE = 12e6; // numbers of one run that are fetched for all steps at once
+const PAUSE_MS = 40; // a key held down asks for the step it ends on
 const BINS = 25;
 const SHADE = "#56b4e9";
 
 /** A kernel as a picture: colour if it has three channels, else the channels' mean. */
-function kernelPicture(values, [channels, rows, columns]) {
+export function kernelPicture(values, [channels, rows, columns]) {
   const size = rows * columns;
   const grey = (k) => {
     let sum = 0;
@@ -37,9 +40,13 @@ function kernelPicture(values, [channels, rows, columns]) {
   return canvas;
 }
 
+export const isSmoothness = ({ measurement, array, axes }) =>
+  measurement === "kernel_spectra" && array === "smoothness" && axes.length === 1;
+
 export class KernelsView {
   constructor(app) {
     this.app = app;
+    this.lists = new WeakMap();
     this.zoom = { history: {}, kernel: {} };
     this.cards = {
       grid: new Card("kernels", () => this.gridPlot()),
@@ -54,16 +61,20 @@ export class KernelsView {
     this.element = h("div", {}, this.controls, grid.element, pair, history.element, this.body);
   }
 
+  static has(data) {
+    return data.some(isSmoothness);
+  }
+
   close() {
+    clearTimeout(this.timer);
+    this.fetching?.abort();
     for (const card of Object.values(this.cards)) card.close();
   }
 
   async load() {
     const { app } = this;
-    const fits = ({ measurement, array, axes }) =>
-      measurement === "kernel_spectra" && array === "smoothness" && axes.length === 1;
     this.pair = app.pair().filter(Boolean);
-    const found = new Map(this.pair.map((run) => [run, app.data.find(run, fits)]));
+    const found = new Map(this.pair.map((run) => [run, app.data.find(run, isSmoothness)]));
     const groups = [...new Set([...found.values()].flatMap((list) => list.map(({ group }) => group)))];
     const wanted = app.state.get("layer");
     this.groups = groups;
@@ -119,14 +130,21 @@ export class KernelsView {
   }
 
   async fetchStep() {
+    this.fetching?.abort(); // what is not shown any more
+    const { signal } = (this.fetching = new AbortController());
     await Promise.all(
       [...this.smoothness.keys()].map(async (run) => {
         const step = this.stepOf(run);
-        if (step === null || this.arraysAt(run)) return;
-        const found = await this.app.data.tensorsAt(run, this.tags(run), step);
-        this.single.set(run, { step, found });
+        if (step === null || this.here(run)) return;
+        const found = await this.app.data.tensorsAt(run, this.tags(run), step, signal);
+        if (!signal.aborted) this.single.set(run, { step, found });
       }),
     );
+  }
+
+  /** Whether a run's kernels at the step that the slider stands at have come. */
+  here(run) {
+    return this.whole.has(run) || this.single.get(run)?.step === this.stepOf(run);
   }
 
   /** All steps in the background if that is not too much, so that the slider is quick. */
@@ -147,12 +165,16 @@ export class KernelsView {
     if (whole === this.whole) this.element.dataset.whole = String(whole.size);
   }
 
-  /** {kernels: [values, shape], …} of a run at the step shown; null while not here. */
-  arraysAt(run) {
+  /** The step of a run that is drawn: the slider's, or while that is fetched the one before it. */
+  shown(run) {
     const step = this.stepOf(run);
-    const whole = this.whole.get(run);
-    const single = this.single.get(run);
-    const from = whole ?? (single?.step === step ? single.found : null);
+    return step === null || this.here(run) ? step : (this.single.get(run)?.step ?? step);
+  }
+
+  /** {kernels: [values, shape], …} of a run at the step drawn; null before the first has come. */
+  arraysAt(run) {
+    const step = this.shown(run);
+    const from = this.whole.get(run) ?? this.single.get(run)?.found;
     if (step === null || !from) return null;
     const out = {};
     for (const name of ARRAYS) {
@@ -195,19 +217,20 @@ export class KernelsView {
   step() {
     if (!this.smoothness.size) return;
     const update = () => Object.values(this.cards).forEach((card) => card.update());
-    const here = [...this.smoothness.keys()].every((run) => this.stepOf(run) === null || this.arraysAt(run));
     update();
-    if (here) return;
-    const step = this.app.step();
-    this.fetchStep()
-      .then(() => step === this.app.step() && update())
-      .catch((error) => this.app.fail(error));
+    clearTimeout(this.timer);
+    if ([...this.smoothness.keys()].every((run) => this.stepOf(run) === null || this.here(run))) return;
+    this.timer = setTimeout(() => {
+      this.fetchStep()
+        .then(update)
+        .catch((error) => error.name !== "AbortError" && this.app.fail(error));
+    }, PAUSE_MS);
   }
 
   smooth(run) {
     const series = this.smoothness.get(run);
-    const k = series ? this.app.at(run, series) : -1;
-    return k < 0 ? null : series.at(k);
+    const k = series?.place.get(this.shown(run));
+    return k === undefined ? null : series.at(k);
   }
 
   order(run) {
@@ -233,26 +256,25 @@ export class KernelsView {
       const order = this.order(run);
       const values = this.smooth(run);
       // Of a wide layer only the first kernels are logged, with the smoothness of all.
-      const logged = arrays?.kernels?.[1][0] ?? arrays?.spectra?.[1][0] ?? order.length;
+      const logged = arrays?.kernels?.[1][0] ?? order.length;
       const there = order.filter((k) => k < logged);
       cut = Math.max(cut, there.length - SHOWN);
       if (there.length < order.length) part = `, the ${there.length} logged of ${order.length}`;
-      const place = arrays ? `, ${app.placeOf(run, this.smoothness.get(run))}` : "";
+      const place = arrays ? `, ${this.here(run) ? app.placeOf(run, this.smoothness.get(run)) : `${app.placeText(run, this.shown(run))}, loading …`}` : "";
       const empty = !this.smoothness.has(run)
         ? "no kernels logged"
         : this.stepOf(run) === null
           ? "nothing yet at this step"
           : "loading …";
       for (const name of ["kernels", "spectra"]) {
-        const [all, shape] = arrays?.[name] ?? [null, null];
-        const list = all
+        const [all, shape] = arrays?.kernels ?? [null, null];
+        const points = this.spectrumAxis(run)?.length;
+        const list = all && (name === "kernels" || points)
           ? there.slice(0, SHOWN).map((k) => {
               const size = all.length / shape[0];
               const own = all.subarray(k * size, (k + 1) * size);
-              const image =
-                name === "kernels"
-                  ? kernelPicture(own, shape.slice(1))
-                  : picture(own, shape[1], shape[2], "magma", 0, range(own)[1]);
+              const power = name === "spectra" && this.spectrum(run, own, shape);
+              const image = power ? picture(power, points, points, "magma", 0, range(power)[1]) : kernelPicture(own, shape.slice(1));
               const number = (other) => arrays[other]?.[0][k];
               return {
                 image,
@@ -302,6 +324,15 @@ export class KernelsView {
     });
   }
 
+  /** The smoothness of all kernels at each step, in order. */
+  sorted(series) {
+    if (!this.lists.has(series)) {
+      const own = (k) => Array.from(series.at(k)).filter(Number.isFinite).sort((a, b) => a - b);
+      this.lists.set(series, series.steps.map((_, k) => own(k)));
+    }
+    return this.lists.get(series);
+  }
+
   historyPlot() {
     if (!this.smoothness?.size) return null;
     const { app } = this;
@@ -310,7 +341,7 @@ export class KernelsView {
     const panels = runs.map((run) => {
       const series = this.smoothness.get(run);
       const x = axis.of(run, series);
-      const lists = series.steps.map((_, k) => Array.from(series.at(k)).filter(Number.isFinite).sort((a, b) => a - b));
+      const lists = this.sorted(series);
       const at = (share) => lists.map((list) => (list.length ? list[Math.round(share * (list.length - 1))] : NaN));
       const mean = lists.map((list) => list.reduce((sum, value) => sum + value, 0) / list.length);
       return {
@@ -354,19 +385,29 @@ export class KernelsView {
     return series && number !== undefined && Number.isInteger(k) && k >= 0 && k < series.size ? { run, k } : null;
   }
 
+  /** The metadata of a run's spectra. */
+  spectra(run) {
+    return this.app.data.content(run, `${this.group.get(run)}/spectra`);
+  }
+
+  /** The frequencies along each axis of a run's spectra; undefined if it logged none. */
+  spectrumAxis(run) {
+    return this.spectra(run)?.axes[1]?.values;
+  }
+
+  spectrum(run, weights, shape) {
+    return powerSpectrum(weights, shape.slice(1), this.spectrumAxis(run).length, this.spectra(run).settings?.dilation);
+  }
+
   spectrumPlot() {
     const chosen = this.chosen();
-    const spectra = chosen && this.arraysAt(chosen.run)?.spectra;
-    if (!spectra) return null;
+    const [all, shape] = (chosen && this.arraysAt(chosen.run)?.kernels) || [];
+    const i = chosen && this.spectrumAxis(chosen.run);
+    if (!all || !i || chosen.k >= shape[0]) return null; // not among those logged
     const { run, k } = chosen;
-    const [all, [, rows, columns]] = spectra;
-    const values = all.subarray(k * rows * columns, (k + 1) * rows * columns);
-    if (!values.length) return null; // not among those logged
-    const content = this.app.data.content(run, `${this.group.get(run)}/spectra`);
-    const known = content.axes.slice(1).every((axis) => axis.values);
-    const index = (count) => Array.from({ length: count }, (_, n) => n - Math.floor(count / 2));
-    const [i, j] = known ? content.axes.slice(1).map((axis) => axis.values) : [index(rows), index(columns)];
-    const unit = content.axes[1].unit || "cycles/pixel";
+    const [size, columns, j] = [all.length / shape[0], i.length, i];
+    const values = this.spectrum(run, all.subarray(k * size, (k + 1) * size), shape);
+    const unit = this.spectra(run).axes[1].unit || "cycles/pixel";
     const where = (row, column) => `i = ${figures(i[row])}, j = ${figures(j[column])} (${unit})`;
     return maps({
       title: `Power spectrum of kernel ${k} of ${run}`,

@@ -1,0 +1,224 @@
+// All of a run at a glance: what it gets from which frequencies, in words and small pictures.
+
+import { concerns, differences, sameImages } from "../alike.js";
+import { Card, figures, percent } from "../charts/cards.js";
+import { fitted, lines } from "../charts/lines.js";
+import { maps, range, tiles } from "../charts/maps.js";
+import { h, note } from "../dom.js";
+import { change, compare, outstanding, reading } from "../words.js";
+import { Accuracies, DASH, PARTS } from "./accuracies.js";
+import { kernelPicture, isSmoothness } from "./kernels.js";
+import { isMap } from "./heatmap.js";
+
+const SHOWN = 12; // runs
+const KERNELS = 32;
+const COST = "hfc_cost/share";
+
+export class OverviewView extends Accuracies {
+  constructor(app) {
+    super(app);
+    this.cards = new Map(); // run → its pictures
+    this.first = h("section", { class: "words" });
+    this.body = h("div");
+    this.element = h("div", {}, this.first, this.body);
+  }
+
+  static has() {
+    return true;
+  }
+
+  close() {
+    for (const cards of this.cards.values()) Object.values(cards).forEach((card) => card.close());
+  }
+
+  async load() {
+    const { app } = this;
+    this.all = app.selected();
+    this.runs = this.all.slice(0, SHOWN);
+    const costs = this.all.filter((run) => app.data.index.scalars[run]?.[COST]);
+    const [, cost, ...rest] = await Promise.all([
+      this.read(this.all),
+      costs.length ? app.data.scalars(costs, [COST]) : {},
+      ...this.runs.map(async (run) => [run, await this.latest(run, isMap), await this.latest(run, isSmoothness, "kernels")]),
+    ]);
+    this.cost = cost;
+    this.maps = new Map(rest.map(([run, map]) => [run, map]));
+    this.kernels = new Map(rest.map(([run, , kernels]) => [run, kernels]));
+    app.setSteps([]);
+  }
+
+  /** The last array of a kind that a run has, or another one of its group. */
+  async latest(run, fits, name) {
+    const { data } = this.app;
+    const [found] = data.find(run, fits);
+    const tag = found && (name ? `${found.group}/${name}` : found.tag);
+    if (!tag || !data.content(run, tag)) return null;
+    const [, step] = data.index.tensors[run][tag];
+    return (await data.tensorsAt(run, [tag], step))[tag] ?? null;
+  }
+
+  show() {
+    const own = (run) => this.cards.get(run) ?? this.cards.set(run, this.pictures(run)).get(run);
+    for (const run of this.cards.keys()) {
+      if (this.runs.includes(run)) continue;
+      Object.values(this.cards.get(run)).forEach((card) => card.close());
+      this.cards.delete(run);
+    }
+    this.first.hidden = this.all.length < 2;
+    if (!this.first.hidden) this.first.replaceChildren(h("p", { class: "verdict" }, this.headline()));
+    this.body.replaceChildren(
+      ...this.runs.map((run) => this.one(run, Object.values(own(run)))),
+      ...(this.all.length > SHOWN ? [note(`The first ${SHOWN} of ${this.all.length} chosen runs are drawn.`)] : []),
+      ...(this.all.length ? [] : [note("Choose one run or more on the left.")]),
+    );
+    for (const cards of this.cards.values()) Object.values(cards).forEach((card) => card.update());
+  }
+
+  pictures(run) {
+    return {
+      curve: new Card("overview_curve", () => this.curvePlot(run)),
+      map: new Card("overview_heatmap", () => this.mapPlot(run)),
+      kernels: new Card("overview_kernels", () => this.kernelPlot(run)),
+    };
+  }
+
+  one(run, cards) {
+    const base = this.any(run);
+    const last = base ? base.steps.length - 1 : -1;
+    const share = this.cost[run]?.[COST]?.values.findLast(Number.isFinite);
+    const at = base && this.app.placeText(run, base.steps[last]);
+    const said = base ? this.guess(run, last) || reading(this.told(run, last), this.unitOf(run)) : "No LFC and HFC accuracy logged.";
+    return h(
+      "article",
+      { class: "run" },
+      h("h2", {}, h("i", { class: "chip", style: { background: this.app.color(run) } }), ` ${run}${at ? `, ${at}` : ""}`),
+      h("p", { class: "verdict" }, said),
+      last > 0 && h("p", { class: "note" }, change(this.told(run, 0), this.told(run, last), this.app.placeText(run, base.steps[0]))),
+      h("div", { class: "glance" }, cards.map((card) => card.element)),
+      share !== undefined && h("p", { class: "note" }, `The probe has taken ${Number((100 * share).toPrecision(2))} % of the training's wall time.`),
+    );
+  }
+
+  /** Original, LFC and HFC accuracy at a place, for words. */
+  told(run, k) {
+    const of = (part) => {
+      const found = this.across(run, part, k);
+      return found && found.x.map((radius, n) => ({ radius, all: [found.y[n], found.low?.[n] ?? NaN, found.high?.[n] ?? NaN] }));
+    };
+    return { original: this.original(run, k), lfc: of("lfc"), hfc: of("hfc") };
+  }
+
+  /** Of all runs chosen, the difference that is largest and clear. */
+  headline() {
+    const { app } = this;
+    const runs = this.all.filter((run) => this.any(run) && !this.guess(run, this.any(run).steps.length - 1));
+    const epochs = runs.every((run) => app.hasEpochs(run, this.any(run)));
+    const keys = (run, series) => (epochs ? app.epochs(run, series) : series.steps);
+    const rows = [];
+    const [lead] = runs;
+    const together = Math.min(...runs.map((run) => keys(run, this.any(run)).at(-1)));
+    for (const part of PARTS) {
+      const alike = runs.filter((run) => {
+        const found = differences(this.any(lead).content, this.any(run).content);
+        return !found.some((difference) => concerns(difference, part));
+      });
+      for (const radius of alike.length > 1 ? this.radiiOf(lead) : []) {
+        const curves = alike.map((run) => ({ run, curve: this.over(run, part, radius, keys) })).filter(({ curve }) => curve);
+        const now = ({ curve }) => curve.y[curve.keys.findLastIndex((key) => key <= together)] ?? NaN;
+        const known = curves.filter((one) => Number.isFinite(now(one))).sort((one, two) => now(two) - now(one));
+        if (known.length < 2) continue;
+        const [most, least] = [known[0], known.at(-1)];
+        const same = sameImages(this.any(most.run).content, this.any(least.run).content);
+        const found = compare(most.curve, least.curve, same, together);
+        if (found) rows.push({ part, radius, unit: this.unitOf(lead), names: [most.run, least.run], found });
+      }
+    }
+    return outstanding(rows, runs.length, (key) => `${epochs ? "epoch" : "step"} ${key}`);
+  }
+
+  curvePlot(run) {
+    const base = this.any(run);
+    if (!base) return null;
+    const last = base.steps.length - 1;
+    const color = this.app.color(run);
+    const series = PARTS.flatMap((part) => {
+      const dash = part === "hfc" ? DASH : undefined;
+      const name = part.toUpperCase();
+      const start = last > 0 && this.across(run, part, 0);
+      const end = this.across(run, part, last);
+      return [
+        start && { name: `${name} at the start`, x: start.x, y: start.y, color: `${color}88`, dash, width: 1.2 },
+        end && { name, ...end, color, dash, points: true },
+      ].filter(Boolean);
+    });
+    const [original] = this.original(run, last);
+    const background = this.background([run]);
+    const level = Number.isFinite(original) ? [{ y: original, text: "original" }] : [];
+    const panel = { series, lines: [...level, ...this.chanceLines([run])] };
+    return lines(
+      {
+        title: "Accuracy against radius",
+        label: `Accuracy against radius of ${run}`,
+        panels: [panel],
+        legend: series
+          .filter(({ name }) => !name.startsWith("HFC at"))
+          .map(({ name, color: own, dash }) => ({ name: name === "HFC" && background ? `HFC (${background} background)` : name, color: own, dash })),
+        columns: 1,
+        panelHeight: 190,
+        xLabel: `radius r (${this.unitOf(run)})`,
+        xTicks: this.radiiOf(run),
+        xText: (radius) => `r = ${radius} ${this.unitOf(run)}`,
+        yLabel: "accuracy",
+        yRange: fitted([panel]),
+        value: percent,
+      },
+      {},
+    );
+  }
+
+  mapPlot(run) {
+    const map = this.maps.get(run);
+    if (!map) return null;
+    const { axes, unit, measurement } = map.content;
+    const [i, j] = axes.map(({ values }) => values);
+    const values = map.at(0);
+    const [low, high] = range(values);
+    const say = (value) => (unit === "error rate" ? percent(value) : figures(value));
+    const where = axes[0].unit || "cycles/image";
+    const tip = (row, column) => ({
+      title: `i = ${i[row]}, j = ${j[column]} (${where})`,
+      lines: [{ text: `${unit || "value"}: ${say(values[row * j.length + column])}` }],
+    });
+    return maps({
+      title: measurement === "fourier_heatmap" ? "Errors under Fourier noise" : measurement.replace(/_/g, " "),
+      label: `${measurement.replace(/_/g, " ")} of ${run}`,
+      panels: [{ title: this.app.placeText(run, map.steps[0]), values, map: "viridis", low, high, unit: unit || "value", tip }],
+      i,
+      j,
+      unit: where,
+      size: 190,
+      cells: [],
+    });
+  }
+
+  kernelPlot(run) {
+    const kernels = this.kernels.get(run);
+    if (!kernels) return null;
+    const [count, ...shape] = kernels.shape;
+    const size = kernels.size / count;
+    const own = (k) => kernels.values.subarray(k * size, (k + 1) * size);
+    const list = Array.from({ length: Math.min(count, KERNELS) }, (_, k) => ({
+      image: kernelPicture(own(k), shape),
+      kernel: k,
+      text: `Kernel ${k} of ${run}`,
+      lines: [],
+    }));
+    const some = count > KERNELS ? `, ${KERNELS} of ${count}` : "";
+    return tiles({
+      title: `Kernels of the first layer${some}`,
+      label: `Kernels of the first layer of ${run}`,
+      panels: [{ title: this.app.placeText(run, kernels.steps[0]), tiles: list }],
+      rows: () => [["kernel", "weights"], ...list.map(({ kernel }) => [kernel, Array.from(own(kernel), figures).join(" ")])],
+    });
+  }
+}

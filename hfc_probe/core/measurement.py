@@ -206,7 +206,7 @@ class Measurement(ABC):
         return samples
 
     def overhead(self, samples: int, image_shape: tuple[int, int, int]) -> float:
-        """Seconds that it takes beside its passes, roughly, if they are worth a mention."""
+        """Approximate seconds spent outside forward passes, if significant."""
         return 0.0
 
 

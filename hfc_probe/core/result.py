@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import os
 import re
 from abc import ABC, abstractmethod
@@ -284,14 +285,17 @@ class CellResult(Result):
         """Tag, array and index of every scalar."""
 
     def scalars(self) -> dict[str, float]:
+        """Those that are known: a share of no images at all is left out."""
         arrays = self.arrays()
-        return {tag: float(arrays[name][at]) for tag, name, at in self.cells()}
+        out = {tag: float(arrays[name][at]) for tag, name, at in self.cells()}
+        return {tag: value for tag, value in out.items() if math.isfinite(value)}
 
     def intervals(self) -> dict[str, tuple[float, float]]:
-        arrays = self.arrays()
+        arrays, known = self.arrays(), self.scalars()
         return {
             tag: (float(arrays[f"{name}_lower"][at]), float(arrays[f"{name}_upper"][at]))
             for tag, name, at in self.cells()
+            if tag in known
         }
 
 

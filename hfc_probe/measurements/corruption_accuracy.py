@@ -74,7 +74,7 @@ class CorruptionAccuracy(Measurement):
     """Error by corruption and severity; mean error, and mCE against a baseline's errors.
 
     The fifteen common corruptions are read from the published files and not made here: no
-    library that makes them is kept alive (imagecorruptions 1.1.2, the latest, needs
+    library that makes them is maintained (imagecorruptions 1.1.2, the latest, needs
     pkg_resources, which setuptools has dropped; imagenet-c needs ImageMagick).
 
     Args:

@@ -81,7 +81,7 @@ def verdict_of(model: nn.Module, run: TrialPass, *, again: bool = False) -> Verd
 
 
 def known(model: nn.Module) -> Verdict:
-    """The verdict of an earlier trial, for who does not look at samples; else an empty one."""
+    """The verdict of an earlier trial, for callers that have no samples; else an empty one."""
     found = _verdicts.get(model)
     return found if found is not None and found.hooks == _own_hooks(model) else Verdict()
 

@@ -52,7 +52,7 @@ class Every:
         return " and ".join(parts)
 
 
-FIRST_RUN = 5.0  # seconds that nobody minds once
+FIRST_RUN = 5.0  # seconds: a delay that nobody minds once
 
 
 @dataclass

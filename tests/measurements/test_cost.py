@@ -11,18 +11,9 @@ import hfc_probe as h
 from hfc_probe.measurements.registry import MEASUREMENTS
 
 from ..conftest import needs_captum
-from ..toys import Tally
+from ..toys import QUICK, Tally
 
 N, SHAPE, CLASSES = 20, (3, 16, 16), 4
-
-# Settings that are quick to test; a measurement that is not here is tested as it comes.
-QUICK = {
-    "adversarial_accuracy": {"steps": 2},
-    "band_attribution": {"permutations": 2},
-    "calibration": {"resamples": 10},
-    "corruption_accuracy": {"severities": (1, 3)},
-    "fourier_heatmap": {"crop": 3},
-}
 
 
 class _Tap(torch.autograd.Function):

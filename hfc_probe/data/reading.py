@@ -1,7 +1,4 @@
-"""Reading a loader once: which batches, what is in them, and whether they can be relied on.
-
-Long because reading, trying and refusing a loader share what they know of it.
-"""
+"""Reading a loader once: which batches, what is in them, and whether they can be relied on."""
 
 from __future__ import annotations
 
@@ -18,8 +15,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler
 
 from ..ground.errors import InputError
+from .batches import rival_labels, unpack
 from .foreign_loaders import PREFETCHERS, inner_loader, statistics, untouched
-from .normalization import LARGEST, OVERSHOOT, ROUNDING, Normalization, check_range, decide
+from .gathering import Gathered, as_float, to_pixels
+from .normalization import ROUNDING, Normalization
 from .pixels import PixelSpace
 from .samplers import batches_of, indices_of
 
@@ -27,9 +26,6 @@ logger = logging.getLogger("hfc_probe")
 
 Selection = Literal["all", "random", "first"]
 
-_IMAGE_KEYS = ("pixel_values", "images", "image", "inputs", "input", "img", "x", "data")
-_TARGET_KEYS = ("labels", "label", "targets", "target", "y", "cls", "class", "fine_label")
-_ENOUGH = 256  # images that show how all of them are normalised
 _AGAIN = 8  # samples read twice, to see whether images change at each reading
 
 
@@ -70,7 +66,7 @@ def read(data: Any, pixels: PixelSpace | None, limit: int | None, seed: int) -> 
     found = find_normalization(data)
     plan = _plan(data, limit, seed)
     expected = sum(map(len, plan.positions))
-    gathered = _Gathered(pixels, found, type(data).__name__ in PREFETCHERS, expected)
+    gathered = Gathered(pixels, found, type(data).__name__ in PREFETCHERS, expected)
     again: list[tuple[Tensor, Tensor]] = []
     ended = False
     with closing(_iterator(plan.batches)) as iterator:
@@ -84,7 +80,7 @@ def read(data: Any, pixels: PixelSpace | None, limit: int | None, seed: int) -> 
                 break
             images, targets = unpack(batch)
             if not gathered.batches:
-                plan.caveats = (*plan.caveats, *_rival_labels(batch))
+                plan.caveats = (*plan.caveats, *rival_labels(batch))
             if limit is not None:
                 rest = limit - gathered.count
                 images, targets = images[:rest], targets[:rest]
@@ -217,154 +213,6 @@ def _restored(data: Iterable[Any]) -> Generator[Any, None, None]:
         yield from data
 
 
-class _Kept:
-    """Images one after the other in one tensor, made at once if their number is known.
-
-    So reading holds the images once: joining the batches at the end would hold them twice.
-    """
-
-    def __init__(self, expected: int) -> None:
-        self.count, self._expected = 0, expected
-        self._held: Tensor | None = None
-
-    def add(self, part: Tensor) -> None:
-        held, count = self._held, self.count + len(part)
-        if held is not None and held.dtype != part.dtype:
-            held = held[: self.count].to(torch.promote_types(held.dtype, part.dtype))
-        if held is None or len(held) < count:
-            size = max(count, self._expected if held is None else 2 * len(held))
-            larger = part.new_empty((size, *part.shape[1:]))
-            if held is not None:
-                larger[: self.count] = held[: self.count]
-            held = larger
-        held[self.count : count] = part
-        self._held, self.count = held, count
-
-    def all(self) -> Tensor:
-        assert self._held is not None
-        held = self._held[: self.count]
-        return held if len(held) == len(self._held) else held.clone()
-
-    @property
-    def dtype(self) -> torch.dtype | None:
-        return None if self._held is None else self._held.dtype
-
-
-class _Gathered:
-    """Batches in the order of their coming, in pixel space as soon as it is known how.
-
-    Args:
-        expected: number of images to come, if it is known.
-    """
-
-    def __init__(
-        self, given: PixelSpace | None, found: PixelSpace | None, wrapped: bool, expected: int
-    ) -> None:
-        self.given, self.found, self.wrapped, self.expected = given, found, wrapped, expected
-        self.count = self.batches = 0
-        self._raw: list[Tensor] = []
-        self._pixels = _Kept(expected)
-        self._targets = _Kept(expected)
-        self._shape: torch.Size | None = None
-        self._decided: Normalization | None = None
-        self._revised = False
-
-    def add(self, images: Tensor, targets: Tensor) -> None:
-        self._shape = shape = self._shape or images.shape[1:]
-        if images.shape[1:] != shape:
-            raise InputError(
-                f"data: expected images of one size, got {tuple(shape)} and "
-                f"{tuple(images.shape[1:])}; crop or resize them in the transform"
-            )
-        self.count += len(images)
-        self.batches += 1
-        self._targets.add(targets)
-        self._raw.append(images)
-        if self._decided is not None:
-            self._convert()
-        elif not self._revised and self.count >= _ENOUGH:
-            self._decide()
-
-    def finish(self) -> tuple[Tensor, Tensor, Normalization]:
-        """All images in pixel space, all targets, and how the images were normalised."""
-        if self._raw:
-            self._decide()
-        assert self._decided is not None
-        return self._pixels.all(), self._targets.all(), self._decided
-
-    def _decide(self) -> None:
-        if len({part.dtype if part.dtype in LARGEST else None for part in self._raw}) > 1:
-            raise InputError(
-                "data: expected images of one number type, got "
-                f"{', '.join(sorted({str(part.dtype) for part in self._raw}))}"
-            )
-        self._decided = decide(self._raw, self.given, self.found, wrapped=self.wrapped)
-        self._convert()
-
-    def _convert(self) -> None:
-        assert self._decided is not None
-        while self._raw:
-            try:
-                part = to_pixels(self._raw[0], self._decided)
-            except InputError:
-                # The first images alone may look raw: normalised ones of middle brightness.
-                if self._revised or not self._pixels.count:
-                    raise
-                self._revised = True
-                undo = self._decided.undo
-                before = as_float(self._pixels.all())
-                before = before if undo is None else undo.normalize(before)
-                self._raw.insert(0, before * self._decided.largest)
-                self._pixels, self._decided = _Kept(self.expected), None
-                return
-            if self._pixels.dtype not in (None, part.dtype):  # not all came from 8 bits
-                floats = _Kept(self.expected)
-                floats.add(as_float(self._pixels.all()))
-                self._pixels, part = floats, as_float(part)
-            self._pixels.add(part)
-            del self._raw[0]
-
-
-# Values of the images that are brought to pixel space at a time.
-_CHUNK = 1 << 17
-
-
-def to_pixels(images: Tensor, normalization: Normalization) -> Tensor:
-    """Images in pixel space, as uint8 if they were 8-bit; their normalisation is undone.
-
-    Raises:
-        InputError: values outside [0, 1].
-    """
-    if images.dtype == torch.uint8:
-        return images
-    chunks = images.split(max(1, _CHUNK // max(1, images[0].numel())))
-    parts = []
-    for chunk in chunks:
-        scaled = _undone(chunk, normalization) * 255
-        whole = scaled.round()
-        if not bool((scaled - whole).abs().max() < 255 * ROUNDING / 10):
-            return torch.cat([_undone(chunk, normalization) for chunk in chunks])
-        parts.append(whole.to(torch.uint8))
-    return torch.cat(parts)
-
-
-def _undone(images: Tensor, normalization: Normalization) -> Tensor:
-    images = images.to(torch.promote_types(images.dtype, torch.float32))
-    images = images / normalization.largest
-    undo = normalization.undo
-    if undo is not None:
-        images = undo.unnormalize(images)
-    undone = None if undo is None else (undo, normalization.source)
-    check_range(images, slack=OVERSHOOT, undone=undone)
-    return images.clamp(0, 1)
-
-
-def as_float(images: Tensor) -> Tensor:
-    """Images in [0, 1] as float."""
-    largest = LARGEST.get(images.dtype)
-    return images if largest is None else images.to(torch.float32) / largest
-
-
 def _changed(
     images: Tensor,
     targets: Tensor,
@@ -393,103 +241,6 @@ def _changed(
             ):
                 return True
     return False
-
-
-def unpack(batch: Any) -> tuple[Tensor, Tensor]:
-    """Images and targets of one batch, as plain tensors on the CPU.
-
-    Raises:
-        InputError: another form of batch, images or labels.
-    """
-    if isinstance(batch, Mapping):
-        image_key = next((k for k in _IMAGE_KEYS if k in batch), None)
-        target_key = next((k for k in _TARGET_KEYS if k in batch), None)
-        if image_key is None or target_key is None:
-            raise InputError(
-                f"data: expected a batch with one of the keys {', '.join(_IMAGE_KEYS[:3])}, … and "
-                f"one of {', '.join(_TARGET_KEYS[:3])}, …, got {', '.join(map(str, batch))}"
-            )
-        images, targets = batch[image_key], batch[target_key]
-    elif isinstance(batch, (tuple, list)) and len(batch) >= 2:
-        images, targets = batch[0], batch[1]
-    else:
-        raise InputError(
-            "data: expected batches as (images, targets) or a mapping, got "
-            f"{type(batch).__name__}"
-            f"{f' of length {len(batch)}' if isinstance(batch, (tuple, list)) else ''}"
-            "; give labels with the images, plain tensors as Samples(images, targets)"
-        )
-    if not isinstance(images, Tensor) or images.dim() != 4:
-        what = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise InputError(f"data: expected batches of images (N, C, H, W), got {what}")
-    labels = plain_targets(targets)
-    if labels.dim() == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.shape != images.shape[:1]:
-        raise InputError(
-            f"data: expected {images.shape[0]} class indices with {images.shape[0]} images, got "
-            f"targets of shape {tuple(labels.shape)}; soft or one-hot labels need .argmax(1)"
-        )
-    return plain_tensor(images), labels
-
-
-def _rival_labels(batch: Any) -> Iterator[str]:
-    """The sentence on further fields of a batch that could be its labels as well."""
-    if not isinstance(batch, (tuple, list)) or not isinstance(batch[1], Tensor):
-        return
-    rivals = [
-        str(k)
-        for k, other in enumerate(batch[2:], 2)
-        if isinstance(other, Tensor)
-        and other.shape == batch[1].shape
-        and not other.is_floating_point()
-    ]
-    if rivals:
-        yield (
-            f"Batches have {len(batch)} fields; field 1 is taken for the labels, and field "
-            f"{', '.join(rivals)} looks like labels too. If that is wrong, pass a loader of "
-            "(images, labels)."
-        )
-
-
-def plain_tensor(value: Tensor) -> Tensor:
-    """A tensor on the CPU without a history and without what a subclass adds.
-
-    Raises:
-        InputError: a tensor without values.
-    """
-    if value.is_meta:
-        raise InputError("data: expected tensors with values, got one on the meta device")
-    return value.detach().as_subclass(Tensor).cpu()
-
-
-def plain_targets(targets: Any) -> Tensor:
-    """Labels as a plain tensor; those among others in a mapping too.
-
-    Raises:
-        InputError: names, None, or anything else that is no number.
-    """
-    if isinstance(targets, Mapping):
-        key = next((k for k in _TARGET_KEYS if k in targets), None)
-        if key is None:
-            raise InputError(
-                "labels: expected class indices, or a mapping with one of the keys "
-                f"{', '.join(_TARGET_KEYS[:3])}, …, got {', '.join(map(str, targets)) or 'none'}"
-            )
-        targets = targets[key]
-    if isinstance(targets, Tensor):
-        return plain_tensor(targets)
-    try:
-        return plain_tensor(torch.as_tensor(targets, device="cpu"))
-    except Exception:
-        first = targets
-        if isinstance(targets, (list, tuple)) and targets:
-            first = next((t for t in targets if not isinstance(t, (int, float))), targets[0])
-        what = repr(first) if isinstance(first, str) else type(first).__name__
-        raise InputError(
-            f"labels: expected whole class indices from 0, got {what}; map names to indices in "
-            "the data set, and leave out images without a label"
-        ) from None
 
 
 def _description(data: Any) -> str:

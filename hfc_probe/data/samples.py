@@ -19,9 +19,10 @@ from torch import Tensor
 from ..ground import checks
 from ..ground.errors import InputError
 from ..ground.random_state import protected_rng
+from .batches import plain_targets, plain_tensor
 from .normalization import LARGEST, check_range, on_trust
 from .pixels import PixelSpace
-from .reading import Selection, find_normalization, plain_targets, plain_tensor, read
+from .reading import Selection, find_normalization, read
 
 __all__ = ["PixelSpace", "Samples", "Selection", "check_limit", "find_normalization"]
 

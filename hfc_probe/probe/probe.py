@@ -142,9 +142,9 @@ class Probe:
         """Measure the trained model, detach, say how often each measurement ran.
 
         What was not measured with the weights as they are now is measured once, so that
-        :attr:`results` are of the trained model, provided that takes no longer than the
-        larger of 5 seconds and the budget's share of the training, and at most a minute. That is left out with
-        ``final=False``, while an exception is handled, and at the end of the program.
+        :attr:`results` are of the trained model, provided that takes no longer than the larger of
+        5 seconds and the budget's share of the training, and at most a minute. That is left out
+        with ``final=False``, while an exception is handled, and at the end of the program.
         """
         self._end(final=self._final and sys.exc_info()[0] is None)
 

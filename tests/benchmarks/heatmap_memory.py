@@ -51,10 +51,10 @@ def measured(
     return row(result, truth, epoch, time.process_time() - began), result.memory
 
 
-def remembered(truth: Truth, epochs: Sequence[int], first: float, share: float, seed: int) -> Rows:
+def remembered(steps: Sequence[tuple[Truth, int]], first: float, share: float, seed: int) -> Rows:
     """One map an epoch, each from the memory of the last; the first is left out."""
     memory, rows = None, []
-    for k, epoch in enumerate(epochs):
+    for k, (truth, epoch) in enumerate(steps):
         effort = int((share if k else first) * truth.exhaustive())
         one, memory = measured(truth, epoch, FourierHeatmap(forwards=effort, seed=seed), memory)
         rows.append(one)
@@ -99,10 +99,11 @@ def main() -> None:
     parser.add_argument("--epochs", help="of the first maps: numbers from 0; all if left out")
     parser.add_argument("--later", default="0.01,0.004", help="shares of maps with a memory")
     parser.add_argument("--each", action="store_true", help="every later map in a row of its own")
+    parser.add_argument("--jump", help="two trainings: from the last maps of one to the other's")
     options = parser.parse_args()
     print("| training | map | passes | RMSE | worst | coverage | half-width | fit, s |")
     print("|---|---|---|---|---|---|---|---|")
-    for name in options.trainings.split(","):
+    for name in filter(None, options.trainings.split(",")):
         truth = Truth(options.folder / f"{name}.npz")
         held = " (held out)" if name in HELD_OUT else ""
         epochs = range(len(truth.clean))
@@ -126,7 +127,7 @@ def main() -> None:
             )
         for later in filter(None, options.later.split(",")):
             rows = [
-                remembered(truth, range(len(truth.clean)), 0.02, float(later), seed)
+                remembered([(truth, k) for k in range(len(truth.clean))], 0.02, float(later), seed)
                 for seed in range(options.seeds)
             ]
             show(name + held, "later", itertools.chain(*rows))
@@ -134,6 +135,12 @@ def main() -> None:
                 for k, same in enumerate(zip(*rows, strict=True)):
                     moved = truth.error[k + 1] - truth.error[k]
                     show(f"epoch {k + 2}", f"moved {np.sqrt((moved**2).mean()):.3f}", same)
+    if options.jump:
+        one, other = (Truth(options.folder / f"{name}.npz") for name in options.jump.split(","))
+        steps = [(each, len(each.clean) - back) for each in (one, other) for back in (2, 1)]
+        names = ("before", "jump", "after the jump")
+        for name, result in zip(names, remembered(steps, 0.02, 0.02, 0), strict=True):
+            show(options.jump, name, [result])
 
 
 if __name__ == "__main__":

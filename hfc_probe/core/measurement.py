@@ -125,6 +125,7 @@ class Measurement(ABC):
         progress: bool = False,
         ranks: RankGroup | None = None,
         shared: SharedLogits | None = None,
+        last: Result | None = None,
         step: int | None = None,
         epoch: int | None = None,
     ) -> R:
@@ -135,6 +136,7 @@ class Measurement(ABC):
                 does a share of the passes, and all return the result.
             shared: what measurements that follow one another on the same weights share, so that
                 each view of the images passes through the model once.
+            last: what this measurement found on these samples before, to start from.
             step, epoch: of the training, for the result's provenance.
         """
         began = time.perf_counter()
@@ -160,7 +162,7 @@ class Measurement(ABC):
                 ):
                     batch_size = subject.batch_size
                     return stamp(
-                        self.compute(subject),
+                        self.compute(dataclasses.replace(subject, last=last)),
                         subject,
                         samples if self.needs_data else None,
                         seconds=time.perf_counter() - began,

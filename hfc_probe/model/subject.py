@@ -64,6 +64,7 @@ class Subject:
         device: where the model is.
         batch_size: images per forward pass.
         ranks: those that measure together, see :meth:`share`; None for one alone.
+        last: what the measurement found on these samples before, its own result; None if nothing.
         caveats: sentences on what cannot be trusted about what is found; whoever works on the
             subject may add one, and the result says them first.
         shared: logits that measurements before this one may have left, see :meth:`components`.
@@ -80,6 +81,7 @@ class Subject:
     show_progress: bool = False
     ranks: RankGroup | None = None
     shared: SharedLogits | None = None
+    last: Any = None
     caveats: list[str] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
     unchecked: list[tuple[Tensor, int, str]] = field(default_factory=list)

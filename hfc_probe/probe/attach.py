@@ -210,8 +210,9 @@ def default_measurements(
     """What a probe measures unless told otherwise.
 
     Accuracy by frequency every epoch; the first layer's kernels every 100 steps and every
-    epoch, if the model has such a layer; the Fourier heatmap from 16,000 forward passes (its
-    centre of 63×63 frequencies for larger images) every 5 epochs. The budget may space them out.
+    epoch, if the model has such a layer; the Fourier heatmap from at most 16,000 forward
+    passes (its centre of 63×63 frequencies for larger images) every epoch, of which later maps need
+    a part. The budget may space them out.
     """
     chosen: dict[Measurement, Every] = {FrequencyAccuracy(): Every(epochs=1)}
     spectra = KernelSpectra()
@@ -223,7 +224,7 @@ def default_measurements(
     if image_shape is not None and min(image_shape[1:]) >= 2:
         _, height, width = image_shape
         crop = None if max(height, width) <= 64 else (min(63, height), min(63, width))
-        chosen[FourierHeatmap(norm=None, forwards=16_000, crop=crop)] = Every(epochs=5)
+        chosen[FourierHeatmap(norm=None, forwards=16_000, crop=crop)] = Every(epochs=1)
     return chosen
 
 

@@ -334,6 +334,7 @@ class Probe:
                 predict=self._predict,
                 ranks=self._meeting.ranks,
                 shared=shared,
+                last=self.results.get(entry.key),
                 step=self.steps,
                 epoch=self.epochs,
             )

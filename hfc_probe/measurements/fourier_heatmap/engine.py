@@ -47,7 +47,8 @@ class Outcome:
         wrong: ``(n, k)`` bool, one column per k of top-k; the first is what the map shows.
             A score that is a loss has no columns.
         loss: ``(n,)`` float32: cross-entropy, or the score.
-        margin: ``(n,)`` float32: the target's logit minus the largest other; NaN for a score.
+        margin: ``(n,)`` float32: the target's logit minus the largest other (the k-th largest for
+            top-k), below 0 for an error; NaN for a score.
     """
 
     wrong: Tensor
@@ -241,10 +242,9 @@ class Engine:
         ranks = target_rank(logits, targets)
         wrong = torch.stack([ranks >= k for k in self.topk], 1)
         own = logits.gather(1, targets[:, None])
-        others = logits.scatter(1, targets[:, None], -math.inf).amax(1)
-        return Outcome(
-            wrong, F.cross_entropy(logits, targets, reduction="none"), own[:, 0] - others
-        )
+        others = logits.scatter(1, targets[:, None], -math.inf)
+        least = others.topk(min(self.topk[0], logits.shape[1]), 1).values[:, -1]
+        return Outcome(wrong, F.cross_entropy(logits, targets, reduction="none"), own[:, 0] - least)
 
     def _scored(self, images: Tensor, targets: Tensor) -> Outcome:
         assert self.score is not None

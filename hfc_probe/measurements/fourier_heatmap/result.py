@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -18,6 +18,7 @@ from ...core.drawing import CLEAN, HFC, LFC, map_extent, map_pixels
 from ...core.intervals import percent, wilson
 from ...core.labels import Label
 from ...core.result import Result
+from .model import Memory
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,6 +66,7 @@ class FourierHeatmapResult(Result):
             off its neighbours to be seen as such; a smaller spike may be smoothed away.
         passes: single-image forward passes of this call, the clean ones included.
         elapsed: seconds.
+        memory: what a later map of the same images starts from, if a model made this one.
     """
 
     inches: ClassVar[tuple[float, float]] = (10.4, 4.7)
@@ -87,6 +89,7 @@ class FourierHeatmapResult(Result):
     rings: dict[str, NDArray[Any]]
     passes: int
     elapsed: float
+    memory: Memory | None = field(default=None, repr=False)
 
     def original(self) -> tuple[int, int, int] | None:
         if self.settings["score"] is not None:  # no guess is known that it could be held against

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -31,6 +32,12 @@ FEWEST_PER_CELL = 4
 # Passes of one round of the sequential estimator, images a cell of one of the model's.
 _ROUND, _ROUND_PER_CELL = 2048, 8
 _WATCH_SECONDS = 5.0
+# Noisy passes for each image of the first looks of a later map. They suffice if the standard
+# deviation of the cells is at most so many times that of the first map, and the images' departures
+# correlate with those before by more than that.
+_LOOKS, _SURE, _SAME = (1, 4), 1.15, 0.9
+# Images of each cell that was not smooth in the last map.
+_ALONE = 48
 # Losses of so many batches stay on the device before the host reads them, and waits.
 _BATCHES_ON_DEVICE = 64
 # Cells within this distance from DC get this many times the images of others.
@@ -55,10 +62,16 @@ class Run:
     """One measurement under way: the engine, what it has found, and the estimators."""
 
     def __init__(
-        self, settings: Any, engine: Engine, grid: Grid, norm: float, began: float
+        self,
+        settings: Any,
+        engine: Engine,
+        grid: Grid,
+        norm: float,
+        began: float,
+        memory: heatmap_model.Memory | None = None,
     ) -> None:
         self.settings, self.engine, self.grid = settings, engine, grid
-        self.norm, self.began = norm, began
+        self.norm, self.began, self.memory = norm, began, memory
         self.count = len(engine.samples)
         self.cells = len(grid.directions)
         self.clean: Outcome | None = None
@@ -193,6 +206,7 @@ class Run:
         unsafe: NDArray[np.bool_] | None = None,
         detectable: float | None = None,
         radial: Mapping[str, NDArray[Any]] | None = None,
+        memory: heatmap_model.Memory | None = None,
     ) -> FourierHeatmapResult:
         assert self.clean is not None
         settings = {
@@ -230,6 +244,7 @@ class Run:
             rings=dict(radial or {}),
             passes=self.engine.forwards,
             elapsed=time.perf_counter() - self.began,
+            memory=memory,
         )
 
     # Sampled estimators
@@ -297,24 +312,60 @@ class Run:
         if rest >= whole and budget is not None:
             return self.exhaustive()
         with self.subject.progress(rest if budget is not None else 0, "forward") as advance:
-            # Nine tenths go evenly to all cells, the rest to those that stick out.
-            # Around DC, where the error changes most from cell to cell, each gets four times as
-            # many images: they are few cells.
-            share = np.where(self.grid.distances() < _NEAR, _MORE_NEAR, 1)
-            even = min(self.count, max(1, int(0.9 * rest) // int(share.sum())))
-            if deadline is not None:
-                even = self._until(deadline, table, share, advance)
-            else:
-                while int(table.target.min()) < even:
+            fit = self._glance(table, rest, advance) if deadline is None else None
+            if fit is None:
+                # Nine tenths go evenly to all cells, the rest to those that stick out.
+                share = self._share()
+                even = min(self.count, max(1, int(0.9 * rest) // int(share.sum())))
+                if deadline is not None:
+                    self._until(deadline, table, share, advance)
+                while deadline is None and int(table.target.min()) < even:
                     step = min(_ROUND_PER_CELL, even - int(table.target.min()))
                     self._further(table, step * share, advance)
                     table.show(lambda: self.fitted(table))
-            spent = int(table.seen.sum())
-            extra = rest - spent if budget is not None else spent // 9
-            if extra > 0:
-                table.extend(*self._suspects(self._fit(table, None), table, extra), advance)
+                spent = int(table.seen.sum())
+                extra = rest - spent if budget is not None else spent // 9
+                if extra > 0:
+                    table.extend(*self._suspects(self._fit(table, None), table, extra), advance)
         self.checkpoint.remove()
-        return self.fitted(table)
+        return self.fitted(table, fit)
+
+    def _share(self) -> NDArray[np.int64]:
+        """Around DC, where the error changes most from cell to cell, each gets four times as
+        many images: they are few cells.
+        """
+        return np.where(self.grid.distances() < _NEAR, _MORE_NEAR, 1)
+
+    def _glance(
+        self, table: Table, rest: int, advance: Callable[[int], Any]
+    ) -> heatmap_model.Fit | None:
+        """In a later map: a few passes, and more until it is about as sure as the first was.
+
+        Returns:
+            The fit, or None for a first map and if what is left has to be spent as for one.
+        """
+        if self.memory is None:
+            return None
+        nearest = np.argsort(np.argsort(self.grid.distances(), kind="stable"))
+        apart = self._known_apart()
+        single = min(_ALONE, self.count, rest // (2 * max(1, int(apart.sum()))))
+        self._further(table, np.where(apart, single, 0), advance)
+        rest -= single * int(apart.sum())
+        for look in _LOOKS:
+            most = min(rest, look * self.count)
+            each, left = divmod(most, self.cells)
+            counts = np.maximum(each + (nearest < left) - table.seen, 0)
+            self._further(table, np.where(apart, 0, counts), advance)
+            fit = self._fit(table, apart)
+            sure = fit.memory.deviation <= _SURE * self.memory.deviation
+            if most == rest or (sure and fit.resemblance > _SAME):
+                return fit
+        return None
+
+    def _known_apart(self) -> NDArray[np.bool_]:
+        """Cells that were not smooth in the last map: they are sampled by themselves again."""
+        known = None if self.memory is None else self.memory.apart
+        return np.zeros(self.cells, bool) if known is None else known.copy()
 
     def _further(
         self, table: Table, counts: NDArray[np.int64], advance: Callable[[int], Any]
@@ -358,11 +409,12 @@ class Run:
         more = np.minimum(np.minimum(each, 4 * int(np.median(table.seen))), self.count - table.seen)
         cells, counts = suspicious, more[suspicious]
         left = extra - int(counts.sum())
-        # What they do not need goes to the cells after them, one image each.
+        # What they do not need goes to the cells after them, evenly.
         others = order[len(suspicious) :][: max(0, left)]
-        others = others[table.seen[others] < self.count]
-        cells = np.concatenate([cells, others])
-        return cells, np.concatenate([counts, np.ones(len(others), np.int64)])
+        each = -(-left // max(1, len(others)))
+        further = np.minimum(each, self.count - table.seen[others])
+        further = np.diff(np.minimum(np.cumsum(further), max(0, left)), prepend=0)
+        return np.concatenate([cells, others]), np.concatenate([counts, further])
 
     def _fit(self, table: Table, apart: NDArray[np.bool_] | None) -> heatmap_model.Fit:
         assert self.clean is not None
@@ -370,34 +422,27 @@ class Run:
         full = self.grid.height, self.grid.width
         window = self.grid.rows, self.grid.columns
         periods = tuple(float(a if a == b else 2 * b) for a, b in zip(full, window, strict=True))
-        self._latest = heatmap_model.fit(
-            np.array(self.grid.directions, dtype=np.float64),
-            (periods[0], periods[1]),
-            (float(window[0]), float(window[1])),
-            cells,
-            images,
-            table.known[cells, images],
-            self.patterns(),
-            self.engine.samples.targets.numpy(),
-            self.clean.margin.cpu().numpy().astype(np.float64),
-            apart,
-            None if self._latest is None else self._latest.posterior,
-        )
-        return self._latest
+        if self._model is None:
+            self._model = heatmap_model.Model(
+                np.array(self.grid.directions, dtype=np.float64),
+                (periods[0], periods[1]),
+                (float(window[0]), float(window[1])),
+                self.engine.sign_patterns(),
+                self.engine.samples.targets.numpy(),
+                self.clean.margin.cpu().numpy().astype(np.float64),
+                self.memory,
+            )
+        known = table.known[cells, images]
+        margins = table.margins[cells, images].astype(np.float64)
+        return self._model.fit(cells, images, margins, known, apart)
 
-    def patterns(self) -> NDArray[np.int64]:
-        if self._patterns is None:
-            self._patterns = self.engine.sign_patterns()
-        return self._patterns
+    _model: heatmap_model.Model | None = None
 
-    _patterns: NDArray[np.int64] | None = None
-    _latest: heatmap_model.Fit | None = None
-
-    def fitted(self, table: Table) -> FourierHeatmapResult:
+    def fitted(self, table: Table, fit: heatmap_model.Fit | None = None) -> FourierHeatmapResult:
         """The model's map; cells where it does not hold as sampled."""
         limit = heatmap_model.threshold(self.cells)
-        apart = np.zeros(self.cells, bool)
-        fit = self._fit(table, None)
+        apart = self._known_apart()
+        fit = fit or self._fit(table, apart)
         for _ in range(4):
             found = (np.abs(fit.residual) > limit) & ~apart
             if not found.any():
@@ -406,6 +451,9 @@ class Run:
             apart |= found & (np.abs(fit.residual) >= 0.8 * np.abs(fit.residual[~apart]).max())
             fit = self._fit(table, apart)
         apart &= np.abs(fit.residual) > limit / 2
+        memory = replace(fit.memory, apart=apart, walked=table.walked + int(np.median(table.seen)))
+        if self.memory is not None:  # as sure as the first map was is sure enough
+            memory = replace(memory, deviation=self.memory.deviation)
         lower, upper = heatmap_model.interval(fit, self.count)
         alone = sequential.interval(table.errors, table.seen, self.count, 1.96)
         error = np.where(apart, table.rate(), fit.error)
@@ -414,7 +462,9 @@ class Run:
         p = np.clip(fit.error, 0.05, 0.95)
         typical = np.sqrt(p * (1 - p) / np.maximum(table.seen, 1))
         detectable = float(min(1.0, limit * np.median(typical)))
-        return self.sampled(table, error, lower, upper, unsafe=apart, detectable=detectable)
+        return self.sampled(
+            table, error, lower, upper, unsafe=apart, detectable=detectable, memory=memory
+        )
 
     def rings(self) -> FourierHeatmapResult:
         """Error against distance from DC, from random directions of each ring."""
@@ -513,10 +563,13 @@ class Table:
         self.start = rng.permutation(run.cells) * run.count // run.cells
         self.target = np.zeros(run.cells, np.int64)
         self.known = np.full((run.cells, run.count), -1, np.int8)
-        self._kept = self.known
+        self.margins = np.full((run.cells, run.count), np.nan, np.float32)
+        self._kept = self.known, self.margins
+        self.walked = 0 if run.memory is None else run.memory.walked
+        self.start = self.start + self.walked
         state = run.subject.agree(run.checkpoint.load())
         if state is not None:
-            self._kept = state["known"]
+            self._kept = state["known"], state["margins"]
         self._shown = time.monotonic()
 
     @property
@@ -547,7 +600,8 @@ class Table:
         self, cells: NDArray[np.int64], images: NDArray[np.int64], advance: Callable[[int], Any]
     ) -> NDArray[np.int8]:
         """Errors of pairs, from the checkpoint if it has them."""
-        found = self._kept[cells, images]
+        known, margins = self._kept
+        found, margins = known[cells, images], margins[cells, images]
         missing = np.flatnonzero(found < 0)
         engine, size = self.run.engine, self.run.subject.batch_size
         parts = [missing[k : k + size] for k in range(0, len(missing), size)]
@@ -556,7 +610,9 @@ class Table:
         try:
             for part, outcome in zip(parts, outcomes, strict=True):
                 found[part] = outcome.wrong[:, 0].cpu().numpy()
+                margins[part] = outcome.margin.cpu().numpy()
                 self.known[cells[part], images[part]] = found[part]
+                self.margins[cells[part], images[part]] = margins[part]
                 advance(len(part))
                 if self.run.checkpoint.due():
                     self._save()
@@ -564,10 +620,17 @@ class Table:
             self._save()
             raise
         self.known[cells, images] = found
+        self.margins[cells, images] = margins
         return found
 
     def _save(self) -> None:
-        self.run.checkpoint.save({"known": np.maximum(self.known, self._kept)})
+        known, margins = self._kept
+        self.run.checkpoint.save(
+            {
+                "known": np.maximum(self.known, known),
+                "margins": np.where(self.known < 0, margins, self.margins),
+            }
+        )
 
     def show(self, result: Callable[[], FourierHeatmapResult]) -> None:
         watch = self.run.watch

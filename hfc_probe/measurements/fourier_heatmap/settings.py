@@ -46,7 +46,8 @@ class FourierHeatmap(Measurement):
     - ``forwards`` or ``seconds``: **model**. A fixed effort is spread over all cells, and a
       model over cells and images (:mod:`hfc_probe.measurements.fourier_heatmap.model`) makes the
       most of it; cells where it does not hold are sampled more and shown as sampled.
-      Intervals speak of the given images.
+      Intervals speak of the given images. In a probe a later map starts from the last one and,
+      while the network changes little, stops long before ``forwards`` (not with ``seconds``).
     - ``radial``: **rings**. Error against distance from DC only, from directions drawn at
       random within each ring one cycle wide.
 
@@ -221,7 +222,9 @@ class FourierHeatmap(Measurement):
             autocast=self.autocast,
             channels_last=self.channels_last,
         )
-        run = Run(self, engine, grid, norm, began)
+        last = subject.last
+        memory = last.memory if isinstance(last, FourierHeatmapResult) else None
+        run = Run(self, engine, grid, norm, began, memory)
         if self.estimator == "exhaustive":
             return run.exhaustive()
         if self.estimator == "sequential":

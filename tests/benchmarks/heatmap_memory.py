@@ -1,0 +1,147 @@
+"""The sampled heatmaps against whole trainings' exhaustive ones: error, coverage, width.
+
+    python tests/benchmarks/heatmap_memory.py FOLDER [--trainings vgg_adam,…] [--seeds 3]
+
+FOLDER holds what truth_maps.py wrote. One row a training and effort: root mean square error of
+the map, share of the cells whose 95 % interval holds the exhaustive value, mean half-width, and
+the processor seconds of the fits, each a mean over epochs and seeds of sampling (the root of a
+mean for the error). Prints the table in Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from heatmap_oracle import Truth, run_of
+
+from hfc_probe import FourierHeatmap
+from hfc_probe.measurements.fourier_heatmap import FourierHeatmapResult
+from hfc_probe.measurements.fourier_heatmap.model import Memory
+
+TUNED, HELD_OUT = ("vgg_adam", "resnet20_cosine"), ("transformer", "resnet18_step")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one map was worth: passes as a share of the exhaustive ones."""
+
+    share: float
+    rmse: float
+    coverage: float
+    half: float
+    seconds: float
+
+
+Rows = list[Row]
+
+
+def measured(
+    truth: Truth, epoch: int, settings: FourierHeatmap, memory: Memory | None = None
+) -> tuple[Row, Memory | None]:
+    run = run_of(truth, epoch, settings, memory)
+    began = time.process_time()
+    result = getattr(run, settings.estimator)()
+    return row(result, truth, epoch, time.process_time() - began), result.memory
+
+
+def remembered(steps: Sequence[tuple[Truth, int]], first: float, share: float, seed: int) -> Rows:
+    """One map an epoch, each from the memory of the last; the first is left out."""
+    memory, rows = None, []
+    for k, (truth, epoch) in enumerate(steps):
+        effort = int((share if k else first) * truth.exhaustive())
+        one, memory = measured(truth, epoch, FourierHeatmap(forwards=effort, seed=seed), memory)
+        rows.append(one)
+    return rows[1:]
+
+
+def row(result: FourierHeatmapResult, truth: Truth, epoch: int, seconds: float) -> Row:
+    where = tuple((np.array(truth.directions).T + 16) % 32)
+    error, lower, upper = (x[where] for x in (result.error, result.lower, result.upper))
+    true = truth.error[epoch]
+    return Row(
+        result.passes / truth.exhaustive(),
+        float(np.sqrt(((error - true) ** 2).mean())),
+        float(((lower - 1e-9 <= true) & (true <= upper + 1e-9)).mean()),
+        float((upper - lower).mean() / 2),
+        seconds,
+    )
+
+
+def show(name: str, what: str, rows: Iterable[Row]) -> None:
+    rows = list(rows)
+    mean = {
+        field: statistics.fmean(getattr(one, field) for one in rows)
+        for field in ("share", "coverage", "half", "seconds")
+    }
+    rmse = statistics.fmean(one.rmse**2 for one in rows) ** 0.5
+    worst = max(one.rmse for one in rows)
+    print(
+        f"| {name} | {what} | {100 * mean['share']:.2f} % | {rmse:.4f} | {worst:.4f} | "
+        f"{mean['coverage']:.3f} | {mean['half']:.3f} | {mean['seconds']:.2f} |",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--trainings", default=",".join(TUNED + HELD_OUT))
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--shares", default="0.05,0.02,0.01", help="of the exhaustive passes")
+    parser.add_argument("--precision", type=float, help="also the sequential estimator")
+    parser.add_argument("--epochs", help="of the first maps: numbers from 0; all if left out")
+    parser.add_argument("--later", default="0.01,0.004", help="shares of maps with a memory")
+    parser.add_argument("--each", action="store_true", help="every later map in a row of its own")
+    parser.add_argument("--jump", help="two trainings: from the last maps of one to the other's")
+    options = parser.parse_args()
+    print("| training | map | passes | RMSE | worst | coverage | half-width | fit, s |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name in filter(None, options.trainings.split(",")):
+        truth = Truth(options.folder / f"{name}.npz")
+        held = " (held out)" if name in HELD_OUT else ""
+        epochs = range(len(truth.clean))
+        if options.epochs is not None:
+            epochs = [int(k) for k in options.epochs.split(",") if int(k) < len(truth.clean)]
+        alone = [
+            {"forwards": int(float(share) * truth.exhaustive())}
+            for share in options.shares.split(",")
+        ]
+        if options.precision:
+            alone.append({"precision": options.precision})
+        for effort in alone:
+            show(
+                name + held,
+                "first" if "forwards" in effort else f"precision {options.precision}",
+                (
+                    measured(truth, epoch, FourierHeatmap(seed=seed, **effort))[0]
+                    for epoch in epochs
+                    for seed in range(options.seeds)
+                ),
+            )
+        for later in filter(None, options.later.split(",")):
+            rows = [
+                remembered([(truth, k) for k in range(len(truth.clean))], 0.02, float(later), seed)
+                for seed in range(options.seeds)
+            ]
+            show(name + held, "later", itertools.chain(*rows))
+            if options.each:
+                for k, same in enumerate(zip(*rows, strict=True)):
+                    moved = truth.error[k + 1] - truth.error[k]
+                    show(f"epoch {k + 2}", f"moved {np.sqrt((moved**2).mean()):.3f}", same)
+    if options.jump:
+        one, other = (Truth(options.folder / f"{name}.npz") for name in options.jump.split(","))
+        steps = [(each, len(each.clean) - back) for each in (one, other) for back in (2, 1)]
+        names = ("before", "jump", "after the jump")
+        for name, result in zip(names, remembered(steps, 0.02, 0.02, 0), strict=True):
+            show(options.jump, name, [result])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Heatmaps of a training: each starts from the last, and a jump is noticed and measured again."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from torch import nn
+
+import hfc_probe
+from hfc_probe import FourierHeatmap, Samples, fourier
+
+from . import test_heatmap_estimators as planted
+
+SIZE, N, CELLS = 16, 400, 130
+SETTINGS = FourierHeatmap(norm=1.5, samples=N, forwards=N + 12 * CELLS)
+
+
+def network(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(8, 16, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(16 * 36, 5),
+    ).eval()
+
+
+def samples_for(model: nn.Module) -> Samples:
+    """Images that the network has right, so that every error is the noise's."""
+    torch.manual_seed(9)
+    images = torch.rand(N, 3, SIZE, SIZE)
+    with torch.no_grad():
+        return Samples(images, model(images).argmax(1))
+
+
+def moved(model: nn.Module, by: float) -> nn.Module:
+    other = copy.deepcopy(model)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight += by * weight.std() * torch.randn_like(weight)
+    return other
+
+
+def sequence(*models):
+    """A map of each from the memory of the one before, and the exhaustive maps."""
+    samples, last, found = samples_for(models[0]), None, []
+    for model in models:
+        last = SETTINGS.run(model, samples, last=last)
+        found.append(last)
+    whole = FourierHeatmap(norm=1.5, samples=N)
+    return found, [whole.run(model, samples).error for model in models]
+
+
+def covered(result, truth):
+    return ((result.lower - 1e-9 <= truth) & (truth <= result.upper + 1e-9)).mean()
+
+
+def test_a_later_map_of_the_same_network_takes_a_part_of_the_passes_and_is_as_good():
+    model = network(0)
+    maps, truths = sequence(model, model, model)
+    assert maps[1].passes < 0.7 * maps[0].passes
+    off = [np.sqrt(((m.error - t) ** 2).mean()) for m, t in zip(maps, truths, strict=True)]
+    assert max(off[1:]) < 1.1 * off[0]
+    assert min(covered(m, t) for m, t in zip(maps, truths, strict=True)) >= 0.93
+
+
+def test_a_jump_is_noticed_measured_again_and_no_interval_is_wrong_for_long():
+    model = network(0)
+    jumped = moved(model, 1.0)
+    maps, truths = sequence(model, model, jumped, jumped)
+    assert np.abs(truths[2] - truths[1]).mean() > 0.1
+    assert maps[2].passes > 1.5 * maps[1].passes
+    assert covered(maps[2], truths[2]) >= 0.9
+    assert covered(maps[3], truths[3]) >= 0.93
+
+
+def test_a_probe_hands_the_last_map_to_the_next():
+    model = network(0)
+    samples = samples_for(model)
+    with hfc_probe.attach(
+        model, samples, measurements=[SETTINGS], budget=1, strict=True, final=False
+    ) as probe:
+        probe.end_epoch()
+        first = probe.results["fourier_heatmap"]
+        probe.end_epoch()
+        second = probe.results["fourier_heatmap"]
+    assert second.passes < 0.7 * first.passes
+    again = SETTINGS.run(model, samples, last=first)
+    np.testing.assert_array_equal(second.error, again.error)
+
+
+def test_a_spike_of_the_last_map_is_sampled_by_itself_again():
+    weights = dict.fromkeys(fourier.half_plane(SIZE, SIZE), 0.0)
+    weights[(3, 4)] = 1.0  # its neighbours on the grid do no harm at all
+    model = planted.Linear(weights)
+    samples = planted.images_for(model)
+    settings = FourierHeatmap(norm=1.0, samples=planted.N, forwards=planted.N + 12 * CELLS)
+    first = settings.run(model, samples)
+    second = settings.run(model, samples, last=first)
+    truth = FourierHeatmap(norm=1.0, samples=planted.N).measure(model, samples).error
+    at = (SIZE // 2 + 3, SIZE // 2 + 4)
+    assert first.unsafe == second.unsafe == ((3, 4),)
+    assert second.lower[at] <= truth[at] <= second.upper[at]
+    assert second.error[truth == 0].max() < 0.05
+
+
+def test_a_map_of_the_two_likeliest_classes_is_about_those_two():
+    model = network(0)
+    samples = samples_for(moved(model, 1.0))
+    whole = FourierHeatmap(norm=1.5, samples=N, topk=2).measure(model, samples)
+    few = FourierHeatmap(norm=1.5, samples=N, topk=2, forwards=SETTINGS.forwards).measure(
+        model, samples
+    )
+    assert np.sqrt(((few.error - whole.error) ** 2).mean()) < 0.04
+    assert covered(few, whole.error) >= 0.93

@@ -377,7 +377,7 @@ def test_band_attribution():
     np.testing.assert_allclose([height for _, _, height, _ in found], arrays["mean"])
     ends = np.array([ends for *_, ends in found]).T
     np.testing.assert_allclose(ends, [arrays["mean_lower"], arrays["mean_upper"]], atol=1e-9)
-    assert [tick.get_text() for tick in axes.get_xticklabels()] == list(result.labels)
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == list(result.bands)
     assert axes.get_xlabel() == "band (cycles/image)"
     assert "6 images" in axes.get_title()
     singles = [a for a in figure.axes if a.patches and a is not axes]

@@ -251,14 +251,19 @@ def test_an_effort_that_the_samples_cannot_serve_says_what_can():
         FourierHeatmap(norm=NORM, forwards=300).measure(model, few)
 
 
-def test_a_real_network_from_a_few_percent_of_the_passes(resnet20, cifar):
-    # 7×7 frequencies of 128 images: 25 directions, 3,200 passes in full.
-    samples = Samples(cifar.images[:128], cifar.targets[:128])
-    pixels = PixelSpace.imagenet()
-    whole = FourierHeatmap(crop=7, samples=128).measure(resnet20, samples, pixels=pixels)
-    few = FourierHeatmap(crop=7, samples=128, forwards=550).measure(
-        resnet20, samples, pixels=pixels
-    )
-    assert few.passes <= 550
-    assert ((few.lower <= whole.error) & (whole.error <= few.upper)).mean() >= 0.9
-    assert np.sqrt(((few.error - whole.error) ** 2).mean()) < 0.09
+def test_a_real_network_from_a_part_of_the_passes(resnet20, cifar):
+    # 5×5 frequencies of 128 images: 13 directions, 1,664 passes in full. The cells of one map are
+    # off together, so coverage is that of several maps.
+    covered, off = [], []
+    for start in (0, 128, 256):
+        part = slice(start, start + 128)
+        samples, pixels = Samples(cifar.images[part], cifar.targets[part]), PixelSpace.imagenet()
+        whole = FourierHeatmap(crop=5, samples=128).measure(resnet20, samples, pixels=pixels)
+        few = FourierHeatmap(crop=5, samples=128, forwards=400).measure(
+            resnet20, samples, pixels=pixels
+        )
+        assert few.passes <= 400
+        covered.append((few.lower <= whole.error) & (whole.error <= few.upper))
+        off.append(few.error - whole.error)
+    assert np.mean(covered) >= 0.88
+    assert np.sqrt(np.mean(np.square(off))) < 0.09

@@ -444,5 +444,5 @@ def test_missing_pycocotools_is_one_sentence(monkeypatch, shapes):
 
     monkeypatch.setitem(sys.modules, "pycocotools", None)
     monkeypatch.setitem(sys.modules, "pycocotools.cocoeval", None)
-    with pytest.raises(InputError, match=r"pip install hfc_probe\[detection\]"):
+    with pytest.raises(InputError, match=r"pip install 'hfc_probe\[detection\]'"):
         AUDIT.measure(Bright(), shapes, limit=1)

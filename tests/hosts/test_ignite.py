@@ -12,7 +12,7 @@ from .conftest import MEASUREMENTS, network, same, scalars
 
 pytest.importorskip("ignite", reason="Ignite is not installed: pip install 'hfc_probe[ignite]'")
 from hfc_probe_ignite import FrequencyHandler
-from ignite.engine import create_supervised_trainer
+from ignite.engine import Events, create_supervised_trainer
 from ignite.handlers import Checkpoint, DiskSaver
 from ignite.handlers.tensorboard_logger import TensorboardLogger
 
@@ -29,9 +29,8 @@ def run(loaders, tmp_path, *, probe):
             model, loaders[1], logger=logger, measurements=MEASUREMENTS, budget=1.0, strict=True
         ).attach(trainer)
         saver = Checkpoint({"probe": handler}, DiskSaver(str(tmp_path / "saved")))
-        from ignite.engine import Events
-
         trainer.add_event_handler(Events.EPOCH_COMPLETED, saver)
+        trainer.add_event_handler(Events.COMPLETED, logger.close)
     trainer.run(loaders[0], max_epochs=2)
     return model, handler
 
@@ -99,6 +98,8 @@ def test_a_resumed_trainer_goes_on(loaders, tmp_path):
         handler = FrequencyHandler(
             model, loaders[1], logger=logger, measurements=MEASUREMENTS, budget=1.0, strict=True
         ).attach(trainer)
+        # tensorboardX, which Ignite prefers, writes in a thread: what it holds comes with close().
+        trainer.add_event_handler(Events.COMPLETED, logger.close)
         return {"trainer": trainer, "model": model, "optimizer": optimizer, "probe": handler}
 
     first = parts("first")

@@ -102,7 +102,8 @@ class OnnxDetector:
             import onnxruntime
         except ImportError as error:
             raise InputError(
-                "from_onnx: expected onnxruntime, found none installed; pip install 'hfc_probe[onnx]'"
+                "from_onnx: expected onnxruntime, found none installed; "
+                "pip install 'hfc_probe[onnx]'"
             ) from error
         self.digest = file_digest(path)
         if not self.digest:

@@ -53,7 +53,17 @@ def process_group() -> Iterator[None]:
     try:
         yield
     finally:
+        _let_threads_end()
         distributed.destroy_process_group()
+
+
+def _let_threads_end() -> None:
+    """Give gloo's threads the interpreter, before a group of theirs is destroyed.
+
+    They need it to free the tensors of the last collective. Older versions of torch (2.4, for one)
+    wait for these threads with the interpreter's lock in hand, and so for ever.
+    """
+    time.sleep(0.2)
 
 
 def own_device(name: str) -> str:
@@ -144,6 +154,7 @@ class RankGroup:
     def close(self) -> None:
         """Leave the group of this rank's own; the training's are not touched."""
         if distributed.is_initialized():
+            _let_threads_end()
             distributed.destroy_process_group(self._group)
 
     def gather(self, item: Any) -> list[Any]:

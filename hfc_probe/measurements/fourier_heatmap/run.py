@@ -1,6 +1,6 @@
-"""One Fourier heatmap under way: what is looked at next, and what is made of it.
+"""One Fourier heatmap in progress: which samples to evaluate next, and how to build the result.
 
-Long because the estimators share one run: its state, checkpoints and what is looked at next.
+Long because the estimators share one run: its state, its checkpoints and its choice of samples.
 """
 
 from __future__ import annotations

@@ -69,5 +69,6 @@ def test_one_wheel_without_torch_still_shows_the_tab(tmp_path, tab, logs):
     (site / "sitecustomize.py").write_text(BLOCKER)
     environment = os.environ | {"PYTHONPATH": str(site)}
     with tensorboard_server(environment, logs) as address:
-        tab.open(address)
+        tab.open(address, "p.hfc.view=curves")
+        tab.ready("curves")
         assert "uses more of the high frequencies" in tab.text()

@@ -184,7 +184,8 @@ def test_models_that_evaluation_mode_does_not_reach_are_told(make, words, caplog
         assert "mode" not in caplog.text
     else:
         (caveat,) = caveats
-        assert words in caveat
+        # Older versions of torch give the operation a longer name.
+        assert words in caveat.replace("native_batch_norm_legit_functional", "batch_norm")
         assert caveat in caplog.text
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from torch import nn
 
 from hfc_probe import InputError
@@ -19,7 +18,7 @@ from hfc_probe.cli.checkpoints import refuse_code
 from hfc_probe.cli.main import main
 from hfc_probe.cli.models import load_model
 
-from ..conftest import ROOT
+from ..conftest import ROOT, cli_runner
 
 MODEL = """
 import pathlib
@@ -57,7 +56,7 @@ def here(tmp_path, monkeypatch):
 
 def audit(weights, *options):
     command = ["audit", "--model", "model.py:Net", "--weights", weights, "--data", "npz:data.npz"]
-    return CliRunner().invoke(main, [*command, "--normalize", "none", "--out", "out", *options])
+    return cli_runner().invoke(main, [*command, "--normalize", "none", "--out", "out", *options])
 
 
 def hostile(kind, mark):
@@ -117,7 +116,7 @@ def test_pickles_of_arrays_are_let_through_to_detectron2_and_no_others(here, pro
 
 def test_help_says_that_the_file_of_a_model_is_run():
     for command in ("audit", "detect"):
-        text = " ".join(CliRunner().invoke(main, [command, "--help"]).output.split())
+        text = " ".join(cli_runner().invoke(main, [command, "--help"]).output.split())
         assert "path/to/file.py:callable (the file is run)" in text
 
 

@@ -118,6 +118,35 @@ def measure_everything():
     return arrays(probe), model.seen
 
 
+def later_maps():
+    save("later_maps", measure_later_maps())
+
+
+def later_maps_alone():
+    if RANK == 0:
+        save("later_maps_alone", measure_later_maps())
+
+
+def measure_later_maps():
+    """A heatmap that starts from the last one, which rank 1 does not remember; and a first one."""
+    model, found = Counting(), []
+    heatmap = hfc_probe.FourierHeatmap(norm=2.0, samples=300, crop=5, forwards=1500)
+    with hfc_probe.attach(model, samples(), measurements=[heatmap], strict=True) as probe:
+        probe.measure()
+        for _ in range(2):
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.mul_(1.1)
+            if RANK == 1:
+                probe.results.clear()
+            probe.measure()
+            found.append(arrays(probe))
+    with hfc_probe.attach(model, samples(), measurements=[heatmap], strict=True) as probe:
+        probe.measure()
+        found.append(arrays(probe))
+    return found
+
+
 def training():
     """BatchNorm's buffers differ from rank to rank; what counts are those of rank 0."""
     inner = Counting().train()

@@ -16,6 +16,7 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -106,47 +107,45 @@ def _installed(name: str) -> Any:
         ) from error
 
 
+@dataclass
+class Found:
+    """What belongs to one step; results are :meth:`Result.to_dict` by measurement."""
+
+    step: int
+    scalars: dict[str, float] = field(default_factory=dict)
+    images: dict[str, Image] = field(default_factory=dict)
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
 class Collector(ABC):
     """A writer that collects scalars, pictures and results of a step until it is flushed."""
 
     def __init__(self) -> None:
-        self._scalars: dict[str, float] = {}
-        self._images: dict[str, Image] = {}
-        self._results: dict[str, dict[str, Any]] = {}
-        self._step = 0
+        self._found = Found(0)
 
     def add_scalar(self, tag: str, value: float, step: int) -> None:
-        self._at(step)
-        self._scalars[tag] = float(value)
+        self._at(step).scalars[tag] = float(value)
 
     def add_image(self, tag: str, image: Image, step: int, dataformats: str = "HWC") -> None:
-        self._at(step)
-        self._images[tag] = image
+        self._at(step).images[tag] = image
 
     def add_result(self, result: Any, step: int) -> None:
-        self._at(step)
-        self._results[result.name] = result.to_dict()
+        self._at(step).results[result.name] = result.to_dict()
 
     def flush(self) -> None:
-        scalars, images, results = self._scalars, self._images, self._results
-        self._scalars, self._images, self._results = {}, {}, {}
-        if scalars or images or results:
-            self.write(self._step, scalars, images, results)
+        found, self._found = self._found, Found(self._found.step)
+        if found.scalars or found.images or found.results:
+            self.write(found)
 
     @abstractmethod
-    def write(
-        self,
-        step: int,
-        scalars: Mapping[str, float],
-        images: Mapping[str, Image],
-        results: Mapping[str, dict[str, Any]],
-    ) -> None:
-        """Write what belongs to a step; results are :meth:`Result.to_dict` by measurement."""
+    def write(self, found: Found) -> None:
+        """Write what belongs to a step."""
 
-    def _at(self, step: int) -> None:
-        if step != self._step:
+    def _at(self, step: int) -> Found:
+        if step != self._found.step:
             self.flush()
-        self._step = step
+            self._found.step = step
+        return self._found
 
 
 class _Files(Collector):
@@ -154,20 +153,14 @@ class _Files(Collector):
 
     folder: Path | None
 
-    def write(
-        self,
-        step: int,
-        scalars: Mapping[str, float],
-        images: Mapping[str, Image],
-        results: Mapping[str, dict[str, Any]],
-    ) -> None:
-        self.write_scalars(step, scalars)
+    def write(self, found: Found) -> None:
+        self.write_scalars(found.step, found.scalars)
         if self.folder is not None:
-            for tag, image in images.items():
-                write_atomically(self.folder / f"{_file(tag, step)}.png", _png(image))
-            for name, result in results.items():
+            for tag, image in found.images.items():
+                write_atomically(self.folder / f"{_file(tag, found.step)}.png", _png(image))
+            for name, result in found.results.items():
                 text = json.dumps(result, allow_nan=False, ensure_ascii=False)
-                write_atomically(self.folder / f"{_file(name, step)}.json", text.encode())
+                write_atomically(self.folder / f"{_file(name, found.step)}.json", text.encode())
 
     @abstractmethod
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -226,21 +219,15 @@ class _WandbRun(Collector):
         run.define_metric("hfc_step", hidden=True)
         run.define_metric("hfc_*", step_metric="hfc_step")
 
-    def write(
-        self,
-        step: int,
-        scalars: Mapping[str, float],
-        images: Mapping[str, Image],
-        results: Mapping[str, dict[str, Any]],
-    ) -> None:
+    def write(self, found: Found) -> None:
         wandb = _installed("wandb")
-        pictures = {tag: wandb.Image(image) for tag, image in images.items()}
-        self.log({**scalars, **pictures}, step)
-        for name, result in results.items():
+        pictures = {tag: wandb.Image(image) for tag, image in found.images.items()}
+        self.log({**found.scalars, **pictures}, found.step)
+        for name, result in found.results.items():
             artifact = wandb.Artifact(f"hfc_probe-{self._run.id}-{name}", type="hfc_probe")
             with artifact.new_file(f"{name}.json", encoding="utf-8") as file:
                 json.dump(result, file, allow_nan=False, ensure_ascii=False)
-            self._run.log_artifact(artifact, aliases=["latest", f"step-{step}"])
+            self._run.log_artifact(artifact, aliases=["latest", f"step-{found.step}"])
 
     def log(self, values: dict[str, Any], step: int) -> None:
         if self._row is not None and self._row[0] == self._run.step and self._row[1] != step:
@@ -267,24 +254,20 @@ class _MlflowRun(Collector):
         super().__init__()
         self._client, self._id = client, run_id
 
-    def write(
-        self,
-        step: int,
-        scalars: Mapping[str, float],
-        images: Mapping[str, Image],
-        results: Mapping[str, dict[str, Any]],
-    ) -> None:
+    def write(self, found: Found) -> None:
         metric, now = _installed("mlflow.entities").Metric, int(1000 * time.time())
         metrics = [
-            metric(re.sub(r"[^\w/. -]", "_", tag), value, now, step)
-            for tag, value in scalars.items()
+            metric(re.sub(r"[^\w/. -]", "_", tag), value, now, found.step)
+            for tag, value in found.scalars.items()
         ]
         for start in range(0, len(metrics), _BATCH):
             self._client.log_batch(self._id, metrics[start : start + _BATCH])
-        for tag, image in images.items():
-            self._client.log_image(self._id, image, f"hfc_probe/{_file(tag, step)}.png")
-        for name, result in results.items():
-            self._client.log_dict(self._id, result, f"hfc_probe/{_file(name, step)}.json")
+        for tag, image in found.images.items():
+            path = f"hfc_probe/{_file(tag, found.step)}.png"
+            self._client.log_image(self._id, image, path)
+        for name, result in found.results.items():
+            path = f"hfc_probe/{_file(name, found.step)}.json"
+            self._client.log_dict(self._id, result, path)
 
 
 def _file(tag: str, step: int) -> str:

@@ -222,7 +222,8 @@ class Result(ABC):
         ``per_image`` holds :meth:`per_image` as base64 of ``np.packbits``, and ``fields`` what
         :func:`hfc_probe.load` makes the result of.
         """
-        own = [one.name for one in fields(self) if one.name not in _COMMON]
+        own = [one.name for one in fields(self) if one.metadata.get("saved", True)]
+        own = [name for name in own if name not in _COMMON]
         with suppress(TypeError):  # a field that JSON cannot hold
             packed = {"fields": travel.packed({name: getattr(self, name) for name in own})}
             return self._plain() | packed

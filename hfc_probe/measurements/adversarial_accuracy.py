@@ -58,7 +58,7 @@ class AdversarialAccuracy(Measurement):
         normalize: keep the sum of a constant kernel when smoothing (:func:`kernels.smooth`).
         perturbation_radii: also measure accuracy when the perturbation of the first ρ is
             low-passed or high-passed at these radii, cycles per image.
-        samples: at most so many images, a seeded random choice.
+        samples: maximum number of images, a seeded random choice.
         seed: of that choice and of the random start.
 
     Raises:

@@ -59,7 +59,7 @@ class CriticalBand(Measurement):
         grayscale: make images grey (luma) and the noise the same in every channel.
         threshold: accuracy that noise must push the model below; None: halfway between the
             accuracy without noise and chance, 1 / classes. The paper's is 0.5 in 16 classes.
-        samples: at most so many images, a seeded random choice.
+        samples: maximum number of images, a seeded random choice.
         seed: of that choice and of the noise.
 
     Raises:

@@ -211,7 +211,7 @@ class TruncatedSVDResult(CellResult):
         out = {}
         for tag, name, (k,) in self.cells():
             rank, radius = int(self.ranks[k]), float(self.radii[k])
-            if name in ("lfc", "hfc"):  # of the energy of so many components
+            if name in ("lfc", "hfc"):  # of the energy of that rank
                 text = f"{accuracy_label(name, radius).text}, matched to rank {rank}"
                 out[tag] = Label(text, "accuracy", name, radius)
             else:

@@ -151,7 +151,7 @@ class Subject:
         def view(part: str, radius: float | None) -> Hashable:
             how = () if radius is None else (radius, closed, units)
             shown = (part, *how, rescale, background if part == "hfc" else None)
-            return (self.pixels, self.predict, self.batch_size, *shown)
+            return (self.pixels, id(self.predict), self.batch_size, *shown)
 
         shared = self.shared
         if shared is not None and shared.model is not self.model:

@@ -66,7 +66,7 @@ def verdict_of(model: nn.Module, run: TrialPass, *, again: bool = False) -> Verd
     Args:
         model: the model, wrapped or not.
         run: ``run(model, count)``: outputs ``(count, K)`` for the first samples (fewer if there
-            are not so many).
+            are fewer).
         again: whatever was found before. Otherwise that holds as long as the model has the same
             forward hooks.
     """

@@ -62,8 +62,8 @@ def attach(
             of a ``.csv`` file. TensorBoard's log alone has all that the HFC tab shows.
         measurements: what to measure: measurements, pairs with :class:`Every`, or a mapping to
             it. None: :func:`default_measurements`.
-        pixels: how the model wants images normalised, be it that the loader does it or the
-            training loop; None: as found in the loader's transforms.
+        pixels: how the model wants images normalised, whether the loader or the
+            training loop does it; None: as found in the loader's transforms.
         limit: maximum number of samples, a seeded random choice; None for all.
         budget: share of the training's wall time that all measurements together may take
             (:class:`hfc_probe.probe.schedule.Budget`); 1 for no limit.

@@ -36,7 +36,7 @@ class Costs:
         self._trial_seconds = 0.0
 
     def fits(self, entry: Entry, elapsed: float) -> bool:
-        """Whether a measurement may run now, after so many seconds of training."""
+        """Whether a measurement may run now, after ``elapsed`` seconds of training."""
         entry.estimate = self.estimate(entry)
         # What failed is tried again whatever it took, until it works or is switched off.
         fits = entry.failures > 0 or self._budget.fits(entry.key, entry.estimate, elapsed)

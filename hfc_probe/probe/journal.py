@@ -121,7 +121,7 @@ class Journal:
         """Say that a measurement has failed, with the traceback of what is being handled."""
         self.warn_once(
             f"failed {entry.key}",
-            f"{entry.key} failed at step {position[0]}, epoch {position[1]}; training goes on\n"
+            f"{entry.key} failed at step {position[0]}, epoch {position[1]}; training continues\n"
             f"{traceback.format_exc()}",
         )
         if entry.off:
@@ -192,7 +192,7 @@ class Journal:
             self._failures += 1
             self.warn_once(
                 "writer",
-                "results could not be logged; training goes on and they stay in "
+                "results could not be logged; training continues and they stay in "
                 f"probe.results\n{traceback.format_exc()}",
             )
 

@@ -25,11 +25,17 @@ def run():
     return model, Samples(torch.rand(24, 3, 16, 16), torch.arange(24) % 5)
 
 
-@pytest.mark.parametrize("name", MEASUREMENTS)
-def test_a_saved_result_comes_back_whole(run, name, tmp_path):
+CASES = {name: (name, {}) for name in MEASUREMENTS} | {
+    "modelled heatmap": ("fourier_heatmap", {"norm": 1.0, "crop": 5, "forwards": 200}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_saved_result_comes_back_whole(run, case, tmp_path):
+    name, settings = CASES[case]
     if name == "band_attribution":
         pytest.importorskip("captum", reason="captum is not installed")
-    result = MEASUREMENTS[name]().measure(*run)
+    result = MEASUREMENTS[name](**settings).measure(*run)
     loaded = hfc_probe.load(result.save(tmp_path / "r.json"))
     assert type(loaded) is type(result)
     assert str(loaded) == str(result)

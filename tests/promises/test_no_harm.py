@@ -144,7 +144,7 @@ def test_a_log_directory_that_disappears_costs_one_message(tmp_path, caplog):
             probe.end_epoch()
         assert set(probe.results) == {"kernel_spectra"}
     (told,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    assert "could not be logged; training goes on" in told
+    assert "could not be logged; training continues" in told
 
 
 @pytest.mark.filterwarnings(THREAD)
@@ -310,7 +310,7 @@ def test_a_log_directory_that_turns_read_only_costs_one_message(tmp_path, caplog
         assert probe.epochs == 6
         assert set(probe.results) == {"kernel_spectra"}
     (told,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    assert "could not be logged; training goes on" in told
+    assert "could not be logged; training continues" in told
     assert "Permission denied" in told
     events = EventAccumulator(str(log)).Reload()
     assert [e.step for e in events.Scalars("hfc_0/smoothness_mean")] == [1]

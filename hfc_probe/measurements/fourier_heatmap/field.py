@@ -31,7 +31,7 @@ Ints = NDArray[np.int64]
 _IMAGE, _FIELD, _PATTERN = 0.25, 0.35, 0.40
 # Images of one batch of predictions.
 _CHUNK = 128
-# Prior count of an image's own scale: it is known as if from so many observations.
+# Prior count of an image's own scale: the observations that it counts for.
 _SCALE_COUNT = 4.0
 
 
@@ -51,7 +51,7 @@ class Seen:
     times: Floats
 
     def later(self, drift: float, most: int) -> Seen:
-        """As seen from the next map: at most so many of each image, the latest."""
+        """As seen from the next map: of each image the latest ``most``."""
         order = np.lexsort((np.arange(len(self.images)), -self.times, self.images))
         last = np.searchsorted(self.images[order], self.images[order], "right")
         keep = order[last - np.arange(len(order)) <= most]

@@ -89,7 +89,7 @@ class FourierHeatmapResult(Result):
     rings: dict[str, NDArray[Any]]
     passes: int
     elapsed: float
-    memory: Memory | None = field(default=None, repr=False)
+    memory: Memory | None = field(default=None, repr=False, metadata={"saved": False})
 
     def original(self) -> tuple[int, int, int] | None:
         if self.settings["score"] is not None:  # no guess is known that it could be held against

@@ -33,12 +33,12 @@ FEWEST_PER_CELL = 4
 _ROUND, _ROUND_PER_CELL = 2048, 8
 _WATCH_SECONDS = 5.0
 # Noisy passes for each image of the first looks of a later map. They suffice if the standard
-# deviation of the cells is at most so many times that of the first map, and the images' departures
+# deviation of the cells is at most _SURE times that of the first map, and the images' departures
 # correlate with those before by more than that.
 _LOOKS, _SURE, _SAME = (1, 4), 1.15, 0.9
 # Images of each cell that was not smooth in the last map.
 _ALONE = 48
-# Losses of so many batches stay on the device before the host reads them, and waits.
+# Batches whose losses stay on the device before the host reads them, and waits.
 _BATCHES_ON_DEVICE = 64
 # Cells within this distance from DC get this many times the images of others.
 _NEAR, _MORE_NEAR = 1.5, 4
@@ -358,7 +358,7 @@ class Run:
             self._further(table, np.where(apart, 0, counts), advance)
             fit = self._fit(table, apart)
             sure = fit.memory.deviation <= _SURE * self.memory.deviation
-            if most == rest or (sure and fit.resemblance > _SAME):
+            if self.subject.agree(most == rest or (sure and fit.resemblance > _SAME)):
                 return fit
         return None
 

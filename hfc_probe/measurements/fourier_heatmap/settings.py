@@ -224,7 +224,8 @@ class FourierHeatmap(Measurement):
         )
         last = subject.last
         memory = last.memory if isinstance(last, FourierHeatmapResult) else None
-        run = Run(self, engine, grid, norm, began, memory)
+        # A rank that missed a map remembers another one.
+        run = Run(self, engine, grid, norm, began, subject.agree(memory))
         if self.estimator == "exhaustive":
             return run.exhaustive()
         if self.estimator == "sequential":

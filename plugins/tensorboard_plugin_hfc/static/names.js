@@ -20,7 +20,7 @@ export function commonPrefix(names) {
   return names[0].slice(0, Math.max(...["/", "_", "-", "."].map((one) => names[0].slice(0, end).lastIndexOf(one) + 1)));
 }
 
-/** A text of at most so many letters; what is left out is in the middle, where names differ least. */
+/** A text shortened to a number of letters; what is left out is in the middle, where names differ least. */
 export function shortened(text, most) {
   if (text.length <= most) return text;
   const begin = Math.ceil((most - 1) / 2);

@@ -108,7 +108,7 @@ export function verdict(names, rows, where) {
   return text;
 }
 
-/** How many intervals of so many differences would exclude 0 by chance alone. */
+/** How many intervals of that many differences would exclude 0 by chance alone. */
 export function byChance(count) {
   const expected = 0.05 * count;
   const number = expected < 0.95 ? "less than one" : `about ${expected.toFixed(0)}`;

@@ -109,10 +109,13 @@ def test_settings_that_do_not_fit_the_images_or_the_logits_are_refused(measureme
 
 def test_settings_at_the_edge_of_what_fits_are_taken():
     edge = FrequencyAccuracy(radii=(0, 1, 6, 8.48), topk=(1, 3))
-    attach(wide(), SAMPLES, edge).close()
-    attach(wide(), SAMPLES, FrequencyAccuracy(radii=(0.25, 1.4), units="nyquist")).close()
+    in_units = FrequencyAccuracy(radii=(0.25, 1.4), units="nyquist")
+    for measurement, radii in ((edge, (0, 1, 6, 8.48)), (in_units, (0.25, 1.4))):
+        with attach(wide(), SAMPLES, measurement) as probe:
+            assert probe.measure()["frequency_accuracy"].radii == pytest.approx(radii)
     # Looks at the images alone, so that any model will do.
-    attach(Returns(lambda f, z: {}), SAMPLES, InputSpectrum()).close()
+    with attach(Returns(lambda f, z: {}), SAMPLES, InputSpectrum()) as probe:
+        assert probe.measure()["input_spectrum"].samples == len(SAMPLES)
 
 
 def test_an_optimizer_of_another_model_is_refused_or_told(caplog):

@@ -284,7 +284,8 @@ class FourierHeatmapResult(Result):
         clean = self._value(float(self._clean()[0]))
         if not self._intervals_disjoint(worst, best):
             said = (
-                f"Noise of norm {self.norm:.1f} harms no frequency measurably more than another; "
+                f"{self.samples} images do not tell which frequency noise of norm {self.norm:.1f} "
+                f"harms most; "
                 f"{self.unit.removesuffix(' rate')}s reach {self._value(float(self.error[worst]))} "
                 f"against {clean} without noise."
             )

@@ -16,7 +16,7 @@ from hfc_probe.core.intervals import square_and_add
 from .conftest import tensorboard_server
 from .runs import heatmap_result, write_run
 from .test_browser import CURVES, download, rows_of, served
-from .test_comparing import detections
+from .test_comparing import accuracies, detections
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +73,16 @@ def test_a_run_that_has_ended_is_said_to_be_at_its_last_step(tab, address):
     assert "A: long, step 100 (epoch 5); B: short, step 250 (epoch 5)" in label(tab, "heatmap")
     tab.open(address, "p.hfc.view=kernels&p.hfc.step=160")
     assert "short, kernels, step 300 (epoch 6), its last" in label(tab, "kernels")
+
+
+def test_the_slider_starts_where_the_series_has_begun(tab, environment, tmp_path):
+    """An audit at step 0 ends before a training begins: there is no place that both have."""
+    accuracies(tmp_path / "audit", 200, steps=[0])
+    accuracies(tmp_path / "training", 150, steps=[16, 48])
+    with served(tab, environment, tmp_path) as address:
+        tab.open(address, "p.hfc.view=curves&p.hfc.mode=radius&p.hfc.a=training&p.hfc.b=audit")
+        assert slider(tab) == "audit: step 0, its last; training: step 48"
+        assert "nothing yet" not in tab.text()
 
 
 def looks(tab):

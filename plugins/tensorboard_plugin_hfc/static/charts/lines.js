@@ -88,7 +88,7 @@ export function fitted(panels, bands = true) {
  * A plot for a Card.
  *
  * @param spec {title, label, panels: [{title, series: [{name, x, y, low, high, count, color, dash,
- *   points}], lines: [{y, text}], under(context, x, y) draws below the lines}], legend: [{name, color, dash}], xLabel, yLabel, yRange, xTicks,
+ *   points}], lines: [{y, text}], under(context, x, y) draws below the lines}], legend: [{name, color, dash, points}], xLabel, yLabel, yRange, xTicks,
  *   columns (at most), panelHeight, value(v, low, high, count), xText(x), marker (an x)}
  * @param memory keeps the zoom while the plot is made anew
  */
@@ -217,6 +217,7 @@ export function lines(spec, memory = {}) {
         context.lineTo(x + 26, y);
         context.stroke();
         context.setLineDash([]);
+        if (item.points) mark(context, x + 13, y, item, theme);
         context.fillStyle = theme.text;
         context.textAlign = "left";
         context.textBaseline = "middle";
@@ -228,7 +229,7 @@ export function lines(spec, memory = {}) {
       const { x, y } = scale(box);
       context.save();
       context.beginPath();
-      context.rect(box.left - 3, box.top - 3, box.wide + 6, box.high + 6);
+      context.rect(box.left - 4, box.top - 4, box.wide + 8, box.high + 8);
       context.clip();
       box.panel.under?.(context, x, y, theme);
       for (const line of box.panel.series) {
@@ -259,7 +260,15 @@ export function lines(spec, memory = {}) {
         context.setLineDash(line.dash ?? []);
         path(context, line, x, y);
         context.setLineDash([]);
-        if (line.points || line.x.length === 1) dots(context, line, x, y);
+        if (line.x.length === 1 && line.low && line.high && spec.bands !== false) {
+          context.lineWidth = 1;
+          context.beginPath(); // the band of one step
+          context.moveTo(x(line.x[0]), y(line.low[0]));
+          context.lineTo(x(line.x[0]), y(line.high[0]));
+          context.stroke();
+        }
+        if (!line.points && line.x.length > 1) continue;
+        line.x.forEach((value, k) => Number.isFinite(line.y[k]) && mark(context, x(value), y(line.y[k]), line, theme));
       }
       if (spec.marker != null && spec.marker >= xs()[0] && spec.marker <= xs()[1]) {
         context.strokeStyle = theme.axis;
@@ -369,13 +378,15 @@ function path(context, line, x, y) {
   context.stroke();
 }
 
-function dots(context, line, x, y) {
-  line.x.forEach((value, k) => {
-    if (!Number.isFinite(line.y[k])) return;
-    context.beginPath();
-    context.arc(x(value), y(line.y[k]), 3, 0, 2 * Math.PI);
-    context.fill();
-  });
+/** A dot of a line, hollow if the line is dashed. */
+function mark(context, x, y, { color, dash }, theme) {
+  context.beginPath();
+  context.arc(x, y, 3, 0, 2 * Math.PI);
+  context.strokeStyle = color ?? theme.text;
+  context.fillStyle = dash ? theme.background : context.strokeStyle;
+  context.lineWidth = 1.5;
+  context.fill();
+  context.stroke();
 }
 
 /** The band between low and high, in as many pieces as NaN makes of it. */

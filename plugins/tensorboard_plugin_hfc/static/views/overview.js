@@ -203,7 +203,7 @@ export class OverviewView extends Accuracies {
         panels: [panel],
         legend: series
           .filter(({ name }) => !name.startsWith("HFC at"))
-          .map(({ name, color: own, dash }) => ({ name: name === "HFC" && background ? `HFC (${background} background)` : name, color: own, dash })),
+          .map(({ name, color: own, dash, points }) => ({ name: name === "HFC" && background ? `HFC (${background} background)` : name, color: own, dash, points })),
         columns: 1,
         panelHeight: 190,
         xLabel: `radius r (${this.unitOf(run)})`,

@@ -1,21 +1,31 @@
 """What is drawn on a plot: its words and marks, at their places on the canvas."""
 
+import itertools
+
 import pytest
+from torch.utils.tensorboard import SummaryWriter
+
+from hfc_probe.core import event_file
 
 from .conftest import tensorboard_server
+from .runs import heatmap_result, kernel_result
 from .test_comparing import accuracies
 
 # Remembers what is drawn since the canvas was painted last, in pixels of the page.
 REMEMBER = """() => {
   const drawing = CanvasRenderingContext2D.prototype;
-  const { arc, fillText, setTransform } = drawing;
+  const { arc, fillRect, fillText, setTransform } = drawing;
   drawing.setTransform = function (...all) {
-    this.canvas.drawn = { texts: [], dots: [] };
+    this.canvas.drawn = { texts: [], dots: [], rects: [] };
     return setTransform.apply(this, all);
   };
   drawing.arc = function (x, y, ...rest) {
     this.canvas.drawn?.dots.push([x, y]);
     return arc.call(this, x, y, ...rest);
+  };
+  drawing.fillRect = function (...box) {
+    this.canvas.drawn?.rects.push([...box, this.fillStyle]);
+    return fillRect.apply(this, box);
   };
   drawing.fillText = function (text, x, y) {
     const size = this.measureText(text);
@@ -94,3 +104,75 @@ def test_the_title_says_what_the_legend_does_not(drawn, address):
         "audit, step 0, its last",
         "two, step 48",
     ]
+
+
+@pytest.fixture(scope="module")
+def maps(environment, tmp_path_factory):
+    """Two runs of heatmaps, and two of kernels that were measured at other steps."""
+    place = tmp_path_factory.mktemp("maps")
+    for name, strength in (("peak", 0.12), ("flat", 0.0)):
+        with SummaryWriter(str(place / name)) as writer:
+            event_file._log_tensors(heatmap_result(16, (0, 4), strength), writer, 1)
+    for name, steps in (("inner", (20, 40)), ("outer", (0, 80)), ("lone", (60,))):
+        with SummaryWriter(str(place / name)) as writer:
+            for step in steps:
+                event_file._log_tensors(kernel_result(4, 0.3, 0), writer, step)
+    with tensorboard_server(environment, place) as found:
+        yield found
+
+
+def overlaps(texts):
+    def common(one, two, axis):
+        return one[axis][0] < two[axis][1] and two[axis][0] < one[axis][1]
+
+    pairs = itertools.combinations(texts, 2)
+    return [
+        (one["text"], two["text"])
+        for one, two in pairs
+        if common(one, two, "x") and common(one, two, "y")
+    ]
+
+
+def test_no_words_of_a_heatmap_cover_others_or_lines(drawn, maps):
+    state = "p.hfc.view=heatmap&p.hfc.a=peak&p.hfc.b=flat"
+    texts = drawn(maps, state, "heatmap")["texts"]
+    assert {"−0.05", "difference of error rate"} <= {one["text"] for one in texts}
+    assert overlaps(texts) == []
+    texts = drawn(maps, state, "heatmap_radial")["texts"]
+    assert overlaps(texts) == []
+    bottom = min(one["y"][0] for one in texts if one["text"] == "distance from DC (cycles/image)")
+    inside = [one for one in texts if 60 < one["y"][0] < bottom - 20 and one["x"][0] > 60]
+    assert inside == []
+    names = [one["text"] for one in texts]
+    assert names[1:5] == ["A: peak", "A without noise", "B: flat", "B without noise"]
+
+
+def test_maps_on_the_overview_have_one_scale(drawn, maps):
+    for run in ("peak", "flat"):  # errors of 0.1 to 0.22, and of 0.1
+        found = drawn(maps, f'p.hfc.view=overview&p.hfc.runs=["{run}"]', "overview_heatmap")
+        texts = [one["text"] for one in found["texts"]]
+        *bar, unit = texts[texts.index("i (cycles/image)") + 1 :]
+        assert (bar[0], bar[-1], unit) == ("0", "1", "error rate")
+
+
+SHADE = "#56b4e9"
+
+
+def test_shade_is_where_kernels_were_measured(drawn, maps):
+    def shade(a, b):
+        """The shaded range of run A's panel, and where its steps are."""
+        found = drawn(maps, f"p.hfc.view=kernels&p.hfc.a={a}&p.hfc.b={b}", "kernel_smoothness")
+        ticks = {}
+        for one in found["texts"]:
+            ticks.setdefault(one["text"], sum(one["x"]) / 2)
+        middle = ticks["80"] + 5
+        own = [(x, x + w) for x, _, w, _, fill in found["rects"] if fill == SHADE and x < middle]
+        return min(x for x, _ in own), max(x for _, x in own), ticks
+
+    left, right, ticks = shade("inner", "outer")
+    assert (left, right) == (pytest.approx(ticks["20"], abs=1), pytest.approx(ticks["40"], abs=1))
+    left, right, ticks = shade("lone", "outer")
+    assert (left, right) == (
+        pytest.approx(ticks["60"] - 4, abs=1),
+        pytest.approx(ticks["60"] + 4, abs=1),
+    )

@@ -88,7 +88,7 @@ export function fitted(panels, bands = true) {
  * A plot for a Card.
  *
  * @param spec {title, label, panels: [{title, series: [{name, x, y, low, high, count, color, dash,
- *   points}], lines: [{y, text}], under(context, x, y) draws below the lines}], legend: [{name, color, dash, points}], xLabel, yLabel, yRange, xTicks,
+ *   points}], lines: [{y, text, color}], under(context, x, y) draws below the lines}], legend: [{name, color, dash, points, patch}], xLabel, yLabel, yRange, xTicks,
  *   columns (at most), panelHeight, value(v, low, high, count), xText(x), marker (an x)}
  * @param memory keeps the zoom while the plot is made anew
  */
@@ -215,6 +215,7 @@ export function lines(spec, memory = {}) {
         context.beginPath();
         context.moveTo(x, y);
         context.lineTo(x + 26, y);
+        if (item.patch) context.lineWidth = 12; // an area's
         context.stroke();
         context.setLineDash([]);
         if (item.points) mark(context, x + 13, y, item, theme);
@@ -227,11 +228,10 @@ export function lines(spec, memory = {}) {
     for (const box of boxes(width)) {
       frame(context, box, theme);
       const { x, y } = scale(box);
-      context.save();
-      context.beginPath();
-      context.rect(box.left - 4, box.top - 4, box.wide + 8, box.high + 8);
-      context.clip();
+      within(context, box, 0);
       box.panel.under?.(context, x, y, theme);
+      context.restore();
+      within(context, box, 4); // marks at the edge are whole
       for (const line of box.panel.series) {
         if (!line.low || !line.high || spec.bands === false) continue;
         context.fillStyle = line.color ?? theme.text;
@@ -240,7 +240,7 @@ export function lines(spec, memory = {}) {
         context.globalAlpha = 1;
       }
       for (const reference of box.panel.lines ?? []) {
-        context.strokeStyle = theme.muted;
+        context.strokeStyle = reference.color ?? theme.muted;
         context.lineWidth = 1;
         context.setLineDash([1, 3]);
         context.beginPath();
@@ -364,6 +364,14 @@ export function lines(spec, memory = {}) {
     click: spec.click && click,
     rows,
   };
+}
+
+/** Save, and draw no farther than `room` outside a box. */
+function within(context, box, room) {
+  context.save();
+  context.beginPath();
+  context.rect(box.left - room, box.top - room, box.wide + 2 * room, box.high + 2 * room);
+  context.clip();
 }
 
 function path(context, line, x, y) {

@@ -223,7 +223,7 @@ export class OverviewView extends Accuracies {
     const { axes, unit, measurement } = map.content;
     const [i, j] = axes.map(({ values }) => values);
     const values = map.at(0);
-    const [low, high] = range(values);
+    const [low, high] = unit === "error rate" ? [0, 1] : range(values); // one scale for all runs
     const say = (value) => (unit === "error rate" ? percent(value) : figures(value));
     const where = axes[0].unit || "cycles/image";
     const tip = (row, column) => ({

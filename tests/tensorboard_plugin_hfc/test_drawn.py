@@ -9,7 +9,7 @@ from hfc_probe.core import event_file
 
 from .conftest import tensorboard_server
 from .runs import heatmap_result, kernel_result
-from .test_comparing import accuracies
+from .test_comparing import N, accuracies
 
 # Remembers what is drawn since the canvas was painted last, in pixels of the page.
 REMEMBER = """() => {
@@ -63,6 +63,15 @@ HIGH = 100
 
 
 @pytest.fixture(scope="module")
+def perfect(environment, tmp_path_factory):
+    """A run that gets all original images right."""
+    place = tmp_path_factory.mktemp("perfect")
+    accuracies(place / "run", HIGH, original=N)
+    with tensorboard_server(environment, place) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
 def address(environment, tmp_path_factory):
     """Two trainings and an audit, a run of one step."""
     place = tmp_path_factory.mktemp("drawn")
@@ -91,6 +100,13 @@ def test_one_step_has_hollow_marks_for_hfc_and_bars_for_intervals(tab, drawn, ad
         for away in (-7, 7):
             assert colour(tab, "curves", x, y + away) != page
     assert colour(tab, "curves", x + 8, low) == page
+
+
+def test_the_original_has_its_name_inside_the_plot(drawn, perfect):
+    texts = {one["text"]: one["y"] for one in drawn(perfect, "", "overview_curve")["texts"]}
+    (top, bottom), tick = texts["original"], texts["1"]
+    assert top > sum(tick) / 2  # below the line at 1, which is the plot's edge
+    assert bottom < texts["0.5"][0]
 
 
 def test_the_title_says_what_the_legend_does_not(drawn, address):

@@ -248,10 +248,6 @@ export function lines(spec, memory = {}) {
         context.lineTo(box.left + box.wide, y(reference.y));
         context.stroke();
         context.setLineDash([]);
-        context.fillStyle = theme.muted;
-        context.textAlign = "right";
-        context.textBaseline = "bottom";
-        if (reference.text) context.fillText(reference.text, box.left + box.wide - 3, y(reference.y) - 2);
       }
       for (const line of box.panel.series) {
         context.strokeStyle = line.color ?? theme.text;
@@ -269,6 +265,19 @@ export function lines(spec, memory = {}) {
         }
         if (!line.points && line.x.length > 1) continue;
         line.x.forEach((value, k) => Number.isFinite(line.y[k]) && mark(context, x(value), y(line.y[k]), line, theme));
+      }
+      for (const reference of (box.panel.lines ?? []).filter(({ text }) => text)) {
+        const below = y(reference.y) - box.top < 16; // no room above the line
+        const at = [reference.text, box.left + box.wide - 3, y(reference.y) + (below ? 3 : -2)];
+        context.textAlign = "right";
+        context.textBaseline = below ? "top" : "bottom";
+        context.strokeStyle = theme.background;
+        context.lineWidth = 3;
+        context.globalAlpha = 0.7;
+        context.strokeText(...at); // legible over lines, which still show
+        context.globalAlpha = 1;
+        context.fillStyle = theme.muted;
+        context.fillText(...at);
       }
       if (spec.marker != null && spec.marker >= xs()[0] && spec.marker <= xs()[1]) {
         context.strokeStyle = theme.axis;

@@ -79,9 +79,7 @@ def test_a_csv_file_of_an_earlier_run_is_told_and_another_table_refused(run, tmp
     assert f"{path} holds rows of an earlier run at step 1 and this run's follow" in caplog.text
     other = tmp_path / "labels.csv"
     other.write_text("name,label\ncat.png,3\n")
-    with pytest.raises(
-        InputError, match=r"got .*labels.csv, which begins with .name,label"
-    ):
+    with pytest.raises(InputError, match=r"got .*labels.csv, which begins with .name,label"):
         probed(run, other)
     assert other.read_text() == "name,label\ncat.png,3\n"
 

@@ -109,19 +109,16 @@ class Result(ABC):
         """
         with styled():
             where: Any = new_figure(*self.figure_inches()) if ax is None else ax
+            several = type(self).draw_panels is not Result.draw_panels
             if hasattr(where, "subfigures"):
                 self.draw_panels(where)
-            elif type(self).draw_panels is not Result.draw_panels:
-                raise InputError(
-                    f"ax: expected a figure or subfigure, since {self.name} has several panels, "
-                    f"got {type(ax).__name__}; pass one of figure.subfigures(1, 2), say"
-                )
-            elif hasattr(where, "plot"):
+            elif hasattr(where, "plot") and not several:
                 self.draw(where)
             else:
+                panels = f", since {self.name} has several panels" if several else " or axes"
                 raise InputError(
-                    f"ax: expected one pair of axes, a figure or a subfigure, got "
-                    f"{type(ax).__name__}; of an array of axes pass one, axes[0, 0] say"
+                    f"ax: expected a figure or subfigure{panels}, got {type(ax).__name__}; pass one "
+                    "of figure.subfigures(1, 2), say"
                 )
         figure: Figure = where.figure.figure  # of axes in a subfigure too
         return figure

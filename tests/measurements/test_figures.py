@@ -450,7 +450,7 @@ def test_axes_of_ones_own_are_drawn_into():
     assert not left.lines
     assert Numbers(settings={}, samples=3).figure(ax=left) is figure
     assert [patch.get_width() for patch in left.patches] == [0.25, 0.75]
-    with pytest.raises(h.InputError, match=r"got ndarray; of an array of axes pass one"):
+    with pytest.raises(h.InputError, match=r"a figure or subfigure or axes, got ndarray"):
         result.figure(ax=Figure().subplots(1, 2))
 
 

@@ -20,7 +20,7 @@ SCALES = {
         test_images=128, planted=(("band", "high"), ("classes", 4)), seeds=(0,),
     ),
     "small": Training(
-        network="cnn", epochs=25, batch_size=100, learning_rate=2e-3, train_images=10_000,
+        network="cnn", epochs=15, batch_size=100, learning_rate=2e-3, train_images=10_000,
         test_images=5000,
     ),
     "paper": Training(),

@@ -33,7 +33,7 @@ SCALES = {
         planted=(("high_strength", 1.5), ("classes", 4)),
     ),
     "small": Setting(
-        network="cnn", epochs=10, batch_size=100, learning_rate=2e-3, train_images=5000,
+        network="cnn", epochs=8, batch_size=50, learning_rate=2e-3, train_images=4000,
         test_images=1000, steps=5,
     ),
     "paper": Setting(),

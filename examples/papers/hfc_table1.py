@@ -32,7 +32,7 @@ SCALES = {
         seeds=(0,),
     ),
     "small": Setting(
-        network="cnn", epochs=6, batch_size=100, learning_rate=2e-3, train_images=10_000,
+        network="cnn", epochs=6, batch_size=50, learning_rate=2e-3, train_images=4000,
         test_images=2000,
     ),
     "paper": Setting(),

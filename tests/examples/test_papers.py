@@ -22,6 +22,8 @@ SWAPS = {
     "hfc_table1": ("lfc_", "hfc_"),
     "hfc_figure7": ("natural/", "adversarial/"),
 }
+# Claims that the planted images leave open: LFC(4) holds all of their class, as LFC(16) does.
+LEFT_OPEN = {"LFC(16) is enough for a better network than LFC(4)"}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,8 @@ def swapped(numbers, one, other):
 @pytest.mark.parametrize("name", RECIPES)
 def test_planted_truth_gets_its_verdict_and_swapped_runs_the_opposite(name, ran):
     verdicts, out = ran(name)
-    assert {v.claim.text: v.verdict for v in verdicts} == {v.claim.text: AGREES for v in verdicts}
+    found = {v.claim.text: v.verdict for v in verdicts}
+    assert found == {text: OPEN if text in LEFT_OPEN else AGREES for text in found}
     report = json.loads((out / name / "smoke-planted" / "result.json").read_text())
     numbers = swapped(report["numbers"]["0"], *SWAPS[name])
     between = [

@@ -12,8 +12,9 @@ from scipy import stats
 
 AGREES, DISAGREES, OPEN = "agrees", "disagrees", "cannot be told"
 
-# What one run gives, by name: [value, lower, upper] or [value] for a number, a list under
-# "curves/…", a NumPy array for what the figure alone needs.
+# What one run gives, by name: [value, lower, upper] or [value] for a number, None for one that
+# it did not reach, a list of numbers under "curves/…", a NumPy array for what the figure alone
+# needs.
 Numbers = dict[str, Any]
 
 
@@ -55,6 +56,8 @@ class Verdict:
     @property
     def ours(self) -> str:
         """Both numbers, their difference and its interval, as the table shows them."""
+        if math.isnan(self.lower):
+            return "not reached"
         scale, unit = (100, " %") if self.claim.percent else (1, "")
         a, b, low, high = (
             f"{scale * x:.3g}" for x in (self.larger, self.smaller, self.lower, self.upper)
@@ -67,7 +70,7 @@ def judge(claim: Claim, runs: Sequence[Numbers]) -> Verdict:
     """The verdict on a claim from one run per seed.
 
     *agrees* if the whole 95 % interval of `larger − smaller` lies above 0, *disagrees* if it lies
-    below, otherwise *cannot be told*.
+    below, otherwise *cannot be told*, as also if a run did not reach one of the numbers.
     """
     first = [_number(run, claim.larger) for run in runs]
     second = [_number(run, claim.smaller) for run in runs]
@@ -114,4 +117,5 @@ def _bounds(number: Sequence[float]) -> Sequence[float]:
 
 
 def _number(run: Numbers, name: str | float) -> Sequence[float]:
-    return run[name] if isinstance(name, str) else [name]
+    number = run[name] if isinstance(name, str) else [name]
+    return [math.nan] if number is None else number

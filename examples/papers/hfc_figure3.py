@@ -61,12 +61,11 @@ def run(setting, data, seed, folder):
         )
         low, original = (trained.curves[f"train/{tag}"] for tag in (LOW, "hfc_accuracy/original"))
         reached = [k for k, (accuracy, *_) in enumerate(original) if accuracy >= setting.learned]
-        # Not learned in time: at least one epoch more.
-        epoch = reached[0] if reached else len(original)
+        epoch = reached[0] if reached else len(original)  # not learned: at least one epoch more
         numbers |= trained.numbers(name) | {
             f"{name}/first": low[0],
             f"{name}/epochs": [epoch + 1],
-            f"{name}/learned": low[min(epoch, len(low) - 1)],
+            f"{name}/learned": low[epoch] if reached else None,
         }
     return numbers
 
@@ -77,7 +76,8 @@ def figure(runs):
         draw_curve(axes, runs, f"{name}/train/hfc_accuracy/original", COLOURS[0], "original")
         for r, colour in zip(RADII, COLOURS[1:], strict=False):
             draw_curve(axes, runs, f"{name}/train/hfc_lfc/r{r:02d}", colour, f"LFC({r})")
-        axes.set(title=f"{name} labels", xlabel="epoch", ylim=(0, 1))
+        axes.set(title=f"{name} labels", xlabel="epoch", ylim=(0, 1.02))
+        axes.xaxis.get_major_locator().set_params(integer=True)
     out.axes[0].set_ylabel("accuracy on training images")
     out.axes[0].legend(frameon=False)
     return out

@@ -82,5 +82,7 @@ def figure(runs):
         axes.imshow(np.vstack([np.hstack(tiles[:, c]) for c in range(tiles.shape[1])]), "gray")
         bare(axes)
         mean = np.mean([run[f"{name}/smoothness"][0] for run in runs])
-        axes.set_title(f"{name}{f', ρ = {RHO:g}' if 'smoothed' in name else ''}: {mean:.3f}")
+        axes.set_title(
+            f"{name}{f', ρ = {RHO:g}' if 'smoothed' in name else ''}: smoothness {mean:.3f}"
+        )
     return out

@@ -51,8 +51,9 @@ def reproduce(
         "settings": asdict(setting),
         "seconds": [seconds for _, seconds in runs],
         "claims": [
-            asdict(v) | {"verdict": v.verdict, "ours": v.ours, "percent": v.claim.percent}
-            for v in verdicts
+            {key: None if value != value else value for key, value in asdict(v).items()}
+            | {"verdict": v.verdict, "ours": v.ours}
+            for v in verdicts  # JSON has no NaN
         ],
         "numbers": {
             str(seed): {k: v for k, v in numbers.items() if not isinstance(v, np.ndarray)}

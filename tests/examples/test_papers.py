@@ -22,8 +22,12 @@ SWAPS = {
     "hfc_table1": ("lfc_", "hfc_"),
     "hfc_figure7": ("natural/", "adversarial/"),
 }
-# Claims that the planted images leave open: LFC(4) holds all of their class, as LFC(16) does.
-LEFT_OPEN = {"LFC(16) is enough for a better network than LFC(4)"}
+# Claims that the planted images leave open: LFC(4) holds all of their class, as LFC(16) does, and
+# shuffled labels are not learned in three epochs.
+LEFT_OPEN = {
+    "LFC(16) is enough for a better network than LFC(4)",
+    "Once learned, LFC(4) alone gives more of the natural labels",
+}
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +65,7 @@ def test_planted_truth_gets_its_verdict_and_swapped_runs_the_opposite(name, ran)
         claim
         for claim in recipe(name).CLAIMS
         if swapped({claim.larger: 0}, *SWAPS[name]).keys() == {claim.smaller}
+        and claim.text not in LEFT_OPEN
     ]
     assert between
     assert {judge(claim, [numbers]).verdict for claim in between} == {DISAGREES}
@@ -120,3 +125,5 @@ def test_verdict_follows_from_the_interval():
         runs = [{"a": [value, value - 0.05, value + 0.05]}]
         assert judge(claim, runs).verdict == expected
     assert judge(claim, [{"a": [0.9]}, {"a": [0.2]}]).verdict == OPEN  # seeds disagree
+    assert judge(claim, [{"a": [0.9]}, {"a": None}]).verdict == OPEN
+    assert judge(claim, [{"a": None}]).ours == "not reached"

@@ -11,6 +11,7 @@ import csv
 import importlib
 import io
 import json
+import logging
 import os
 import re
 import time
@@ -27,6 +28,7 @@ from ..ground.errors import InputError
 from ..ground.files import write_atomically
 
 Image = NDArray[np.uint8]
+_COLUMNS = ["step", "tag", "value"]  # of a CSV file
 _BATCH = 1000  # metrics that MLflow takes at once
 _FORMS = (
     "a SummaryWriter (any object with add_scalar), a Lightning logger, a wandb or MLflow run, the "
@@ -173,14 +175,34 @@ class _CsvFile(_Files):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._path, self.folder = path, path.with_suffix("")
+        self._earlier = self._read() if path.is_file() else set()
+
+    def _read(self) -> set[tuple[str, str]]:
+        """Steps and tags of an earlier run's rows."""
+        with self._path.open(newline="", encoding="utf-8", errors="replace") as file:
+            head, *rows = list(csv.reader(file)) or [_COLUMNS]
+        if head != _COLUMNS:
+            raise InputError(
+                f"writer: expected a .csv file of {', '.join(_COLUMNS)} or a new one, got "
+                f"{self._path}, which begins with {','.join(head)[:60]!r}; choose another"
+            )
+        return {(row[0], row[1]) for row in rows if len(row) == len(_COLUMNS)}
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        if any((str(step), tag) in self._earlier for tag in scalars):
+            self._earlier = set()
+            logging.getLogger("hfc_probe").warning(
+                "hfc_probe: %s holds rows of an earlier run at step %d and this run's follow "
+                "them; delete it before a new run, or choose another",
+                self._path,
+                step,
+            )
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a", newline="", encoding="utf-8") as file:
                 rows = csv.writer(file)
                 if not file.tell():
-                    rows.writerow(["step", "tag", "value"])
+                    rows.writerow(_COLUMNS)
                 rows.writerows((step, tag, value) for tag, value in scalars.items())
         except OSError as error:
             raise InputError(

@@ -105,18 +105,23 @@ class Result(ABC):
             The figure drawn into.
 
         Raises:
-            InputError: axes for a result of several panels.
+            InputError: axes for a result of several panels, or what is no axes or figure.
         """
         with styled():
             where: Any = new_figure(*self.figure_inches()) if ax is None else ax
             if hasattr(where, "subfigures"):
                 self.draw_panels(where)
-            elif type(self).draw_panels is Result.draw_panels:
-                self.draw(where)
-            else:
+            elif type(self).draw_panels is not Result.draw_panels:
                 raise InputError(
                     f"ax: expected a figure or subfigure, since {self.name} has several panels, "
                     f"got {type(ax).__name__}; pass one of figure.subfigures(1, 2), say"
+                )
+            elif hasattr(where, "plot"):
+                self.draw(where)
+            else:
+                raise InputError(
+                    f"ax: expected one pair of axes, a figure or a subfigure, got "
+                    f"{type(ax).__name__}; of an array of axes pass one, axes[0, 0] say"
                 )
         figure: Figure = where.figure.figure  # of axes in a subfigure too
         return figure

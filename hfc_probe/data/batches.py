@@ -47,7 +47,8 @@ def unpack(batch: Any) -> tuple[Tensor, Tensor]:
     if labels.shape != images.shape[:1]:
         raise InputError(
             f"data: expected {images.shape[0]} class indices with {images.shape[0]} images, got "
-            f"targets of shape {tuple(labels.shape)}; soft or one-hot labels need .argmax(1)"
+            f"targets of shape {tuple(labels.shape)}; soft or one-hot labels need .argmax(1), "
+            "targets of other tasks ImageScore(targets=…) on Samples(images, torch.arange(N))"
         )
     return plain_tensor(images), labels
 

@@ -86,7 +86,10 @@ class Samples:
                 "need .argmax(1) first"
             )
         if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
-            raise InputError(f"Samples: expected whole class indices, got {targets.dtype}")
+            raise InputError(
+                f"Samples: expected whole class indices, got {targets.dtype}; for targets of other "
+                "tasks pass ImageScore(targets=…) and Samples(images, torch.arange(N))"
+            )
         if int(targets.min()) < 0:
             raise InputError(
                 f"Samples: expected class indices of at least 0, got {int(targets.min())}"

@@ -19,7 +19,13 @@ from .. import fourier
 from ..core.components import ComponentMeasurement, radius_unit
 from ..core.drawing import CLEAN, HFC, LFC
 from ..core.event_file import radius_tag
-from ..core.intervals import percent, percent_at, proportion_arrays
+from ..core.intervals import (
+    difference,
+    paired_difference,
+    percent,
+    percent_at,
+    proportion_arrays,
+)
 from ..core.labels import Label, accuracy_label
 from ..core.measurement import settings_of
 from ..core.result import Result, manner
@@ -41,24 +47,25 @@ ENOUGH = 0.75
 def accuracy_sentence(result: FrequencyAccuracyResult) -> str:
     """What a model relies on, from its LFC and HFC accuracy.
 
-    The radii at which LFC and HFC accuracy differ (95 % intervals do not overlap) bracket
-    the frequencies that the model cannot do without: HFC ahead up to radius a and LFC ahead
-    from radius b on means that what it needs lies between a and b. A model is said to rely on a
-    part only if that part is enough for it: its interval lies above :data:`ENOUGH` of the
-    original accuracy above chance.
+    The radii at which LFC and HFC accuracy differ (the 95 % interval of the difference, image by
+    image, excludes 0) bracket the frequencies that the model cannot do without: HFC ahead up to
+    radius a and LFC ahead from radius b on means that what it needs lies between a and b. A model
+    is said to rely on a part only if that part is enough for it: it keeps at least :data:`ENOUGH`
+    of the original accuracy above chance, by the interval of what it loses.
     """
     arrays = result.arrays()
     radii = result.radii
     unit = radius_unit(result.settings)
     clean = float(arrays["original"])
     chance = min(clean, float(result.provenance.get("chance") or 0.0))
-    level = chance + ENOUGH * (clean - chance)
+    spare = (1 - ENOUGH) * (clean - chance)
     low, high = arrays["lfc"], arrays["hfc"]
-    enough = {name: arrays[f"{name}_lower"] >= level for name in ("lfc", "hfc")}
-    short = (arrays["lfc_upper"] < level) & (arrays["hfc_upper"] < level)
+    kept = {name: _differences(result, name, "original") for name in ("lfc", "hfc")}
+    enough = {name: lower >= -spare for name, (lower, _) in kept.items()}
+    short = np.logical_and.reduce([upper < -spare for _, upper in kept.values()])
     # From the corner on LFC is the whole image, which tells nothing.
     inside = radii < result.corner
-    sides = [side if inner else 0 for side, inner in zip(_ahead(arrays), inside, strict=True)]
+    sides = [side if inner else 0 for side, inner in zip(_ahead(result), inside, strict=True)]
     low_ahead = [k for k, side in enumerate(sides) if side > 0]
     high_ahead = [k for k, side in enumerate(sides) if side < 0]
 
@@ -126,11 +133,23 @@ def _nearly(radius: float, unit: str) -> str:
     return f"Frequencies up to {radius:g} {unit}, nearly all there are, are enough for this model"
 
 
-def _ahead(arrays: dict[str, NDArray[Any]]) -> list[int]:
+def _ahead(result: FrequencyAccuracyResult) -> list[int]:
     """Per radius: 1 if LFC accuracy is above HFC's, −1 if below, 0 if undecided."""
-    low = arrays["lfc_lower"] > arrays["hfc_upper"]
-    high = arrays["hfc_lower"] > arrays["lfc_upper"]
-    return [int(a) - int(b) for a, b in zip(low, high, strict=True)]
+    lower, upper = _differences(result, "lfc", "hfc")
+    return [int(a) - int(b) for a, b in zip(lower > 0, upper < 0, strict=True)]
+
+
+def _differences(
+    result: FrequencyAccuracyResult, first: str, second: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """95 % interval of one view's accuracy minus another's, per radius; paired if it can be."""
+    if result.right is not None:
+        views = {"original": slice(0, 1), "lfc": slice(1, None, 2), "hfc": slice(2, None, 2)}
+        one, two = (result.right[views[name], 0] for name in (first, second))
+        return paired_difference(one, two)
+    totals = (result.counts[name][:, 0].sum(1) for name in (first, second))
+    one, two = np.broadcast_arrays(*totals)
+    return difference(one, result.samples, two, result.samples)
 
 
 @dataclass(frozen=True)
@@ -338,10 +357,12 @@ class FrequencyAccuracyResult(Result):
         def of(name: str, at: tuple[int, ...] = ()) -> tuple[float, float]:
             return float(arrays[f"{name}_lower"][at]), float(arrays[f"{name}_upper"][at])
 
-        out = {"hfc_accuracy/original": of("original")}
-        for k, radius in enumerate(self.radius_tags()):
-            out[f"hfc_lfc/{radius}"] = of("lfc", (k,))
-            out[f"hfc_hfc/{radius}"] = of("hfc", (k,))
+        out = {}
+        for top in ("", *(f"_top{k}" for k in self.topk[1:])):
+            out[f"hfc_accuracy/original{top}"] = of(f"original{top}")
+            for k, radius in enumerate(self.radius_tags()):
+                out[f"hfc_lfc{top}/{radius}"] = of(f"lfc{top}", (k,))
+                out[f"hfc_hfc{top}/{radius}"] = of(f"hfc{top}", (k,))
         return out
 
     def labels(self) -> dict[str, Label]:

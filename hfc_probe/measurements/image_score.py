@@ -54,12 +54,17 @@ def _mean_iou(outputs: Tensor, targets: Tensor) -> Tensor:
     return (both / either.clamp_min(1)).sum(1) / present.sum(1).clamp_min(1)
 
 
+def _per_image(values: Tensor) -> Tensor:
+    """Means of ``(N, …)`` over all but the images; also of one value an image, ``(N,)``."""
+    return values.reshape(len(values), -1).mean(1)
+
+
 def _absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    return (outputs.reshape(targets.shape) - targets).abs().flatten(1).mean(1)
+    return _per_image((outputs.reshape(targets.shape) - targets).abs())
 
 
 def _psnr(outputs: Tensor, targets: Tensor) -> Tensor:
-    error = (outputs - targets).square().flatten(1).mean(1)
+    error = _per_image((outputs - targets).square())
     return -10 * error.clamp_min(1e-10).log10()  # of images in [0, 1]; at most 100 dB
 
 

@@ -32,7 +32,8 @@ class Entry:
     measurement: Measurement
     every: Every
     due: int = 0
-    runs: int = 0
+    runs: int = 0  # when it was due, or asked for
+    at_close: bool = False  # measured the trained model besides
     failures: int = 0  # in a row
     failed: int = 0  # in all
     error: str = ""
@@ -138,6 +139,7 @@ class Journal:
                 f"{entry.key} ran {entry.runs} of the {entry.due} times it was due "
                 f"({entry.every}, budget {100 * budget:g} %)"
             )
+            line += " and measured the trained model when closing" * entry.at_close
             if not entry.due:
                 line = f"{entry.key} was not due yet ({entry.every})"
                 forgotten = _forgotten_call(entry.every, *position)
@@ -152,7 +154,7 @@ class Journal:
                 self.warn_once(
                     f"failed at close {entry.key}", f"{line}: it failed {times}{last}{off}"
                 )
-            elif entry.due and not entry.runs:
+            elif entry.due and not (entry.runs or entry.at_close):
                 self.warn_once(
                     f"never {entry.key}",
                     f"{line}; raise budget= or call probe.measure() to see it",

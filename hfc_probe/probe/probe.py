@@ -158,11 +158,11 @@ class Probe:
             self._hook = None
         try:
             if self._meeting.leads:
+                if final:
+                    self._measure_final()
                 self._journal.report_schedule(
                     self._entries, budget=self._budget.share, position=self._position
                 )
-                if final:
-                    self._measure_final()
         finally:
             self._meeting.close()
             self._journal.close()
@@ -192,7 +192,7 @@ class Probe:
             logged = position is not None and (position[0] or position[1]) == self._step()
             self._run(entry, shared, logged=not logged)
             if self.results.get(entry.key) is not result:
-                logger.info("hfc_probe: %s measured the trained model when closing", entry.key)
+                entry.runs, entry.at_close = entry.runs - 1, True
 
     def __reduce__(self) -> Any:
         """A copy (of a model that holds its probe, say) has the counts and does nothing."""

@@ -71,6 +71,19 @@ def test_a_csv_file_has_each_number_and_its_folder_the_rest(run, tmp_path):
     assert np.array_equal(np.asarray(Image.open(picture)), kernels)
 
 
+def test_a_csv_file_of_an_earlier_run_is_told_and_another_table_refused(run, tmp_path, caplog):
+    path = tmp_path / "curves.csv"
+    probed(run, path)
+    assert "earlier run" not in caplog.text
+    probed(run, path)
+    assert f"{path} holds rows of an earlier run at step 1 and this run's follow" in caplog.text
+    other = tmp_path / "labels.csv"
+    other.write_text("name,label\ncat.png,3\n")
+    with pytest.raises(InputError, match=r"got .*labels.csv, which begins with .name,label"):
+        probed(run, other)
+    assert other.read_text() == "name,label\ncat.png,3\n"
+
+
 def test_several_loggers_beside_the_complete_log(run, tmp_path):
     paths = [tmp_path / "a.csv", str(tmp_path / "b.csv")]
     with SummaryWriter(str(tmp_path / "own")) as own:

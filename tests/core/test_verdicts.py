@@ -150,14 +150,17 @@ def test_the_chance_of_the_top_k_is_k_of_the_classes():
 
 
 def counts(low, high, clean, n=512, chance=0.1, **settings):
+    """A result whose views are right on the first so many images each."""
     radii = (4, 8, 12, 16)[: len(low)]
     given = {"original": [clean], "lfc": low, "hfc": high}
+    views = np.array([clean, *(x for pair in zip(low, high, strict=True) for x in pair)])
     return FrequencyAccuracyResult(
         settings={"hfc_background": "zero", "units": "cycles", "closed": True, **settings},
         samples=n,
         radii=np.array(radii, dtype=float),
         topk=settings.get("topk", (1,)),
         counts={k: np.array(v)[:, None, None] for k, v in given.items()},
+        right=(np.arange(n) < views[:, None])[:, None],
         agreement={},
         class_counts=np.array([n]),
         provenance={"chance": chance, "classes": 10},

@@ -450,6 +450,8 @@ def test_axes_of_ones_own_are_drawn_into():
     assert not left.lines
     assert Numbers(settings={}, samples=3).figure(ax=left) is figure
     assert [patch.get_width() for patch in left.patches] == [0.25, 0.75]
+    with pytest.raises(h.InputError, match=r"got ndarray; of an array of axes pass one"):
+        result.figure(ax=Figure().subplots(1, 2))
 
 
 def test_a_result_of_several_panels_takes_a_subfigure_and_says_so():

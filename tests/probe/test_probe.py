@@ -465,8 +465,10 @@ def test_closing_measures_the_trained_model_once(tmp_path, caplog):
     assert (of["step"], of["epoch"]) == (9, 3)
     assert of["weights"] == weights_hash(model)
     assert [e.step for e in read(tmp_path).Scalars("hfc_lfc/r02")] == [6, 9]
-    assert "frequency_accuracy ran 1 of the 1 times it was due" in caplog.text
-    assert "measured the trained model when closing" in caplog.text
+    assert (
+        "frequency_accuracy ran 1 of the 1 times it was due (every 2 epochs, budget 5 %) and "
+        "measured the trained model when closing"
+    ) in caplog.text
     probe.close()
     assert len(read(tmp_path).Scalars("hfc_lfc/r02")) == 2
 

@@ -27,8 +27,8 @@ SCALES = {
         test_images=32, measured=96, planted=(("band", "low"), ("classes", 4)), seeds=(0,),
     ),
     "small": Setting(
-        network="cnn", epochs=60, batch_size=50, learning_rate=2e-3, train_images=1500,
-        test_images=100, measured=500,
+        network="cnn", epochs=45, batch_size=25, learning_rate=3e-3, train_images=800,
+        test_images=100, measured=400,
     ),
     "paper": Setting(),
 }  # fmt: skip

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # a type checker shall miss a name that is not there
     from . import detection as detection
     from . import fourier as fourier
     from . import kernels as kernels
+    from .core.intervals import wilson as wilson
     from .data.samples import PixelSpace as PixelSpace
     from .data.samples import Samples as Samples
     from .ground.errors import InputError as InputError
@@ -37,6 +38,7 @@ else:
         "Samples": "data.samples",
         "attach": "probe.attach",
         "load": "measurements.loading",
+        "wilson": "core.intervals",
     }
     _look_up = attributes(__name__, _HOMES, others="measurements")
 

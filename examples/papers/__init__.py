@@ -5,4 +5,7 @@ python -m examples.papers hfc_figure3 --scale small
 README.md says what a recipe is and how to add one.
 """
 
-RECIPES = ("hfc_figure2", "hfc_figure3", "hfc_table1", "hfc_figure7")
+RECIPES = (
+    "hfc_figure2", "hfc_figure3", "hfc_table1", "hfc_figure7", "hfc_section7", "hfc_section8",
+    "apr_figure2", "critical_band",
+)  # fmt: skip

@@ -12,7 +12,7 @@ import click
 
 from . import RECIPES
 from .data import DATASETS, HERE
-from .running import reproduce
+from .running import recipe, reproduce
 
 
 @click.command()
@@ -21,7 +21,7 @@ from .running import reproduce
 @click.option(
     "--dataset",
     type=click.Choice(DATASETS),
-    help="Default: planted at smoke scale, cifar10 otherwise.",
+    help="Default: planted at smoke scale, otherwise cifar10 or, for a detector, coco.",
 )
 @click.option(
     "--data",
@@ -40,11 +40,12 @@ from .running import reproduce
 def main(names: tuple[str, ...], scale: str, dataset: str | None, root: Path, out: Path) -> None:
     """Reproduce figures and tables of the papers: claims, numbers beside theirs, verdicts."""
     logging.getLogger("hfc_probe").setLevel(logging.WARNING)
-    dataset = dataset or ("planted" if scale == "smoke" else "cifar10")
     verdicts, failed = [], []
     for name in RECIPES if "all" in names else names:
         try:
-            verdicts += reproduce(name, scale, dataset=dataset, root=root, out=out, say=click.echo)
+            usual = getattr(recipe(name), "DATASET", "cifar10")
+            images = dataset or ("planted" if scale == "smoke" else usual)
+            verdicts += reproduce(name, scale, dataset=images, root=root, out=out, say=click.echo)
         except Exception:
             traceback.print_exc()
             failed.append(name)

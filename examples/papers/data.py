@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 from hfc_probe import InputError, Samples
 from hfc_probe.datasets import PlantedFrequencies
 
-DATASETS = ("planted", "cifar10", "mnist", "fashion_mnist", "folder")
+DATASETS = ("planted", "cifar10", "mnist", "fashion_mnist", "folder", "coco")
 PARTS = ("train", "test")
 HERE = Path(__file__).resolve().parents[3] / "shared" / "data"
 _CIFAR = ["plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -27,6 +27,7 @@ class Data(NamedTuple):
     train: Samples
     test: Samples
     classes: list[str]
+    root: Path
 
 
 def load(dataset: str, root: Path, setting, seed: int) -> Data:
@@ -34,8 +35,20 @@ def load(dataset: str, root: Path, setting, seed: int) -> Data:
 
     `root` holds `cifar10/jpeg.npz` and `mnist.npz`, or what torchvision downloads, or, for
     "folder", `train/CLASS/…` and `val/CLASS/…` (an ImageNet subset, cropped to 224 pixels).
+    A network of `setting.weights` gets `cifar10/train.npz` and `test.npz`, the published pixels.
     """
     sizes = (setting.train_images, setting.test_images)
+    if setting.weights:
+        if not (root / setting.weights).is_file() or dataset != "cifar10":
+            raise InputError(
+                f"--data: expected {setting.weights} and the cifar10 images that it was trained "
+                f"on at {root}, got none or {dataset}; pass their folder with --data"
+            )
+        sets = [
+            _arrays(root / "cifar10" / f"{part}.npz", "", n, seed)
+            for part, n in zip(PARTS, sizes, strict=True)
+        ]
+        return Data(*sets, classes=_CIFAR, root=root)
     if dataset == "planted":
         options = dict(setting.planted)
         kinds = [
@@ -43,24 +56,29 @@ def load(dataset: str, root: Path, setting, seed: int) -> Data:
             for train, count in zip((True, False), sizes, strict=True)
         ]
         sets = [Samples.collect(DataLoader(k, 256), limit=None) for k in kinds]
-        return Data(*sets, classes=kinds[0].classes)
+        return Data(*sets, classes=kinds[0].classes, root=root)
     if dataset == "cifar10" and (root / "cifar10" / "jpeg.npz").is_file():
         with np.load(root / "cifar10" / "jpeg.npz") as archive:
             sets = [_jpegs(archive, part, n, seed) for part, n in zip(PARTS, sizes, strict=True)]
-        return Data(*sets, classes=_CIFAR)
+        return Data(*sets, classes=_CIFAR, root=root)
     if dataset == "mnist" and (root / "mnist.npz").is_file():
-        with np.load(root / "mnist.npz") as archive:
-            sets = [
-                Samples(archive[f"{part}_images"], archive[f"{part}_labels"]).subset(n, seed=seed)
-                for part, n in zip(PARTS, sizes, strict=True)
-            ]
-        return Data(*sets, classes=[str(k) for k in range(10)])
+        sets = [
+            _arrays(root / "mnist.npz", f"{part}_", n, seed)
+            for part, n in zip(PARTS, sizes, strict=True)
+        ]
+        return Data(*sets, classes=[str(k) for k in range(10)], root=root)
     kinds = _torchvision(dataset, root)
     sets = [
         Samples.collect(DataLoader(k, 256, num_workers=4), limit=n, seed=seed)
         for k, n in zip(kinds, sizes, strict=True)
     ]
-    return Data(*sets, classes=kinds[0].classes)
+    return Data(*sets, classes=kinds[0].classes, root=root)
+
+
+def _arrays(file: Path, prefix: str, count: int | None, seed: int) -> Samples:
+    with np.load(file) as archive:
+        whole = Samples(archive[f"{prefix}images"], archive[f"{prefix}labels"])
+    return whole.subset(count, seed=seed)
 
 
 def _torchvision(dataset: str, root: Path):

@@ -5,8 +5,7 @@ Images that are predicted right as they are and on HFC(r), but wrong on LFC(r).
 
 import numpy as np
 
-from hfc_probe import ComponentExamples, Every
-from hfc_probe.core.intervals import wilson
+from hfc_probe import ComponentExamples, Every, wilson
 
 from .claims import Claim
 from .figures import bare, new_figure

@@ -93,10 +93,10 @@ def _run(
     place: Path,
     say: Callable[[str], Any],
 ) -> tuple[Numbers, float]:
-    data = load(dataset, root, setting, seed)
-    if seed == setting.seeds[0]:
-        plain = seconds_per_training(setting, data.train, len(data.classes))
-        expected = plain * module.trainings(setting)
+    data = getattr(module, "load", load)(dataset, root, setting, seed)
+    trainings = module.trainings(setting)
+    if trainings and seed == setting.seeds[0]:
+        expected = trainings * seconds_per_training(setting, data.train, len(data.classes))
         say(
             f"{place.parent}: about {duration(expected)} a seed and what the probes take, "
             f"{len(setting.seeds)} seeds"

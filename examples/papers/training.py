@@ -13,11 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import resnet18
+from torchvision.transforms import v2
 
 import hfc_probe
-from hfc_probe import Every, Measurement, Samples, attacks, fourier
+from hfc_probe import Every, Measurement, PixelSpace, Samples, attacks, fourier
 
+from ..cifar_resnet import resnet20
 from .claims import Numbers
+from .data import Data
 
 Change = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -31,6 +34,7 @@ class Training:
     """
 
     network: str = "resnet18"
+    weights: str | None = None  # a ResNet-20's file in the data folder: nothing is trained
     epochs: int = 100
     batch_size: int = 100
     optimizer: str = "Adam"
@@ -159,6 +163,40 @@ def train(
                 probe.end_epoch()
                 trained.see(name, probe)
     model.eval()
+    return trained
+
+
+def given_or_trained(
+    setting: Training,
+    data: Data,
+    seed: int,
+    log_dir: Path,
+    *,
+    watch: Mapping[str, Samples],
+    measurements: Iterable[Measurement],
+) -> Trained:
+    """The network of `setting.weights`, or one trained on `data.train`; measured once, at its end.
+
+    The ResNet-20 stands behind its normalisation, so that it takes pixel space as the others do.
+    """
+    if setting.weights is None:
+        due = Every(epochs=setting.epochs)
+        return train(
+            setting, data.train, seed, log_dir,
+            watch=watch, measurements={each: due for each in measurements},
+        )  # fmt: skip
+    model = resnet20()
+    model.load_state_dict(torch.load(data.root / setting.weights, weights_only=True))
+    pixels = PixelSpace.imagenet()
+    trained = Trained(nn.Sequential(v2.Normalize(pixels.mean, pixels.std), model).eval())
+    for name, samples in watch.items():
+        probe = hfc_probe.attach(
+            trained.model, samples, log_dir=log_dir / name, measurements=measurements,
+            limit=setting.measured, strict=True, final=False,
+        )  # fmt: skip
+        with probe:
+            probe.measure()
+            trained.see(name, probe)
     return trained
 
 

@@ -24,6 +24,8 @@ from ..model.subject import target_rank as target_rank
 __all__ = ["TruncatedSVD", "TruncatedSVDResult"]
 
 VIEWS = ("leading", "trailing", "lfc", "hfc")
+# Right as it is and on the second view, wrong on the first: the images of the paper's Figure 2.
+ONLY = {"trailing_only": ("leading", "trailing"), "hfc_only": ("lfc", "hfc")}
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ class TruncatedSVD(Measurement):
         InputError: ranks that are not whole, not increasing or below 1; when measuring, above
             min(H, W).
 
-    Source: Wang et al., CVPR 2020, §8, who count images as in their Figure 2 and do not say at
-    what rank; equal energy is ours.
+    Source: Wang et al., CVPR 2020, §8, who count images as in their Figure 2 (``trailing_only``
+    against ``hfc_only``) and do not say at what rank; equal energy is ours.
     """
 
     ranks: tuple[int, ...] | None = None
@@ -88,30 +90,33 @@ class TruncatedSVD(Measurement):
         ranks = self.ranks_for(*samples.image_shape[1:])
         energy, radii, kept = _matched(subject, ranks)
         mean = samples.mean.to(subject.device, torch.float32).view(1, -1, 1, 1)
-        counts = {name: np.zeros(len(ranks), np.int64) for name in VIEWS}
+        counts = {name: np.zeros(len(ranks), np.int64) for name in (*VIEWS, *ONLY)}
         original = 0
 
         def evaluate_batch(start: int, images: Tensor, targets: Tensor) -> tuple[int, Any]:
             logits = subject.original(start, images, rescale=self.rescale)
-            hits = int((target_rank(logits, targets) < 1).sum())
+            right = target_rank(logits, targets) < 1
             # One decomposition serves every rank.
             u, s, vh = torch.linalg.svd(images.to(torch.float32), full_matrices=False)
-            found = np.zeros((len(ranks), len(VIEWS)), np.int64)
+            found = np.zeros((len(ranks), len(counts)), np.int64)
             by_radius = fourier.bands(images, radii)
             for k, (rank, (low, high)) in enumerate(zip(ranks, by_radius, strict=True)):
                 leading = (u[..., :rank] * s[..., None, :rank]) @ vh[..., :rank, :]
                 views = zip(VIEWS, (leading, images - leading, low, high), strict=True)
-                for column, (name, view) in enumerate(views):
+                hits = {}
+                for name, view in views:
                     if self.background == "mean" and name in ("trailing", "hfc"):
                         view = view + mean
                     view = fourier.rescaled(view, self.rescale)
-                    hit = is_correct(subject, view, targets, f"{name} at rank {rank}")
-                    found[k, column] = int(hit.sum())
-            return hits, found
+                    hits[name] = is_correct(subject, view, targets, f"{name} at rank {rank}")
+                for name, (most, rest) in ONLY.items():
+                    hits[name] = right & hits[rest] & ~hits[most]
+                found[k] = [int(hits[name].sum()) for name in counts]
+            return int(right.sum()), found
 
-        for hits, found in subject.map(evaluate_batch):
-            original += hits
-            for column, name in enumerate(VIEWS):
+        for hit, found in subject.map(evaluate_batch):
+            original += hit
+            for column, name in enumerate(counts):
                 counts[name] += found[:, column]
         return TruncatedSVDResult(
             settings=settings_of(self) | {"ranks": ranks},
@@ -173,7 +178,9 @@ class TruncatedSVDResult(CellResult):
     - ``energy``, ``lfc_energy`` (K,): share of the energy about the channels' means that the
       leading components and the LFC hold, mean over images;
     - ``original``, ``leading``, ``trailing``, ``lfc``, ``hfc`` (K,) with ``_lower``,
-      ``_upper`` (95 % Wilson), ``_correct``, ``_count``.
+      ``_upper`` (95 % Wilson), ``_correct``, ``_count``;
+    - ``trailing_only``, ``hfc_only`` (K,) with the same variants: share of all images that are
+      right as they are and on that view, but wrong on the leading components or the LFC.
     """
 
     inches: ClassVar[tuple[float, float]] = (10.4, 4.4)

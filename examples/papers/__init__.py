@@ -7,5 +7,5 @@ README.md says what a recipe is and how to add one.
 
 RECIPES = (
     "hfc_figure2", "hfc_figure3", "hfc_table1", "hfc_figure7", "hfc_section7", "hfc_section8",
-    "apr_figure2", "critical_band",
+    "hfc_table2", "apr_figure2", "yin_heatmaps", "critical_band",
 )  # fmt: skip

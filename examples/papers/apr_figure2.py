@@ -31,7 +31,7 @@ SCALES = {
         network="cnn", epochs=3, batch_size=32, learning_rate=3e-3, train_images=512,
         test_images=128, planted=(("band", "high"), ("classes", 4)), seeds=(0,),
     ),
-    "small": Setting(network="resnet20", weights="cifar10/resnet20.pth", seeds=(0,)),
+    "small": Setting(network="cifar10/resnet20.pth", seeds=(0,)),
     "paper": Setting(),
 }  # fmt: skip
 CLAIMS = (
@@ -43,7 +43,7 @@ CLAIMS = (
 
 
 def trainings(setting):
-    return 0 if setting.weights else 1
+    return 0 if setting.given else 1
 
 
 def run(setting, data, seed, folder):

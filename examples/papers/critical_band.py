@@ -29,11 +29,11 @@ class Setting(Training):
 
 SCALES = {
     "smoke": Setting(
-        network="cnn", epochs=3, batch_size=32, learning_rate=3e-3, train_images=512,
-        test_images=512, planted=(("band", "both"), ("classes", 4)), seeds=(0,), parts=4,
-        strengths=(0.05, 0.1, 0.2, 0.4),
+        network="cnn", epochs=4, batch_size=32, learning_rate=3e-3, train_images=512,
+        test_images=512, seeds=(0,), parts=4, strengths=(0.05, 0.1, 0.2, 0.4),
+        planted=(("band", "low"), ("classes", 4), ("strength", 1.0), ("noise", 0.03)),
     ),
-    "small": Setting(network="resnet20", weights="cifar10/resnet20.pth", seeds=(0,)),
+    "small": Setting(network="cifar10/resnet20.pth", seeds=(0,)),
     "paper": Setting(),
 }  # fmt: skip
 CLAIMS = (
@@ -48,19 +48,14 @@ CLAIMS = (
 
 
 def trainings(setting):
-    return 0 if setting.weights else 1
+    return 0 if setting.given else 1
 
 
 def run(setting, data, seed, folder):
-    test = data.test
-    parts = {
-        f"part{k}": Samples(test.images[k :: setting.parts], test.targets[k :: setting.parts])
-        for k in range(setting.parts)
-    }
+    chunks = (x.chunk(setting.parts) for x in (data.test.images, data.test.targets))
+    parts = {f"part{k}": Samples(*pair) for k, pair in enumerate(zip(*chunks, strict=True))}
     measure = CriticalBand(strengths=setting.strengths)
-    trained = given_or_trained(
-        setting, data, seed, folder, watch=parts, measurements=[measure]
-    )
+    trained = given_or_trained(setting, data, seed, folder, watch=parts, measurements=[measure])
     results = [trained.results[f"{part}/critical_band"] for part in parts]
     widths = np.array([result.bandwidth for result in results])
     return trained.numbers("natural") | {

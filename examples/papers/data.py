@@ -35,13 +35,13 @@ def load(dataset: str, root: Path, setting, seed: int) -> Data:
 
     `root` holds `cifar10/jpeg.npz` and `mnist.npz`, or what torchvision downloads, or, for
     "folder", `train/CLASS/…` and `val/CLASS/…` (an ImageNet subset, cropped to 224 pixels).
-    A network of `setting.weights` gets `cifar10/train.npz` and `test.npz`, the published pixels.
+    A network that is given has `cifar10/train.npz` and `test.npz`, the published pixels.
     """
     sizes = (setting.train_images, setting.test_images)
-    if setting.weights:
-        if not (root / setting.weights).is_file() or dataset != "cifar10":
+    if setting.given:
+        if not (root / setting.network).is_file() or dataset != "cifar10":
             raise InputError(
-                f"--data: expected {setting.weights} and the cifar10 images that it was trained "
+                f"--data: expected {setting.network} and the cifar10 images that it was trained "
                 f"on at {root}, got none or {dataset}; pass their folder with --data"
             )
         sets = [

@@ -68,9 +68,11 @@ def run(setting, data, seed, folder):
         numbers[f"lost on LFC/r{k}"] = lost
         numbers[f"LFC/r{k}"], numbers[f"HFC/r{k}"] = (curves[p][row].tolist() for p in PARTS[1:])
         numbers[f"gain/r{k}"] = [float(arrays[f"lfc_gain_any{p}"][row]) for p in parts]
-    return numbers | {"original": curves["original"].tolist(), "radii": np.array(setting.radii)} | {
-        f"curve/{part}": curve for part, curve in curves.items()
-    }
+    return (
+        numbers
+        | {"original": curves["original"].tolist(), "radii": np.array(setting.radii)}
+        | {f"curve/{part}": curve for part, curve in curves.items()}
+    )
 
 
 PARTS = ("original", "lfc", "hfc")

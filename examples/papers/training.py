@@ -33,8 +33,7 @@ class Training:
     are: a finished run is read back only if all of them are the same.
     """
 
-    network: str = "resnet18"
-    weights: str | None = None  # a ResNet-20's file in the data folder: nothing is trained
+    network: str = "resnet18"  # or a ResNet-20's weights in the data folder: nothing is trained
     epochs: int = 100
     batch_size: int = 100
     optimizer: str = "Adam"
@@ -46,11 +45,17 @@ class Training:
     planted: tuple[tuple[str, object], ...] = ()  # of PlantedFrequencies
     seeds: tuple[int, ...] = (0, 1, 2)
 
+    @property
+    def given(self) -> bool:
+        """Whether the network is trained already."""
+        return self.network.endswith(".pth")
+
 
 def network(name: str, classes: int, channels: int = 3) -> nn.Module:
-    """A network with Xavier initialisation: "cnn", "plain" (cnn without BatchNorm), "resnet18"."""
-    if name == "resnet18":  # for small images, as the authors': no stride before the first block
-        model: nn.Module = resnet18(num_classes=classes)
+    """A network with Xavier initialisation: "cnn", "resnet18"; "plain" ones have no BatchNorm."""
+    if name.startswith("resnet18"):  # as the authors': no stride before the first block
+        norm = {"resnet18": nn.BatchNorm2d, "resnet18_plain": lambda width: nn.Identity()}[name]
+        model: nn.Module = resnet18(num_classes=classes, norm_layer=norm)
         model.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
         model.maxpool = nn.Identity()
     else:
@@ -175,18 +180,18 @@ def given_or_trained(
     watch: Mapping[str, Samples],
     measurements: Iterable[Measurement],
 ) -> Trained:
-    """The network of `setting.weights`, or one trained on `data.train`; measured once, at its end.
+    """The network that is given, or one trained on `data.train`; measured once, at its end.
 
     The ResNet-20 stands behind its normalisation, so that it takes pixel space as the others do.
     """
-    if setting.weights is None:
+    if not setting.given:
         due = Every(epochs=setting.epochs)
         return train(
             setting, data.train, seed, log_dir,
-            watch=watch, measurements={each: due for each in measurements},
+            watch=watch, measurements=dict.fromkeys(measurements, due),
         )  # fmt: skip
     model = resnet20()
-    model.load_state_dict(torch.load(data.root / setting.weights, weights_only=True))
+    model.load_state_dict(torch.load(data.root / setting.network, weights_only=True))
     pixels = PixelSpace.imagenet()
     trained = Trained(nn.Sequential(v2.Normalize(pixels.mean, pixels.std), model).eval())
     for name, samples in watch.items():

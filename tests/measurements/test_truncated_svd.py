@@ -39,6 +39,8 @@ def test_planted_the_class_is_in_the_second_component():
     assert arrays["leading"].tolist() == [0.5, 0.5, 1.0]
     assert arrays["trailing"].tolist() == [1.0, 1.0, 0.5]
     np.testing.assert_allclose(arrays["energy"], [0, 4 / 4.25, 1], atol=1e-5)
+    # Wrong on the leading components and right on the rest: the images of class 1, up to rank 2.
+    assert arrays["trailing_only"].tolist() == [0.5, 0.5, 0.0]
 
 
 def test_counts_and_energy_equal_a_slow_reference_on_resnet20(resnet20, cifar):

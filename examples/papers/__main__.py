@@ -30,6 +30,7 @@ from .running import recipe, reproduce
     default=HERE,
     help="Folder of the data sets; torchvision downloads there what is missing.",
 )
+@click.option("--seeds", type=click.IntRange(1), help="Default: as many as the scale says.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -37,7 +38,14 @@ from .running import recipe, reproduce
     show_default=True,
     help="A finished seed found there is read, not run again.",
 )
-def main(names: tuple[str, ...], scale: str, dataset: str | None, root: Path, out: Path) -> None:
+def main(
+    names: tuple[str, ...],
+    scale: str,
+    dataset: str | None,
+    root: Path,
+    seeds: int | None,
+    out: Path,
+) -> None:
     """Reproduce figures and tables of the papers: claims, numbers beside theirs, verdicts."""
     logging.getLogger("hfc_probe").setLevel(logging.WARNING)
     verdicts, failed = [], []
@@ -45,7 +53,9 @@ def main(names: tuple[str, ...], scale: str, dataset: str | None, root: Path, ou
         try:
             usual = getattr(recipe(name), "DATASET", "cifar10")
             images = dataset or ("planted" if scale == "smoke" else usual)
-            verdicts += reproduce(name, scale, dataset=images, root=root, out=out, say=click.echo)
+            verdicts += reproduce(
+                name, scale, dataset=images, root=root, out=out, seeds=seeds, say=click.echo
+            )
         except Exception:
             traceback.print_exc()
             failed.append(name)

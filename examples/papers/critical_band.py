@@ -1,7 +1,8 @@
 """A network recognises objects by a wider band of frequencies than people do.
 
-Noise in one octave at a time; the full width at half maximum of the channel fitted to how much
-each hurts. The interval is over disjoint parts of the test images.
+Noise in one octave at a time. The width is the number of octaves in which noise hurts at least half
+as much as in the worst one; no fit, since the channel may go on beyond the Nyquist frequency. The
+interval is over disjoint parts of the test images.
 """
 
 from dataclasses import dataclass
@@ -57,14 +58,15 @@ def run(setting, data, seed, folder):
     measure = CriticalBand(strengths=setting.strengths)
     trained = given_or_trained(setting, data, seed, folder, watch=parts, measurements=[measure])
     results = [trained.results[f"{part}/critical_band"] for part in parts]
-    widths = np.array([result.bandwidth for result in results])
+    sensitivity = np.stack([result.sensitivity for result in results])
+    widths = (sensitivity >= sensitivity.max(1, keepdims=True) / 2).sum(1)
     return trained.numbers("natural") | {
         "network/octaves": mean_interval(widths),
         "people/octaves": [PEOPLE],
         "network/centre": mean_interval(np.array([result.centre for result in results])),
         "people/centre": [results[0].human_centre],
         "centres": np.array(results[0].centres),
-        "sensitivity": np.stack([result.sensitivity for result in results]),
+        "sensitivity": sensitivity,
     }
 
 

@@ -12,6 +12,7 @@ from .figures import bare, new_figure
 from .training import Training, train
 
 SOURCE = "Wang et al., CVPR 2020, Figure 2"
+DIFFERS = "Of the radii 4, 8, 12 and 16 the one with the most such images counts."
 VIEWS = ("original", "LFC", "HFC")
 SCALES = {
     "smoke": Training(

@@ -12,6 +12,7 @@ from .figures import COLOURS, draw_curve, new_figure
 from .training import Training, train
 
 SOURCE = "Wang et al., CVPR 2020, Figure 3"
+DIFFERS = "Few images, which the small network can memorise."
 RADII = (4, 8, 12, 16)
 LOW = "hfc_lfc/r04"
 

@@ -16,6 +16,7 @@ from .figures import COLOURS, new_figure
 from .training import Training, train
 
 SOURCE = "Wang et al., CVPR 2020, Table 1"
+DIFFERS = ""
 PAPER = {4: (0.62, 0.20), 8: (0.72, 0.09), 12: (0.75, 0.10), 16: (0.77, 0.13)}
 TEST = "test/hfc_accuracy/original"
 
@@ -41,7 +42,7 @@ CLAIMS = (
     *(
         Claim(
             f"Trained on LFC({r}), a network is better on original images than trained on HFC({r})",
-            f"lfc_r{r:02d}/{TEST}", f"hfc_r{r:02d}/{TEST}", f"{low:.0%} against {high:.0%}",
+            f"lfc_r{r:02d}/{TEST}", f"hfc_r{r:02d}/{TEST}", f"{100 * low:.0f} % against {100 * high:.0f} %",
         )
         for r, (low, high) in PAPER.items()
     ),

@@ -6,8 +6,8 @@ import importlib
 import json
 import platform
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sized
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,11 +29,20 @@ def recipe(name: str) -> ModuleType:
 
 
 def reproduce(
-    name: str, scale: str, *, dataset: str, root: Path, out: Path, say: Callable[[str], Any] = print
+    name: str,
+    scale: str,
+    *,
+    dataset: str,
+    root: Path,
+    out: Path,
+    seeds: int | None = None,
+    say: Callable[[str], Any] = print,
 ) -> list[Verdict]:
     """All seeds of a recipe at a scale, then its figure, JSON and table in `out/NAME/…`."""
     module = recipe(name)
     setting: Training = module.SCALES[scale]
+    if seeds is not None:
+        setting = replace(setting, seeds=tuple(range(seeds)))
     folder = out / name / f"{scale}-{dataset}"
     runs = []
     for seed in setting.seeds:
@@ -62,7 +71,7 @@ def reproduce(
         "versions": versions(),
     }
     (folder / "result.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
-    say(f"\n{report['claim']} ({module.SOURCE}; {scale}, {dataset}, {len(runs)} seeds)")
+    say(f"\n{report['claim']} ({module.SOURCE}; {scale}, {dataset}, {counted(runs)})")
     say(table(verdicts))
     say(f"{folder / 'figure.png'}   tensorboard --logdir {folder}")
     return verdicts
@@ -99,7 +108,7 @@ def _run(
         expected = trainings * seconds_per_training(setting, data.train, len(data.classes))
         say(
             f"{place.parent}: about {duration(expected)} a seed and what the probes take, "
-            f"{len(setting.seeds)} seeds"
+            f"{counted(setting.seeds)}"
         )
     place.mkdir(parents=True, exist_ok=True)
     for old in place.rglob("events.out.*"):  # of a run that was interrupted
@@ -132,6 +141,10 @@ def _plain(setting: Training) -> dict[str, Any]:
     """The settings as JSON gives them back; more seeds do not make a finished one invalid."""
     settings = {k: v for k, v in asdict(setting).items() if k != "seeds"}
     return json.loads(json.dumps(settings))
+
+
+def counted(seeds: Sized) -> str:
+    return f"{len(seeds)} seed{'s' if len(seeds) != 1 else ''}"
 
 
 def duration(seconds: float) -> str:

@@ -93,11 +93,12 @@ def figure(runs):
     out = new_figure(10, 3.8)
     low, high = runs[0]["extent"]
     step = (high - low) / (len(runs[0]["natural/map"]) - 1) / 2
+    maps = {name: 100 * np.mean([run[f"{name}/map"] for run in runs], 0) for name in KINDS}
+    ends = dict(zip(("vmin", "vmax"), np.quantile(list(maps.values()), (0, 1)), strict=True))
     panels = out.subplots(1, 3, sharey=True)
-    for axes, name in zip(panels, KINDS, strict=True):
-        error = 100 * np.mean([run[f"{name}/map"] for run in runs], 0)
+    for axes, (name, error) in zip(panels, maps.items(), strict=True):
         extent = (low - step, high + step) * 2
-        picture = axes.imshow(error, "viridis", vmin=0, vmax=100, origin="lower", extent=extent)
+        picture = axes.imshow(error, "viridis", **ends, origin="lower", extent=extent)
         clean = np.mean([run[f"{name}/test/hfc_heatmap/4.0/clean_error"][0] for run in runs])
         axes.set_title(f"{name}: {100 * clean:.0f} % without noise", fontsize=10)
         axes.set_xlabel("j in cycles/image")

@@ -22,5 +22,6 @@ autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 autodoc_mock_imports = ["lightning", "transformers", "ignite"]  # hosts need not be installed
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88

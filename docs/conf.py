@@ -11,10 +11,12 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "plugins")]
 
 project = "hfc_probe"
-author = "The hfc_probe authors"
+author = copyright = "The hfc_probe authors"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = "hfc_probe"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_copy_source = html_show_sourcelink = False
 
 myst_heading_anchors = 3

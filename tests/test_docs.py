@@ -316,9 +316,8 @@ def logged(tmp_path_factory):
         for tag in log[key]:
             said = generic(labels.get(tag, ""), IN_TEXT)
             rows.setdefault(generic(tag, IN_TAG), (kind, said))
-    for tag in log["tensors"]:
-        if tag.endswith("/text_summary"):
-            rows[tag.removesuffix("/text_summary")] = ("text", "")
+    # Arrays for the tab are tensors too, under the measurement's name.
+    rows |= {tag: ("text", "") for tag in log["tensors"] if tag.startswith("hfc_")}
     return rows
 
 
@@ -353,6 +352,21 @@ def test_links_lead_to_files():
         for target in re.findall(r"\]\(([^)#]+)", prose):
             if not re.match(r"https?:", target):
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_public_checks_run_on_the_versions_of_setup_py():
+    setup = (ROOT / "setup.py").read_text()
+    jobs = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    (matrix,) = re.findall(r"python-version: \[(.*)\]", jobs)
+    assert re.findall(r"[\d.]+", matrix) == re.findall(r"Python :: (3\.\d+)", setup)
+    command = [sys.executable, ROOT / ".ci" / "minimum.py"]
+    oldest = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    required = re.findall(
+        r'^        "([\w-]+)>=([\d.]+)', setup.partition("install_requires")[2], re.M
+    )
+    assert {f"{name}=={version}.*" for name, version in required} <= set(oldest)
+    assert "lightning==2.4.*" in oldest  # of an extra
+    assert not any(one.startswith(("pytest", "sphinx")) for one in oldest)
 
 
 def test_the_site_builds_without_a_warning(tmp_path):

@@ -346,6 +346,12 @@ def test_the_readme_is_short_and_links_to_every_page():
     assert linked == {page.name for page in PAGES[1:]} - {"index.md"}
 
 
+def test_the_api_page_has_every_public_name():
+    page = (ROOT / "docs" / "api.md").read_text()
+    public = set(hfc_probe.__all__) - {"__version__"}
+    assert {name for name in public if not re.search(rf"hfc_probe\.{name}\b", page)} == set()
+
+
 def test_links_lead_to_files():
     for page in PAGES:
         prose = FENCE.sub("", page.read_text())

@@ -84,6 +84,7 @@ def given(heading):
     names = {
         "hfc_probe": hfc_probe,
         "model": model,
+        "other_model": classifier(width=16),
         "optimizer": optimizer,
         "loss": torch.nn.functional.cross_entropy,
         "train_dataset": data,

@@ -1,4 +1,4 @@
-"""``--model``: files of models, and folders of Hugging Face, give the numbers of the model itself."""
+"""``--model``: model files and folders of Hugging Face give the numbers of the model itself."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_a_file_of_something_else_is_refused_in_a_sentence(here, name, content, 
 
 
 def test_weights_beside_a_file_that_has_its_own_are_refused(here):
-    with pytest.raises(InputError, match=r"--weights: expected none with net.pt, which has its own"):
+    with pytest.raises(InputError, match=r"--weights: expected none with net.pt, which has"):
         load_model("net.pt", "other.pth")
 
 

@@ -16,9 +16,7 @@ from .figures import bare, new_figure
 from .training import Training, against_pgd, train
 
 SOURCE = "Wang et al., CVPR 2020, Figure 7"
-DIFFERS = (
-    "The paper compares kernels by eye; here smoothness is a number, its interval over kernels."
-)
+DIFFERS = "The interval is over kernels."
 RHO = 1.0
 
 

@@ -35,14 +35,14 @@ SCALES = {
     "small": Setting(),
     "paper": Setting(),
 }
-PAPER = "35.6, 27.5, 10.7 at r = 128"
+PAPER = "35.6 %, LFC 27.5 %, HFC 10.7 % at r = 128"
 CLAIMS = (
-    Claim("AP falls without the high frequencies at half the paper's radius", "lost on LFC/r0", 0, PAPER),
-    Claim("AP falls without the high frequencies at the paper's radius", "lost on LFC/r1", 0, PAPER),
+    Claim("AP falls on LFC at half the paper's radius", "lost on LFC/r0", 0, PAPER),
+    Claim("AP falls on LFC at the paper's radius", "lost on LFC/r1", 0, PAPER),
     Claim("LFC is better than HFC at half the paper's radius", "LFC/r0", "HFC/r0", PAPER),
     Claim("LFC is better than HFC at the paper's radius", "LFC/r1", "HFC/r1", PAPER),
     Claim(
-        "At the paper's radius 17 % of the images or more gain on LFC, half of what it found",
+        "At the paper's radius at least 17 % of the images gain on LFC, half of its share",
         "gain/r1", 0.17, "1,684 of 5,000 (34 %) at r = 128",
     ),
 )  # fmt: skip

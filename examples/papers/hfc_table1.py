@@ -42,7 +42,8 @@ CLAIMS = (
     *(
         Claim(
             f"Trained on LFC({r}), a network is better on original images than trained on HFC({r})",
-            f"lfc_r{r:02d}/{TEST}", f"hfc_r{r:02d}/{TEST}", f"{100 * low:.0f} % against {100 * high:.0f} %",
+            f"lfc_r{r:02d}/{TEST}", f"hfc_r{r:02d}/{TEST}",
+            f"{100 * low:.0f} % against {100 * high:.0f} %",
         )
         for r, (low, high) in PAPER.items()
     ),

@@ -16,7 +16,7 @@ from .training import Training, train
 
 SOURCE = "Wang et al., CVPR 2020, Table 2"
 DIFFERS = "The paper attacks with Foolbox's FGSM and PGD at their defaults; here PGD makes ten "
-DIFFERS += "steps from a random start. Its numbers are not repeated here."
+DIFFERS += "steps from a random start. Only the direction is compared."
 RHOS = (0.0, 0.1, 0.25, 0.5, 1.0)
 CLEAN = "test/hfc_attack/clean"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from textwrap import fill as wrapped
 from typing import Any
 
 import click
@@ -22,15 +23,16 @@ WIDTH, COLOURS = 1100, 128  # of a figure on the page, so that it stays below 12
 NOT_RUN = "not run"
 HEAD = """# The papers, reproduced
 
-What the papers claim, and whether it holds here: a claim *agrees* if the whole 95 % interval of the
-difference lies on its side of 0, *disagrees* if it lies on the other, otherwise it *cannot be told*.
-The interval is over seeds and images; with one seed it is over images only.
+What the papers claim, and whether it holds here. A claim *agrees* if the whole 95 % interval of the
+difference lies above 0, and *disagrees* if it lies below; otherwise it *cannot be told*. The
+interval is over seeds and images, and with one seed over images only.
 
-This page is written by `python -m examples.papers.page` from what the recipes left.
-[examples/papers](../examples/papers/README.md) has the recipes and says how to add one.
-Networks are trained on CIFAR-10 recompressed as JPEG, if nothing else is said, and the
-ResNet-20 and its images are as published. Networks this small, trained this briefly, can
-contradict a paper for want of training: read a verdict with the settings under its table.
+Networks are trained on CIFAR-10 recompressed as JPEG; the ResNet-20 and its images are as
+published. Networks this small, trained this briefly, can contradict a paper for want of training,
+so read a verdict with the settings below its table.
+
+The recipes are in `examples/papers`, whose README says how to run and how to add one. This page is
+written from what they leave, by `python -m examples.papers.page`.
 """
 
 
@@ -73,41 +75,45 @@ def section(name: str, scale: str, report: dict[str, Any] | None) -> list[str]:
     module = recipe(name)
     claim, _, how = (module.__doc__ or "").partition("\n\n")
     how = " ".join(how.split())
-    lines = [f"## {name}", "", f"**{claim}** {module.SOURCE}. {how}", ""]
+    lines = [f"## {name}", "", fill(f"**{claim}** {module.SOURCE}. {how}"), ""]
     lines += ["```sh", f"python -m examples.papers {name} --scale {scale}", "```", ""]
     if report is None:
-        texts = [f"- {each.text} ({each.paper})" for each in module.CLAIMS]
-        return [
-            *lines,
-            f"Not run at this scale, so nothing is known of:\n{chr(10).join(texts)}",
-            "",
-        ]
+        lines += ["Not run at this scale, so nothing is known of:", ""]
+        return [*lines, *(f"- {each.text} (paper: {each.paper})" for each in module.CLAIMS), ""]
     lines += ["| claim | paper | ours: difference [95 %] | verdict |", "|---|---|---|---|"]
-    lines += [
-        f"| {each['claim']['text']} | {each['claim']['paper']} | {each['ours']} | {each['verdict']} |"
-        for each in report["claims"]
-    ]
-    seconds = report["seconds"]
-    time = f"{duration(sum(seconds))}, {counted(seconds)}, on {report['versions']['device']}"
+    for each in report["claims"]:
+        ours = each["ours"].replace("-", "−")
+        cells = (each["claim"]["text"], each["claim"]["paper"], ours, each["verdict"])
+        lines.append(f"| {' | '.join(cells)} |")
+    seconds, device = report["seconds"], report["versions"]["device"]
+    said = [f"{duration(sum(seconds))} for {counted(seconds)} on a {device.upper()}."]
     apart = differences(report["settings"], module.SCALES["paper"])
-    lines += ["", f"![{claim} {how}](papers/{name}.png)", "", f"Took {time}."]
-    lines += [f"Here, and in the paper: {apart}."] if apart else []
-    return [*lines, *([module.DIFFERS] if module.DIFFERS else []), ""]
+    said += [f"Settings, and those of `--scale paper` in parentheses: {apart}."] if apart else []
+    alt = how.partition(". ")[0].rstrip(".")
+    lines += ["", f"![{alt}](papers/{name}.png)", "", fill(" ".join([*said, module.DIFFERS]))]
+    return [*lines, ""]
 
 
 def differences(ours: dict[str, Any], paper: Any) -> str:
     """The settings that the run and the recipe's paper scale do not share, with both values."""
+    both = ((key, value, getattr(paper, key)) for key, value in ours.items())
     return ", ".join(
-        f"{key.replace('_', ' ')} {shown(value)} ({shown(getattr(paper, key))})"
-        for key, value in ours.items()
-        if key not in ("seeds", "planted") and shown(value) != shown(getattr(paper, key))
+        f"{key.replace('_', ' ')} {shown(key, value)} ({shown(key, other)})"
+        for key, value, other in both
+        if key not in ("seeds", "planted") and shown(key, value) != shown(key, other)
     )
 
 
-def shown(value: Any) -> str:
+def shown(key: str, value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
-    return "all" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    if value is None:
+        return "all" if key.endswith("_images") else "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def fill(text: str) -> str:
+    return wrapped(text, 100, break_on_hyphens=False, break_long_words=False)
 
 
 def shrink(figure: Path, to: Path) -> None:

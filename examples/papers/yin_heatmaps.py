@@ -16,8 +16,7 @@ from .figures import new_figure
 from .training import Training, against_pgd, train
 
 SOURCE = "Yin et al., NeurIPS 2019, Figure 3"
-DIFFERS = "The paper has a Wide ResNet and augments with flips and crops; here every other "
-DIFFERS += "frequency along either axis is measured."
+DIFFERS = "The paper has a Wide ResNet and augments with flips and crops."
 KINDS = ("natural", "gaussian", "adversarial")
 LOW, HIGH = 4, 12  # cycles/image: up to the first is low, from the second on high
 

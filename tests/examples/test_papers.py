@@ -36,7 +36,7 @@ SWAPS = {
 PLANTED = {
     "LFC(16) is enough for a better network than LFC(4)": OPEN,
     "Once learned, LFC(4) alone gives more of the natural labels": OPEN,
-    "At the paper's radius 17 % of the images or more gain on LFC, half of what it found": DISAGREES,
+    "At the paper's radius at least 17 % of the images gain on LFC, half of its share": DISAGREES,
     "Fewer also at rank 8": OPEN,
     "At ε = 0.09 it raises accuracy under FGSM": OPEN,
     "Gaussian noise makes the error at low frequencies larger": OPEN,

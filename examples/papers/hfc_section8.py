@@ -42,7 +42,10 @@ CLAIMS = (
         "Fewer images are right on the trailing singular components only than on HFC only",
         "frequency", "svd", "far fewer, no number",
     ),
-    Claim("At most half as many (half of HFC's share against theirs)", "half of them", "svd", "far fewer, no number"),
+    Claim(
+        "At most half as many (half of HFC's share against theirs)",
+        "half of them", "svd", "far fewer, no number",
+    ),
     Claim("Fewer also at rank 8", "at rank 8/frequency", "at rank 8/svd", "far fewer, no number"),
 )  # fmt: skip
 

@@ -39,8 +39,8 @@ SCALES = {
         planted=(("high_strength", 1.5), ("classes", 4)),
     ),
     "small": Setting(
-        network="cnn", epochs=6, batch_size=50, learning_rate=2e-3, train_images=4000,
-        test_images=1000, steps=3, stride=2, looked_at=250, seeds=(0,),
+        network="cnn", epochs=8, batch_size=50, learning_rate=2e-3, train_images=8000,
+        test_images=1000, steps=3, stride=2, looked_at=500, seeds=(0,),
     ),
     "paper": Setting(),
 }  # fmt: skip

@@ -13,6 +13,7 @@ from examples.papers import RECIPES
 from examples.papers.__main__ import main
 from examples.papers.claims import AGREES, DISAGREES, OPEN, Claim, interval, judge
 from examples.papers.data import HERE
+from examples.papers.page import main as write_page
 from examples.papers.running import recipe, reproduce
 from hfc_probe import wilson
 
@@ -174,3 +175,23 @@ def test_a_given_network_needs_its_own_images(tmp_path):
     said = CliRunner().invoke(main, ["critical_band", *options])
     assert said.exit_code == 1
     assert "cifar10 images that it was trained on" in said.stderr
+
+
+def test_the_page_counts_the_verdicts_and_shows_what_was_not_run(ran, tmp_path):
+    verdicts, out = ran("hfc_section7")
+    found = [v.verdict for v in verdicts]
+    said = CliRunner().invoke(
+        write_page, ["--out", str(out), "--scale", "smoke", "--to", str(tmp_path)]
+    )
+    assert said.exit_code == 0, said.output
+    page = (tmp_path / "papers.md").read_text(encoding="utf-8")
+    others = sum(len(recipe(name).CLAIMS) for name in RECIPES) - len(verdicts)
+    counts = (found.count(AGREES), found.count(DISAGREES), "", others)
+    row = " | ".join(f"**{n or 0}**" for n in counts)
+    assert f"| **all claims** | | {row} |" in page
+    for v in verdicts:
+        cells = (v.claim.text, v.claim.paper, v.ours.replace("-", "−"), v.verdict)
+        assert f"| {' | '.join(cells)} |" in page
+    assert "detector planted (fastestdet), radii 8, 12 (32, 64, 96, 128)" in " ".join(page.split())
+    assert f"- {recipe('hfc_figure2').CLAIMS[0].text}" in page
+    assert [file.name for file in (tmp_path / "papers").iterdir()] == ["hfc_section7.png"]

@@ -85,7 +85,8 @@ def figure(runs):
         axes.vlines(at, ours.min(0), ours.max(0), color="black")
         axes.plot(at, [pair[k] for pair in PAPER.values()], "D", color="black", mfc="white",
                   label="the paper" if k else None)  # fmt: skip
-    axes.set_xticks(np.arange(len(PAPER)) + 0.18, [f"r = {r}" for r in PAPER])
-    axes.set(ylabel="accuracy on original test images", ylim=(0, 1.02))
+    axes.set_xticks(np.arange(len(PAPER)) + 0.18, PAPER)
+    axes.set(xlabel="radius r in cycles/image", ylabel="accuracy on original test images")
+    axes.set_ylim(0, 1.02)
     out.legend(frameon=False, ncols=3, loc="outside upper center")
     return out

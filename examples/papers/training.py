@@ -52,21 +52,30 @@ class Training:
 
 
 def network(name: str, classes: int, channels: int = 3) -> nn.Module:
-    """A network with Xavier initialisation: "cnn", "resnet18"; "plain" ones have no BatchNorm."""
-    if name.startswith("resnet18"):  # as the authors': no stride before the first block
-        norm = {"resnet18": nn.BatchNorm2d, "resnet18_plain": lambda width: nn.Identity()}[name]
+    """A network with Xavier initialisation.
+
+    "cnn" or "resnet18"; without BatchNorm "plain" or "resnet18_plain"; with dropout before the
+    last layer any of them and "_dropout".
+    """
+    base, drops, _ = name.partition("_dropout")
+    plain = base.endswith("plain")
+    if base in ("resnet18", "resnet18_plain"):  # no stride before the first block, as the authors'
+        norm = (lambda width: nn.Identity()) if plain else nn.BatchNorm2d
         model: nn.Module = resnet18(num_classes=classes, norm_layer=norm)
+        if drops:
+            model.fc = nn.Sequential(nn.Dropout(), model.fc)
         model.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
         model.maxpool = nn.Identity()
     else:
 
         def block(inputs: int, outputs: int, side: int) -> list[nn.Module]:
-            norm = {"cnn": [nn.BatchNorm2d(outputs)], "plain": []}[name]
+            norm = {"cnn": [nn.BatchNorm2d(outputs)], "plain": []}[base]
             return [nn.Conv2d(inputs, outputs, side, padding=side // 2), *norm, nn.ReLU()]
 
         pool = nn.MaxPool2d(2)
         layers = [*block(channels, 16, 5), pool, *block(16, 32, 3), pool, *block(32, 64, 3)]
-        head = [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(256, classes)]
+        drop = [nn.Dropout()] if drops else []
+        head = [nn.AdaptiveAvgPool2d(2), nn.Flatten(), *drop, nn.Linear(256, classes)]
         model = nn.Sequential(*layers, *head)
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):

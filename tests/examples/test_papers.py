@@ -22,6 +22,7 @@ SWAPS = {
     "hfc_figure2": ("high_only", "by_chance"),
     "hfc_figure3": ("natural/", "shuffled/"),
     "hfc_table1": ("lfc_", "hfc_"),
+    "hfc_figure5": ("vanilla/", "adversarial/"),
     "hfc_figure7": ("natural/", "adversarial/"),
     "hfc_section7": ("LFC/", "HFC/"),
     "hfc_section8": ("frequency", "svd"),
@@ -33,7 +34,8 @@ SWAPS = {
 # What follows from the planted images where a claim does not: LFC(4) holds all of their class, as
 # LFC(16) does; shuffled labels are not learned in three epochs; no detection gains, since no shape
 # hides another; the radius of rank 8 is beyond the waves; FGSM's one step overshoots; the low
-# waves are too strong for noise of norm 4.
+# waves are too strong for noise of norm 4; plain training reads every high wave already, and every
+# test image right.
 PLANTED = {
     "LFC(16) is enough for a better network than LFC(4)": OPEN,
     "Once learned, LFC(4) alone gives more of the natural labels": OPEN,
@@ -42,7 +44,11 @@ PLANTED = {
     "At ε = 0.09 it raises accuracy under FGSM": OPEN,
     "Gaussian noise makes the error at low frequencies larger": OPEN,
     "PGD makes the error at low frequencies larger": OPEN,
+    "BatchNorm takes up more HFC": OPEN,
+    "PGD training has a smaller generalisation gap": OPEN,
 }
+# What the planted images do not settle: mixing them blends waves of different classes.
+NOT_PLANTED = {"Mixup takes up more HFC"}
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +79,8 @@ def swapped(numbers, one, other):
 def test_planted_truth_gets_its_verdict_and_swapped_runs_the_opposite(name, ran):
     verdicts, out = ran(name)
     found = {v.claim.text: v.verdict for v in verdicts}
-    assert found == {text: PLANTED.get(text, AGREES) for text in found}
+    settled = {text: PLANTED.get(text, AGREES) for text in found if text not in NOT_PLANTED}
+    assert {text: verdict for text, verdict in found.items() if text in settled} == settled
     report = json.loads((out / name / "smoke-planted" / "result.json").read_text())
     numbers = swapped(report["numbers"]["0"], *SWAPS[name])
     between = [
@@ -81,7 +88,7 @@ def test_planted_truth_gets_its_verdict_and_swapped_runs_the_opposite(name, ran)
         for claim in recipe(name).CLAIMS
         # Either against the other, or one of two shares of a whole.
         if claim.smaller in (*swapped({claim.larger: 0}, *SWAPS[name]), 0.5)
-        and claim.text not in PLANTED
+        and claim.text not in (*PLANTED, *NOT_PLANTED)
     ]
     assert between
     assert {judge(claim, [numbers]).verdict for claim in between} == {DISAGREES}

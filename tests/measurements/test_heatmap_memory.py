@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -119,3 +120,41 @@ def test_a_map_of_the_two_likeliest_classes_is_about_those_two():
     )
     assert np.sqrt(((few.error - whole.error) ** 2).mean()) < 0.04
     assert covered(few, whole.error) >= 0.93
+
+
+class Same(nn.Module):
+    """The same logits for every image."""
+
+    def __init__(self, logits: list[float]) -> None:
+        super().__init__()
+        self.register_buffer("logits", torch.tensor(logits))
+
+    def forward(self, x):
+        return self.logits.repeat(len(x), 1)
+
+
+def all_of(value: bool):
+    def score(model, inputs, targets):
+        return torch.full((len(inputs),), value)
+
+    return score
+
+
+@pytest.mark.parametrize(
+    ("logits", "score", "error"),
+    [
+        ([0.0, 0.0], all_of(True), 0),
+        ([0.0, 0.0], all_of(False), 1),
+        ([0.0, 0.0, 0.0], None, 0),
+        ([1.0, 0.0], None, 0),
+    ],
+    ids=["all right", "all wrong", "zero logits", "saturated"],
+)
+def test_margins_that_are_all_equal_make_a_map_and_a_later_one(logits, score, error):
+    samples = Samples(torch.rand(N, 1, SIZE, SIZE), torch.zeros(N, dtype=torch.long))
+    settings = FourierHeatmap(norm=1.5, samples=N, forwards=SETTINGS.forwards, score=score)
+    first = settings.run(Same(logits).eval(), samples)
+    for found in (first, settings.run(Same(logits).eval(), samples, last=first)):
+        assert np.abs(found.error - error).max() < 0.005
+        assert ((found.lower <= error) & (error <= found.upper)).all()
+        assert (found.upper - found.lower).max() < 0.07

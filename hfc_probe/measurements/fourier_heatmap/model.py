@@ -53,6 +53,8 @@ _DRIFTS = (0.02, 0.06, 0.15, 0.4, 1.0, 3.0)
 _GROWTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 # Observations of each image that a later map remembers.
 _KEPT = 16
+# Variance of a margin's departure, at least: margins that are all equal have none.
+_LEAST = 1e-4
 # Rounds of weights, amounts and images' scales.
 _ROUNDS = 3
 # Intervals of first and of later maps are this much wider than the model makes them, for what it
@@ -162,7 +164,8 @@ class Model:
         memory: Memory | None = None,
     ) -> None:
         finite = margins[np.isfinite(margins)]
-        self.unit = float(np.sqrt((finite**2).mean())) if finite.any() else 1.0
+        # Without margins, or if all are 0, any unit will do.
+        self.unit = float(np.sqrt((finite**2).sum() / max(len(finite), 1))) or 1.0
         clean = self._bounded(np.nan_to_num(margins))
         self.design = Design(positions, periods, scale, patterns, classes, clean)
         self.memory = memory
@@ -193,7 +196,7 @@ class Model:
         at, of = cells[used], images[used]
         y = np.where(np.isnan(margins), 1.0 - 2.0 * wrong, self._bounded(margins))[used]
         rows, grey = design.rows(at, of), design.grey[at, of]
-        flat = design.flat_amounts(float(np.var(y)) / 2 + 1e-6)
+        flat = design.flat_amounts(max(float(np.var(y)) / 2, _LEAST))
         amounts, rounds = self._amounts or flat, _ROUNDS - (self._amounts is not None)
         amount = design.amounts(amounts.mean)[at, grey]
         nugget, drift = (_NUGGETS[0], _DRIFTS[-1]) if past is None else (past.nugget, _DRIFTS[2])
@@ -213,7 +216,8 @@ class Model:
                 prior = (
                     flat if past is None else past.amounts.faded(float(np.exp(-2 * drift)), flat)
                 )
-                amounts = _amounts(design.basis[at], grey, rest**2 / own[of], prior)
+                squares = np.maximum(rest**2 / own[of], _LEAST)
+                amounts = _amounts(design.basis[at], grey, squares, prior)
                 amount = design.amounts(amounts.mean)[at, grey]
             seen = replace(seen, values=np.append(seen.values[:old], rest / amount))
             if turn == 0:

@@ -247,6 +247,7 @@ class Probe:
         after its checkpoint, is marked as void, so that TensorBoard shows no step twice.
         """
         self.steps, self.epochs = steps, epochs
+        self.results.clear()  # of other weights: no measurement may start from them
         self._loads, self._calls = self._loads + 1, 0
         self._journal.log_restart((steps or epochs) + 1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 import hfc_probe
 from hfc_probe import FourierHeatmap, Samples, fourier
+from hfc_probe.measurements.fourier_heatmap.field import Seen
 
 from . import test_heatmap_estimators as planted
 
@@ -158,3 +160,78 @@ def test_margins_that_are_all_equal_make_a_map_and_a_later_one(logits, score, er
         assert np.abs(found.error - error).max() < 0.005
         assert ((found.lower <= error) & (error <= found.upper)).all()
         assert (found.upper - found.lower).max() < 0.07
+
+
+def test_a_map_of_other_images_or_noise_is_no_start():
+    model = network(0)
+    samples = samples_for(model)
+    few = dataclasses.replace(SETTINGS, forwards=N + 4 * CELLS)
+    alone = few.run(model, samples)
+    flipped = Samples(samples.images.flip(3), samples.targets)
+    wider = nn.Sequential(model, nn.ConstantPad1d((0, 1), -99.0)).eval()
+    others = [
+        dataclasses.replace(few, norm=1.0).run(model, samples),
+        dataclasses.replace(few, seed=1).run(model, samples),
+        dataclasses.replace(few, topk=2).run(model, samples),
+        few.run(model, flipped),
+        few.run(wider, samples),
+    ]
+    for last in others:
+        np.testing.assert_array_equal(few.run(model, samples, last=last).error, alone.error)
+    effort = dataclasses.replace(few, autocast=True)  # no other map, though made in another way
+    again = effort.run(model, samples, last=alone)
+    assert np.abs(again.error - effort.run(model, samples).error).max() > 0
+
+
+def test_a_training_that_returns_to_a_checkpoint_starts_from_no_later_map():
+    model = network(0)
+    with hfc_probe.attach(
+        model, samples_for(model), measurements=[SETTINGS], budget=1, strict=True, final=False
+    ) as probe:
+        state = probe.state_dict()
+        probe.end_epoch()
+        first = probe.results["fourier_heatmap"]
+        probe.load_state_dict(state)
+        assert probe.results == {}
+        probe.end_epoch()
+        assert probe.results["fourier_heatmap"].passes == first.passes
+
+
+def test_a_jump_takes_no_more_passes_than_were_asked_for():
+    model = network(0)
+    samples = samples_for(model)
+    settings = dataclasses.replace(SETTINGS, forwards=N + 30 * CELLS)
+    first = settings.run(model, samples)
+    apart = np.arange(CELLS) % 5 == 0
+    memory = dataclasses.replace(first.memory, apart=apart)
+    last = dataclasses.replace(first, memory=memory)
+    jump = settings.run(moved(model, 1.0), samples, last=last)
+    assert 0.98 * settings.forwards < jump.passes <= settings.forwards
+    assert jump.passes <= settings.cost(N, (3, SIZE, SIZE))
+
+
+def test_what_is_remembered_of_an_image_is_spread_over_the_directions():
+    cells = np.repeat(np.arange(64), 5)
+    images = np.tile(np.arange(5), 64)
+    seen = Seen(cells, images, np.zeros(320), np.zeros(320))
+    newer = Seen(np.array([3]), np.array([0]), np.zeros(1), np.full(1, -1.0))
+    kept = (seen + newer).later(0.1, 16)
+    for image in range(5):
+        own = np.sort(kept.cells[kept.images == image])
+        assert len(own) == 16
+        assert own[3] < 32 < own[12]
+    assert (kept.times == -0.9).sum() == 1  # the newest first of all
+
+
+def test_after_a_network_that_says_one_thing_the_map_of_another_is_learnt_anew():
+    model = network(0)
+    samples = samples_for(model)
+    truth = FourierHeatmap(norm=1.5, samples=N).run(model, samples).error
+    first = SETTINGS.run(Same([1.0, 0.0, 0.0, 0.0, 0.0]).eval(), samples)
+    second = SETTINGS.run(model, samples, last=first)
+    alone = SETTINGS.run(model, samples)
+    off = [np.sqrt(((m.error - truth) ** 2).mean()) for m in (second, alone)]
+    assert off[0] < 1.2 * off[1]
+    assert covered(second, truth) >= 0.93
+    # A later map has to be as sure as the second, not as the first.
+    assert second.memory.deviation > 100 * first.memory.deviation

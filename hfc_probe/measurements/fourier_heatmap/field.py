@@ -53,8 +53,9 @@ class Seen:
     times: Floats
 
     def later(self, drift: float, most: int) -> Seen:
-        """As seen from the next map: of each image the latest ``most``."""
-        order = np.lexsort((np.arange(len(self.images)), -self.times, self.images))
+        """As seen from the next map: of each image the latest ``most``, of any directions."""
+        chance = np.random.default_rng(0).permutation(len(self.images))
+        order = np.lexsort((chance, -self.times, self.images))
         last = np.searchsorted(self.images[order], self.images[order], "right")
         keep = order[last - np.arange(len(order)) <= most]
         return Seen(

@@ -222,15 +222,15 @@ class FourierHeatmap(Measurement):
             autocast=self.autocast,
             channels_last=self.channels_last,
         )
-        last = subject.last
-        memory = last.memory if isinstance(last, FourierHeatmapResult) else None
-        # A rank that missed a map remembers another one.
-        run = Run(self, engine, grid, norm, began, subject.agree(memory))
+        run = Run(self, engine, grid, norm, began)
         if self.estimator == "exhaustive":
             return run.exhaustive()
         if self.estimator == "sequential":
             return run.sequential()
-        return run.rings() if self.estimator == "rings" else run.model()
+        if self.estimator == "rings":
+            return run.rings()
+        run.remember(subject.last)
+        return run.model()
 
     def _check_effort(self, count: int, directions: int) -> None:
         """Raise :class:`InputError` for an effort that the samples cannot serve."""

@@ -235,3 +235,57 @@ def test_after_a_network_that_says_one_thing_the_map_of_another_is_learnt_anew()
     assert covered(second, truth) >= 0.93
     # A later map has to be as sure as the second, not as the first.
     assert second.memory.deviation > 100 * first.memory.deviation
+
+
+class Energy(nn.Module):
+    """Two classes by one coefficient, which the others' energy, weighed, pulls towards zero.
+
+    So the error of a cell is a function of its weight, of any size.
+    """
+
+    def __init__(self, weights: dict[tuple[int, int], float]) -> None:
+        super().__init__()
+        directions = fourier.half_plane(SIZE, SIZE)
+        waves = [fourier.basis(i, j, SIZE, SIZE).flatten() for i, j in directions]
+        self.register_buffer("waves", torch.stack(waves).T)
+        self.register_buffer("weights", torch.tensor([weights[at] for at in directions]))
+        self.read = directions.index((0, 1))
+
+    def forward(self, x):
+        found = (x[:, 0] - 0.5).flatten(1) @ self.waves
+        total = found[:, self.read]
+        total = total.sign() * (total.abs() - found**2 @ self.weights)
+        return torch.stack([-total, total], 1)
+
+
+def ring(radius: float, spikes: dict[tuple[int, int], float] | None = None) -> Energy:
+    """Errors that are smooth over the frequencies, largest at a radius, but for spikes."""
+    weights = {
+        (i, j): 0.004 + 0.03 * float(np.exp(-((np.hypot(i, j) - radius) ** 2) / 8))
+        for i, j in fourier.half_plane(SIZE, SIZE)
+    }
+    return Energy(weights | {(0, 1): 0.004} | (spikes or {}))
+
+
+def test_a_new_spike_is_found_within_three_later_maps_and_smooth_cells_are_not_set_apart():
+    at = (6, -5)
+    smooth, spiked = ring(3.0), ring(3.0, {at: 0.03})
+    waves = smooth.waves[:, smooth.read].view(SIZE, SIZE)
+    images = planted.images_for(planted.Linear(planted.smooth_weights())).images
+    samples = Samples(images, (((images[:, 0] - 0.5) * waves).sum((1, 2)) > 0).long())
+    settings = FourierHeatmap(norm=1.0, samples=planted.N, forwards=planted.N + 30 * CELLS)
+    first = settings.run(smooth, samples)
+    place = at[0] + SIZE // 2, at[1] + SIZE // 2
+    truth = FourierHeatmap(norm=1.0, samples=planted.N).run(spiked, samples).error[place]
+    assert truth > first.error[place] + 0.25
+    last = first
+    for _ in range(3):
+        last = settings.run(spiked, samples, last=last)
+    assert last.unsafe == (at,)
+    assert last.lower[place] <= truth <= last.upper[place]
+    last, set_apart = first, 0
+    for _ in range(4):
+        last = settings.run(smooth, samples, last=last)
+        assert last.passes < 2.5 * planted.N
+        set_apart += len(last.unsafe)
+    assert set_apart <= 1

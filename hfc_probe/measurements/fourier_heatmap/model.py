@@ -55,6 +55,8 @@ _GROWTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 _KEPT = 16
 # Variance of a margin's departure, at least: margins that are all equal have none.
 _LEAST = 1e-4
+# Weight of the last maps' residuals against this one's.
+_FADE = 0.8
 # Rounds of weights, amounts and images' scales.
 _ROUNDS = 3
 # Intervals of first and of later maps are this much wider than the model makes them, for what it
@@ -71,6 +73,7 @@ class Memory:
         amounts, links: Gaussians of the other two functions' weights.
         seen: the latest observations.
         nugget: share of the variance that no other observation tells of.
+        doubt: ``(D,)`` residuals of the maps so far, standardised, the latest ones most.
         deviation: mean standard deviation of the map's cells.
         walked: images that every cell has gone through.
         apart: ``(D,)`` cells that were not smooth; None before they are known.
@@ -83,6 +86,7 @@ class Memory:
     links: Gaussian
     seen: Seen
     nugget: float
+    doubt: Floats
     deviation: float = 0.0
     walked: int = 0
     apart: NDArray[np.bool_] | None = None
@@ -241,6 +245,9 @@ class Model:
         excess = np.bincount(cells, wrong - p, len(error))
         noise = np.bincount(cells, p * (1 - p), len(error))
         residual = excess / np.sqrt(np.maximum(noise, 0.25))
+        doubt = residual
+        if past is not None:
+            doubt = (_FADE * past.doubt + residual) / (1 + _FADE**2) ** 0.5
         self._amounts = amounts
         memory = Memory(
             found.weights,
@@ -250,6 +257,7 @@ class Model:
             links,
             seen,
             nugget,
+            doubt,
             float(deviation.mean()),
         )
         return Fit(error, deviation, residual, memory, resemblance)

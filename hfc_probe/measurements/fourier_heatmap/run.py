@@ -35,12 +35,14 @@ _ROUND, _ROUND_PER_CELL = 2048, 8
 _WATCH_SECONDS = 5.0
 # Noisy passes for each image of the first looks of a later map. They suffice if the standard
 # deviation of the cells is at most _SURE times that of the first map, and the images' departures
-# correlate with those before by more than _SAME; below _OTHER it is another network.
-_LOOKS, _SURE, _SAME, _OTHER = (1, 4), 1.15, 0.9, 0.1
+# correlate with those before by more than _SAME. Beyond _OTHER times it is another network.
+_LOOKS, _SURE, _SAME, _OTHER = (1, 4), 1.15, 0.9, 4
 # Settings that say what is spent, and not on what.
 _EFFORT = ("precision", "forwards", "seconds", "radial", "autocast", "channels_last")
 # Images of each cell that was not smooth in the last map.
 _ALONE = 48
+# Images of a later map, as a share of all, for the cells that may not be smooth.
+_DOUBTED = 4
 # Batches whose losses stay on the device before the host reads them, and waits.
 _BATCHES_ON_DEVICE = 64
 # Cells within this distance from DC get this many times the images of others.
@@ -385,12 +387,32 @@ class Run:
             fit = self._fit(table, apart)
             sure = fit.memory.deviation <= _SURE * self.memory.deviation
             if self.subject.agree(sure and fit.resemblance > _SAME):
-                return fit
+                return self._doubted(fit, table, apart, rest, advance)
             if most == rest:
                 break
-        if self.subject.agree(fit.resemblance < _OTHER):
-            self.memory = self._model = None
+        if self.subject.agree(fit.memory.deviation > _OTHER * self.memory.deviation):
+            self.memory = self._model = None  # one that had little to show
         return None
+
+    def _doubted(
+        self,
+        fit: heatmap_model.Fit,
+        table: Table,
+        apart: NDArray[np.bool_],
+        rest: int,
+        advance: Callable[[int], Any],
+    ) -> heatmap_model.Fit:
+        """A few more images of cells that may not be smooth, by this map or the last ones."""
+        doubt = np.maximum(np.abs(fit.residual), np.abs(fit.memory.doubt)) * ~apart
+        extra = min(self.count // _DOUBTED, rest - int(table.seen[~apart].sum()))
+        cells = np.argsort(-doubt, kind="stable")[: int((doubt > 2).sum())]
+        cells = self.subject.agree(cells[: max(0, extra)])
+        if not len(cells):
+            return fit
+        counts = np.zeros(self.cells, np.int64)
+        counts[cells] = min(_ALONE, extra // len(cells))
+        self._further(table, counts, advance)
+        return self._fit(table, apart)
 
     def _known_apart(self) -> NDArray[np.bool_]:
         """Cells that were not smooth in the last map: they are sampled by themselves again."""

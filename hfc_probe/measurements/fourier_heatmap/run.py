@@ -18,6 +18,7 @@ from torch import Tensor
 from ...core.intervals import wilson
 from ...core.measurement import settings_of
 from ...core.provenance import images_hash
+from ...data.samples import Samples
 from ...ground.devices import sent
 from ...ground.errors import InputError
 from ...model.subject import Subject
@@ -103,8 +104,8 @@ class Run:
         }
         return {name: value for name, value in own.items() if name not in ("checkpoint", "watch")}
 
-    def remember(self, last: Any) -> None:
-        """Start from an earlier result, if it is of these images under this noise.
+    def remember(self, last: Any, samples: Samples) -> None:
+        """Start from an earlier result of these samples, if it is of them under this noise.
 
         On several ranks from rank 0's: one that missed a map remembers another.
         """
@@ -112,12 +113,9 @@ class Run:
         if self.clean is None:
             self.look_at_clean()
         if isinstance(last, FourierHeatmapResult):
-            own, past = self.described(), last.provenance
-            own |= {
-                "images": images_hash(self.subject.samples),
-                "classes": self.subject.tally.classes,
-            }
-            found = {**past, **last.settings}
+            own = self.described()
+            own |= {"images": images_hash(samples), "classes": self.subject.tally.classes}
+            found = {**last.provenance, **last.settings}
             if all(found.get(name) == value for name, value in own.items() if name not in _EFFORT):
                 memory = last.memory
         self.memory = self.subject.agree(memory)

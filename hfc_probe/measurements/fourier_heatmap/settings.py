@@ -229,7 +229,7 @@ class FourierHeatmap(Measurement):
             return run.sequential()
         if self.estimator == "rings":
             return run.rings()
-        run.remember(subject.last)
+        run.remember(subject.last, subject.samples)
         return run.model()
 
     def _check_effort(self, count: int, directions: int) -> None:

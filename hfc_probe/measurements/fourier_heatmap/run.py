@@ -36,8 +36,8 @@ _ROUND, _ROUND_PER_CELL = 2048, 8
 _WATCH_SECONDS = 5.0
 # Noisy passes for each image of the first looks of a later map. They suffice if the standard
 # deviation of the cells is at most _SURE times that of the first map, and the images' departures
-# correlate with those before by more than _SAME. Beyond _OTHER times it is another network.
-_LOOKS, _SURE, _SAME, _OTHER = (1, 4), 1.15, 0.9, 4
+# correlate with those before by more than _SAME. Beyond _OTHER, both, it is another network.
+_LOOKS, _SURE, _SAME, _OTHER = (1, 4), 1.15, 0.9, (2, 0.1)
 # Settings that say what is spent, and not on what.
 _EFFORT = ("precision", "forwards", "seconds", "radial", "autocast", "channels_last")
 # Images of each cell that was not smooth in the last map.
@@ -388,8 +388,9 @@ class Run:
                 return self._doubted(fit, table, apart, rest, advance)
             if most == rest:
                 break
-        if self.subject.agree(fit.memory.deviation > _OTHER * self.memory.deviation):
-            self.memory = self._model = None  # one that had little to show
+        unsure = fit.memory.deviation > _OTHER[0] * self.memory.deviation
+        if self.subject.agree(unsure and fit.resemblance < _OTHER[1]):
+            self.memory = self._model = None
         return None
 
     def _doubted(

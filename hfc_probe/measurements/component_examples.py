@@ -170,6 +170,7 @@ class ComponentExamplesResult(CellResult):
     - ``radii`` (R,), ``original`` with ``_lower``, ``_upper``, ``_correct``, ``_count``;
     - ``high_only``, ``low_only``, ``both``, ``neither`` (R,) with the same variants: shares of
       the images that are predicted right as they are; they sum to 1;
+    - ``example_radius``, of the examples;
     - ``example_index`` (E,) into the samples, ``example_target`` (E,);
     - ``example_predicted``, ``example_confidence`` (E, 3): class and softmax on the original,
       LFC and HFC; ``example_images`` (E, 3, C, H, W) in pixel space, HFC signed.
@@ -198,6 +199,7 @@ class ComponentExamplesResult(CellResult):
         for name, counts in self.counts.items():
             out |= proportion_arrays(name, counts, self.original_right)
         out |= {
+            "example_radius": np.asarray(self.example_radius),
             "example_index": self.example_index,
             "example_target": self.example_target,
             "example_predicted": self.example_predicted,
@@ -205,6 +207,9 @@ class ComponentExamplesResult(CellResult):
             "example_images": self.example_images,
         }
         return out
+
+    def axes(self) -> dict[str, dict[str, Any]]:
+        return {"example_radius": {"unit": self.settings["units"], "axes": []}}
 
     def to_dict(self) -> dict[str, Any]:
         """As :meth:`Result.to_dict`; pictures stay out of it (they are in the figure)."""

@@ -393,7 +393,7 @@ def test_detections_and_pictures_where_they_are_logged(tab, framed, environment,
         tab.press("ArrowLeft")
         tab.find("table", has_text="−20.0 [-13.0, -4.0] points").wait_for()
         tab.open(address, "p.hfc.view=examples")
-        assert "hfc_examples/figure, step 5" in tab.text()
+        assert "detector: Examples, step 5" in tab.text()
         loaded = "img => img.complete && img.naturalWidth"
         image = tab.find(".picture img").first
         image.scroll_into_view_if_needed()

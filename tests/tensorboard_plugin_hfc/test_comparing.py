@@ -26,7 +26,16 @@ ORIGINAL, LOW, FEW, MANY = 400, 300, 104, 139
 
 
 def accuracies(
-    path, high, low=LOW, original=ORIGINAL, *, settings=(), provenance=(), bits=None, labels=True
+    path,
+    high,
+    low=LOW,
+    original=ORIGINAL,
+    *,
+    settings=(),
+    provenance=(),
+    bits=None,
+    labels=True,
+    steps=(6,),
 ):
     """A run that has ``high`` of 512 images right on HFC(4), in the format of the event file."""
     both = {"settings": SETTINGS | dict(settings)}
@@ -59,7 +68,7 @@ def accuracies(
         if labels:
             tag["labels"] = [accuracy_label(part, 4).plain() for part in ("lfc", "hfc")]
         add("per_image", packed, [tag, images])
-    write_values(path, {6: values})
+    write_values(path, dict.fromkeys(steps, values))
 
 
 @pytest.fixture(scope="module")

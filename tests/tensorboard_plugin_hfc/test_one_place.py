@@ -10,13 +10,15 @@ import pytest
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
+from hfc_probe import ComponentExamples
 from hfc_probe.core import event_file
 from hfc_probe.core.intervals import square_and_add
 
+from ..measurements.test_component_examples import ReadsOneWave, waves
 from .conftest import tensorboard_server
 from .runs import heatmap_result, write_run
 from .test_browser import CURVES, download, rows_of, served
-from .test_comparing import detections
+from .test_comparing import accuracies, detections
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +75,45 @@ def test_a_run_that_has_ended_is_said_to_be_at_its_last_step(tab, address):
     assert "A: long, step 100 (epoch 5); B: short, step 250 (epoch 5)" in label(tab, "heatmap")
     tab.open(address, "p.hfc.view=kernels&p.hfc.step=160")
     assert "short, kernels, step 300 (epoch 6), its last" in label(tab, "kernels")
+
+
+def test_the_slider_starts_where_the_series_has_begun(tab, environment, tmp_path):
+    """An audit at step 0 ends before a training begins: there is no place that both have."""
+    accuracies(tmp_path / "audit", 200, steps=[0])
+    accuracies(tmp_path / "training", 150, steps=[16, 48])
+    with served(tab, environment, tmp_path) as address:
+        tab.open(address, "p.hfc.view=curves&p.hfc.mode=radius&p.hfc.a=training&p.hfc.b=audit")
+        assert slider(tab) == "audit: step 0, its last; training: step 48"
+        assert "nothing yet" not in tab.text()
+
+
+def test_example_pictures_are_enlarged_and_say_what_each_row_shows(tab, environment, tmp_path):
+    result = ComponentExamples(radii=(3,)).measure(ReadsOneWave(0, 6), waves(0, 6, [1.0, -1.0] * 3))
+    for name, steps in (("short", [3]), ("long", [3, 9])):
+        with SummaryWriter(str(tmp_path / name)) as writer:
+            for step in steps:
+                event_file.log(result, writer, step)
+    with served(tab, environment, tmp_path) as address:
+        tab.open(address, "p.hfc.view=examples")
+        assert tab.find("figcaption").all_inner_texts() == [
+            "long: Examples, r = 3 cycles/image, step 9",
+            "short: Examples, r = 3 cycles/image, logged at step 3, none since",
+        ]
+        rows = tab.find(".rows").first
+        assert rows.inner_text().split("\n") == ["original", "LFC(3)", "HFC(3)"]
+        image = rows.locator("img")
+        image.scroll_into_view_if_needed()
+        tab.page.wait_for_function("document.querySelector('.picture img').style.width")
+        small, shown, how = image.evaluate(
+            "img => [img.naturalWidth, img.width, getComputedStyle(img).imageRendering]"
+        )
+        assert (shown % small, how) == (0, "pixelated")
+        assert shown > 200 > small
+        centres = [one.bounding_box() for one in rows.locator("span").all()]
+        box = image.bounding_box()
+        for k, one in enumerate(centres):  # each name beside its row
+            centre = one["y"] + one["height"] / 2 - box["y"]
+            assert centre == pytest.approx((k + 0.5) * box["height"] / 3, abs=4)
 
 
 def looks(tab):

@@ -1,5 +1,6 @@
 """The page that opens first says what each run relies on, and how the runs differ."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hfc_probe.core import event_file
 from .conftest import tensorboard_server
 from .runs import accuracy_result
 from .test_browser import download, rows_of
+from .test_comparing import accuracies
 from .test_one_place import label
 
 
@@ -83,3 +85,44 @@ def test_axes_fit_the_data_and_hold_the_line_at_chance(tab, server):
     wide = {"series": [{"y": [0.02, 0.97, None]}]}
     found = tab.run(FITTED, [flat, flat | chance, wide, {"series": []}])
     assert np.array(found) == pytest.approx(np.array([[0.4, 0.5], [0, 0.5], [0, 1], [0, 1]]))
+
+
+OTHER = {"data": "SVHN", "images": "2222"}
+
+
+@pytest.fixture(scope="module")
+def mixed(environment, tmp_path_factory):
+    """Three trainings alike, and what cannot be compared with them; an audit comes first."""
+    place = tmp_path_factory.mktemp("mixed")
+    accuracies(place / "audit", 500, provenance=OTHER, steps=[0])
+    for name, high in (("low", 100), ("middle", 150), ("top", 200)):
+        accuracies(place / name, high, steps=[16, 48])
+    accuracies(place / "mean", 500, settings={"hfc_background": "mean"}, steps=[16, 48])
+    accuracies(place / "untrained", 500, steps=[0])
+    with tensorboard_server(environment, place) as found:
+        yield found
+
+
+def test_runs_alike_are_compared_whatever_the_others_are(tab, mixed):
+    def headline(*runs, state=""):
+        tab.open(mixed, f"p.hfc.runs={json.dumps(runs)}{state}".replace(" ", ""))
+        return tab.find(".verdict").first.inner_text()
+
+    said = headline("audit", "low", "middle", "top")
+    assert said.startswith(
+        "The largest difference between 3 runs is in HFC(4) (high frequencies, beyond 4 "
+        "cycles/image): at step 48 top gets 39 % [35, 43] right, low 20 % [16, 23]"
+    )
+    assert said.endswith("points. Not compared: audit (other data).")
+    said = headline("untrained", "low", "top")
+    assert "at step 48 top gets 39 %" in said
+    assert said.endswith("Not compared: untrained (no place or radius in common).")
+    assert headline("low", "mean", "top").endswith(
+        "Not compared: HFC of mean (hfc_background mean against zero)."
+    )
+    chosen = headline("audit", "low", "middle", "top", state="&p.hfc.a=low&p.hfc.b=middle")
+    assert "middle gets 29 % [26, 33] right, low 20 % [16, 23]" in chosen
+    assert headline("audit", "low", "top", state="&p.hfc.a=audit&p.hfc.b=low").endswith(
+        "Not compared: audit (other data)."
+    )
+    assert headline("audit", "top").startswith("No two of the chosen runs have measured the same")

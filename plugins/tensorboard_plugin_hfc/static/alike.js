@@ -44,15 +44,19 @@ export function differences(a, b) {
 /** Whether such a difference concerns the curve of a part, "lfc" or "hfc". */
 export const concerns = ({ what }, part) => what !== "hfc_background" || part === "hfc";
 
-/** How accuracies on components were measured, in a few words; "" if the metadata do not say. */
-export function how(content) {
+/**
+ * How accuracies on components were measured, in a few words; "" if the metadata do not say.
+ *
+ * @param brief without what the axis of radii and the legend of LFC and HFC say
+ */
+export function how(content, brief = false) {
   const { topk, closed, rescale } = content?.settings ?? {};
   const { hfc_background: background } = content ? settings(content) : {};
   return [
     topk !== undefined && `top ${first(topk)}`,
-    closed !== undefined && (closed ? "LFC d ≤ r" : "LFC d < r"),
-    content?.axes?.[0]?.unit === "nyquist" && "r × Nyquist",
-    background && `HFC on ${background} background`,
+    !brief && closed !== undefined && (closed ? "LFC d ≤ r" : "LFC d < r"),
+    !brief && content?.axes?.[0]?.unit === "nyquist" && "r × Nyquist",
+    !brief && background && `HFC on ${background} background`,
     rescale && `rescaled by ${rescale}`,
   ]
     .filter(Boolean)

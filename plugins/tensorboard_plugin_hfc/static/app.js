@@ -348,11 +348,12 @@ export class App {
   /** The latest place there is, or that A and B both have if the view compares them. */
   latest() {
     const pair = this.comparing ? this.pair() : [];
-    const ends = this.placed
+    const own = this.placed
       .filter(([run, series]) => pair.includes(run) && series.steps.length)
-      .map(([run, series]) => (this.byEpoch ? this.epochs(run, series) : series.steps).at(-1));
-    const k = this.keys.findLastIndex((key) => key <= Math.min(...ends));
-    return this.steps.at(k); // of no common place the last
+      .map(([run, series]) => (this.byEpoch ? this.epochs(run, series) : series.steps));
+    const end = Math.min(...own.map((keys) => keys.at(-1)));
+    if (own.some(([start]) => start > end)) return this.steps.at(-1); // no common place
+    return this.steps.at(this.keys.findLastIndex((key) => key <= end));
   }
 
   move(by) {

@@ -165,16 +165,24 @@ export function change(before, after, start) {
   return found.length ? `Since ${start}, at the radius that has changed most: ${found.join("; ")}.` : "";
 }
 
-/** Of the differences between several runs, the largest whose interval excludes 0. */
-export function outstanding(rows, count, where) {
-  if (count < 2) return "Fewer than two of the chosen runs have LFC and HFC accuracies above chance: nothing to compare.";
+/**
+ * Of the differences between several runs, the largest whose interval excludes 0.
+ *
+ * @param rows [{part, radius, unit, at, names, found: compare(…)}]
+ * @param count of the runs above chance
+ * @param compared how many of them the rows are of
+ * @param left the runs that are not compared, each with the reason
+ */
+export function outstanding(rows, count, compared, left) {
+  const rest = left.length ? ` Not compared: ${left.join("; ")}.` : "";
+  if (count < 2) return `Fewer than two of the chosen runs have LFC and HFC accuracies above chance: nothing to compare.${rest}`;
   if (!rows.length) return "No two of the chosen runs have measured the same quantity at the same place in training.";
   const clear = rows.filter(({ found }) => found.differs);
-  if (!clear.length) return `The ${count} runs do not clearly differ: the 95 % intervals of their largest differences include 0 at every radius.`;
-  const { part, radius, unit, names, found } = largest(clear.map((row) => ({ ...row, gap: Math.abs(row.found.difference) })));
+  if (!clear.length) return `The ${compared} runs do not clearly differ: the 95 % intervals of their largest differences include 0 at every radius.${rest}`;
+  const { part, radius, unit, at, names, found } = largest(clear.map((row) => ({ ...row, gap: Math.abs(row.found.difference) })));
   const which = part === "hfc" ? `high frequencies, beyond ${radius} ${unit}` : `low frequencies, up to ${radius} ${unit}`;
   return (
-    `The largest difference is in ${part.toUpperCase()}(${radius}) (${which}): at ${where(found.key)} ${names[0]} gets ` +
-    `${share(found.a)} right, ${names[1]} ${share(found.b)}, a difference of ${points(found.difference, found.interval)}.`
+    `The largest difference ${compared > 2 ? `between ${compared} runs ` : ""}is in ${part.toUpperCase()}(${radius}) (${which}): at ${at} ${names[0]} gets ` +
+    `${share(found.a)} right, ${names[1]} ${share(found.b)}, a difference of ${points(found.difference, found.interval)}.${rest}`
   );
 }

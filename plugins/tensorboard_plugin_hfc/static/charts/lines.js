@@ -88,7 +88,7 @@ export function fitted(panels, bands = true) {
  * A plot for a Card.
  *
  * @param spec {title, label, panels: [{title, series: [{name, x, y, low, high, count, color, dash,
- *   points}], lines: [{y, text}], under(context, x, y) draws below the lines}], legend: [{name, color, dash}], xLabel, yLabel, yRange, xTicks,
+ *   points}], lines: [{y, text, color}], under(context, x, y) draws below the lines}], legend: [{name, color, dash, points, patch}], xLabel, yLabel, yRange, xTicks,
  *   columns (at most), panelHeight, value(v, low, high, count), xText(x), marker (an x)}
  * @param memory keeps the zoom while the plot is made anew
  */
@@ -215,8 +215,10 @@ export function lines(spec, memory = {}) {
         context.beginPath();
         context.moveTo(x, y);
         context.lineTo(x + 26, y);
+        if (item.patch) context.lineWidth = 12; // an area's
         context.stroke();
         context.setLineDash([]);
+        if (item.points) mark(context, x + 13, y, item, theme);
         context.fillStyle = theme.text;
         context.textAlign = "left";
         context.textBaseline = "middle";
@@ -226,11 +228,10 @@ export function lines(spec, memory = {}) {
     for (const box of boxes(width)) {
       frame(context, box, theme);
       const { x, y } = scale(box);
-      context.save();
-      context.beginPath();
-      context.rect(box.left - 3, box.top - 3, box.wide + 6, box.high + 6);
-      context.clip();
+      within(context, box, 0);
       box.panel.under?.(context, x, y, theme);
+      context.restore();
+      within(context, box, 4); // marks at the edge are whole
       for (const line of box.panel.series) {
         if (!line.low || !line.high || spec.bands === false) continue;
         context.fillStyle = line.color ?? theme.text;
@@ -239,7 +240,7 @@ export function lines(spec, memory = {}) {
         context.globalAlpha = 1;
       }
       for (const reference of box.panel.lines ?? []) {
-        context.strokeStyle = theme.muted;
+        context.strokeStyle = reference.color ?? theme.muted;
         context.lineWidth = 1;
         context.setLineDash([1, 3]);
         context.beginPath();
@@ -247,10 +248,6 @@ export function lines(spec, memory = {}) {
         context.lineTo(box.left + box.wide, y(reference.y));
         context.stroke();
         context.setLineDash([]);
-        context.fillStyle = theme.muted;
-        context.textAlign = "right";
-        context.textBaseline = "bottom";
-        if (reference.text) context.fillText(reference.text, box.left + box.wide - 3, y(reference.y) - 2);
       }
       for (const line of box.panel.series) {
         context.strokeStyle = line.color ?? theme.text;
@@ -259,7 +256,28 @@ export function lines(spec, memory = {}) {
         context.setLineDash(line.dash ?? []);
         path(context, line, x, y);
         context.setLineDash([]);
-        if (line.points || line.x.length === 1) dots(context, line, x, y);
+        if (line.x.length === 1 && line.low && line.high && spec.bands !== false) {
+          context.lineWidth = 1;
+          context.beginPath(); // the band of one step
+          context.moveTo(x(line.x[0]), y(line.low[0]));
+          context.lineTo(x(line.x[0]), y(line.high[0]));
+          context.stroke();
+        }
+        if (!line.points && line.x.length > 1) continue;
+        line.x.forEach((value, k) => Number.isFinite(line.y[k]) && mark(context, x(value), y(line.y[k]), line, theme));
+      }
+      for (const reference of (box.panel.lines ?? []).filter(({ text }) => text)) {
+        const below = y(reference.y) - box.top < 16; // no room above the line
+        const at = [reference.text, box.left + box.wide - 3, y(reference.y) + (below ? 3 : -2)];
+        context.textAlign = "right";
+        context.textBaseline = below ? "top" : "bottom";
+        context.strokeStyle = theme.background;
+        context.lineWidth = 3;
+        context.globalAlpha = 0.7;
+        context.strokeText(...at); // legible over lines, which still show
+        context.globalAlpha = 1;
+        context.fillStyle = theme.muted;
+        context.fillText(...at);
       }
       if (spec.marker != null && spec.marker >= xs()[0] && spec.marker <= xs()[1]) {
         context.strokeStyle = theme.axis;
@@ -357,6 +375,14 @@ export function lines(spec, memory = {}) {
   };
 }
 
+/** Save, and draw no farther than `room` outside a box. */
+function within(context, box, room) {
+  context.save();
+  context.beginPath();
+  context.rect(box.left - room, box.top - room, box.wide + 2 * room, box.high + 2 * room);
+  context.clip();
+}
+
 function path(context, line, x, y) {
   context.beginPath();
   let open = false;
@@ -369,13 +395,15 @@ function path(context, line, x, y) {
   context.stroke();
 }
 
-function dots(context, line, x, y) {
-  line.x.forEach((value, k) => {
-    if (!Number.isFinite(line.y[k])) return;
-    context.beginPath();
-    context.arc(x(value), y(line.y[k]), 3, 0, 2 * Math.PI);
-    context.fill();
-  });
+/** A dot of a line, hollow if the line is dashed. */
+function mark(context, x, y, { color, dash }, theme) {
+  context.beginPath();
+  context.arc(x, y, 3, 0, 2 * Math.PI);
+  context.strokeStyle = color ?? theme.text;
+  context.fillStyle = dash ? theme.background : context.strokeStyle;
+  context.lineWidth = 1.5;
+  context.fill();
+  context.stroke();
 }
 
 /** The band between low and high, in as many pieces as NaN makes of it. */

@@ -3,7 +3,7 @@
 import { css, FONT, MAPS, shade } from "./colors.js";
 import { fit, tick, ticks, title } from "./lines.js";
 
-const [LEFT, BAR, TOP, BOTTOM, GAP] = [54, 74, 54, 42, 8];
+const [LEFT, BAR, TOP, BOTTOM, GAP] = [54, 80, 54, 42, 8];
 
 /** A picture of values, one pixel a cell; what is no number is grey. */
 export function picture(values, rows, columns, map, low, high) {
@@ -139,12 +139,14 @@ export function maps(spec) {
     context.fillStyle = theme.muted;
     context.textAlign = "left";
     context.textBaseline = "middle";
-    for (const value of ticks(panel.low, panel.high, high / 45)) {
+    const values = ticks(panel.low, panel.high, high / 45);
+    const widest = Math.max(...values.map((value) => context.measureText(tick(value)).width));
+    for (const value of values) {
       const share = panel.high > panel.low ? (value - panel.low) / (panel.high - panel.low) : 0.5;
       context.fillText(tick(value), x + 14, top + high * (1 - share));
     }
     context.save();
-    context.translate(left + wide + BAR - 14, top + high / 2);
+    context.translate(x + 14 + Math.max(44, widest + 12), top + high / 2);
     context.rotate(-Math.PI / 2);
     context.fillStyle = theme.text;
     context.textAlign = "center";

@@ -58,13 +58,21 @@ export class CurvesView extends Accuracies {
   }
 
   /** How all runs shown were measured; "" if they differ. */
-  together() {
-    const all = new Set(this.runs.map((run) => how(this.any(run)?.content)));
+  together(brief = false) {
+    const all = new Set(this.runs.map((run) => how(this.any(run)?.content, brief)));
     return all.size === 1 && [...all][0] ? `, ${[...all][0]}` : "";
   }
 
   signs() {
     return signs(this.runs.map((run) => this.any(run)?.content));
+  }
+
+  /** The legend's entries of LFC and HFC, with the marks of points if there are any. */
+  partLegend(points) {
+    const [low, high] = this.signs();
+    const background = this.background();
+    const all = { lfc: { name: low, points }, hfc: { name: high + (background && ` (${background} background)`), dash: DASH, points } };
+    return this.parts().map((part) => all[part]);
   }
 
   /** As chosen; runs of one step alone, as an audit's, have no course of training to show. */
@@ -158,13 +166,14 @@ export class CurvesView extends Accuracies {
     });
     const legend = [
       ...this.radii.map((radius, k) => ({ name: `r = ${radius}`, color: colors[k] })),
-      this.parts().includes("lfc") && { name: this.signs()[0] },
-      this.parts().includes("hfc") && { name: this.signs()[1] + (this.background() && ` (${this.background()} background)`), dash: DASH },
+      ...this.partLegend(this.runs.some((run) => this.any(run).steps.length === 1)),
       { name: "original", color: app.theme().muted, dash: [1, 3] },
-    ].filter(Boolean);
+    ];
+    const title = `Accuracy on low- and high-frequency components, r in ${this.unit}`;
     return lines(
       {
-        title: `Accuracy on low- and high-frequency components, r in ${this.unit}${this.together()}`,
+        title: title + this.together(true),
+        label: title + this.together(),
         panels,
         legend,
         bands,
@@ -223,16 +232,13 @@ export class CurvesView extends Accuracies {
       legend.push({ name: this.named(run) + (apart ? `, ${app.placeOf(run, this.any(run))}` : ""), color });
     }
     const panel = { series, lines: this.chanceLines(this.runs) };
-    const title = `Accuracy against radius at ${app.placesText(this.placed())}${this.together()}`;
+    const title = "Accuracy against radius";
     return lines(
       {
-        title,
+        title: title + (apart ? "" : ` at ${app.placesText(this.placed())}`) + this.together(true), // the legend has the rest
+        label: `${title} at ${app.placesText(this.placed())}${this.together()}`,
         panels: [panel],
-        legend: [
-          ...legend,
-          this.parts().includes("lfc") && { name: this.signs()[0] },
-          this.parts().includes("hfc") && { name: this.signs()[1] + (this.background() && ` (${this.background()} background)`), dash: DASH },
-        ].filter(Boolean),
+        legend: [...legend, ...this.partLegend(true)],
         bands,
         columns: 1,
         panelHeight: 340,
@@ -298,7 +304,7 @@ export class CurvesView extends Accuracies {
         : [verdict([a, b], found.hfc, where)];
     this.words.replaceChildren(...words.map((text) => h("p", { class: "verdict" }, text)));
     const shown = [...found.hfc, ...found.lfc].find((row) => row.found);
-    const place = shown ? `at ${where(shown.found.key)}` : "";
+    const place = shown ? ` at ${where(shown.found.key)}` : "";
     const notes = [
       judged.length && !guesses.length && byChance(judged.length),
       together && `Both runs saw the same images${judged.some((row) => row.found.paired) ? ": they are compared image by image" : ""}.`,
@@ -308,7 +314,7 @@ export class CurvesView extends Accuracies {
       h(
         "details",
         { open: this.open, ontoggle: (event) => (this.open = event.target.open) },
-        h("summary", {}, `Run A against run B ${place}, in numbers`),
+        h("summary", {}, `Run A against run B${place}, in numbers`),
         table(["component", `A: ${a}`, `B: ${b}`, "A − B", "judged by the 95 % interval of A − B"], rows),
         note(notes.join(" ")),
       ),

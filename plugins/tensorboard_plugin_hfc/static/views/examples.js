@@ -1,31 +1,67 @@
 // Pictures that a run has logged: the panels of HFC Figure 2 and whatever else is not drawn here.
 
+import { figures } from "../charts/cards.js";
 import { choice, h, note } from "../dom.js";
 
 // Drawn by other views, from numbers.
 const ELSEWHERE = [/^hfc_heatmap\//, /^hfc_sensitivity\//, /\/(kernels|spectra)$/, /^hfc_detection\//];
 const SHOWN = 24;
+const SIDE = 480; // to which small pictures are enlarged, by whole factors
+const ROWS = ["original", "LFC", "HFC"]; // of the pictures that ComponentExamples logs
+const PICTURES = "hfc_examples/pictures";
+const RADIUS = "component_examples/example_radius";
+
+/** What a picture shows, in words. */
+function words(tag) {
+  const text = tag.replace(/^hfc_|\/(figure|pictures)$/g, "").replaceAll("/", ", ").replaceAll("_", " ");
+  return text.charAt(0).toUpperCase() + text.slice(1);
+}
 
 /** Pictures of some runs and tags at or before a step, as figures. */
 export async function pictures(app, entries) {
   return Promise.all(
-    entries.map(async ({ run, tag }) => ({ run, tag, steps: await app.data.images(run, tag) })),
+    entries.map(async ({ run, tag }) => {
+      const radii = tag === PICTURES ? (await app.data.tensors([run], [RADIUS])).get(run)[RADIUS] : undefined;
+      return { run, tag, steps: await app.data.images(run, tag), radii };
+    }),
   );
 }
 
 /** What the slider moves along: [run, {steps}] of pictures. */
 export const placesOf = (found) => found.map(({ run, steps }) => [run, { steps: steps.map(({ step }) => step) }]);
 
+/** Small pictures by a whole factor larger, each pixel a square. */
+function enlarge({ target: image }) {
+  const factor = Math.floor(SIDE / Math.max(image.naturalWidth, image.naturalHeight));
+  if (factor > 1) Object.assign(image.style, { width: `${factor * image.naturalWidth}px`, imageRendering: "pixelated" });
+}
+
 export function gallery(app, found) {
-  return found.map(({ run, tag, steps }) => {
-    const at = steps[app.at(run, { steps: steps.map(({ step }) => step) })];
-    if (!at) return h("figure", { class: "picture" }, h("figcaption", {}, `${run}: ${tag}: nothing yet at this step`));
+  return found.map(({ run, tag, steps, radii }) => {
+    const series = { steps: steps.map(({ step }) => step) };
+    const at = steps[app.at(run, series)];
+    if (!at) return h("figure", { class: "picture" }, h("figcaption", {}, `${run}: ${words(tag)}: nothing yet at this step`));
+    const k = radii?.place.get(at.step) ?? -1;
+    const radius = k < 0 ? "" : figures(radii.values[k]);
+    const unit = radii?.content.unit === "nyquist" ? "× Nyquist" : "cycles/image";
+    const place = app.placeText(run, at.step);
+    const caption = [
+      `${run}: ${words(tag)}`,
+      radius && `r = ${radius} ${unit}`,
+      app.placeOf(run, series) === place ? place : `logged at ${place}, none since`,
+    ];
+    const rows = tag === PICTURES && h("div", { class: "names" }, ROWS.map((row, n) => h("span", {}, n && radius ? `${row}(${radius})` : row)));
     return h(
       "figure",
       { class: "picture" },
-      h("figcaption", {}, `${run}: ${tag}, ${app.placeText(run, at.step)}`),
+      h("figcaption", {}, caption.filter(Boolean).join(", ")),
       at.urls.map((url) =>
-        h("a", { href: url, target: "_blank", rel: "noopener" }, h("img", { src: url, alt: `${tag} of ${run}`, loading: "lazy" })),
+        h(
+          "div",
+          { class: "rows" },
+          rows,
+          h("a", { href: url, target: "_blank", rel: "noopener" }, h("img", { src: url, alt: `${words(tag)} of ${run}`, loading: "lazy", onload: enlarge })),
+        ),
       ),
     );
   });
@@ -75,7 +111,7 @@ export class ExamplesView {
       );
       return;
     }
-    const options = [["", "all"], ...this.tags.map((tag) => [tag, tag])];
+    const options = [["", "all"], ...this.tags.map((tag) => [tag, words(tag)])];
     this.controls.replaceChildren(
       choice("Picture", options, this.tag, (value) => app.state.set({ map: value })),
       app.stepper(),

@@ -353,28 +353,28 @@ export class HeatmapView {
     if (!this.first) return null;
     const { app } = this;
     const panel = { series: [], lines: [] };
+    const legend = [];
     this.pair.forEach((run, n) => {
       const found = this.now(run);
       if (!found) return;
       const [i, j] = this.series.get(run).content.axes.map((axis) => axis.values);
       const dash = n ? [6, 4] : undefined;
       const color = app.color(run);
-      panel.series.push({ name: `${"AB"[n]}: ${run}`, ...radial(found.values, i, j), color, dash });
+      legend.push({ name: `${"AB"[n]}: ${run}`, color, dash });
+      panel.series.push({ ...legend.at(-1), ...radial(found.values, i, j) });
       const clean = this.arrays.get(run)?.[`${this.group}/clean_error`];
       const k = clean ? clean.before(found.step) : -1;
-      if (k >= 0) panel.lines.push({ y: clean.values[k], who: "AB"[n] });
+      if (k < 0) return;
+      panel.lines.push({ y: clean.values[k], color });
+      legend.push({ name: `${"AB"[n]} without noise`, color, dash: [1, 3] });
     });
-    const [one, two] = panel.lines;
-    const together = two && Math.abs(one.y - two.y) < 0.06; // their labels would cover each other
-    if (one) one.text = `${together ? "A, B" : one.who} without noise`;
-    if (two && !together) two.text = `${two.who} without noise`;
     const tops = [...this.series.values()].map((series) => this.scaleOf(series)[1]);
     const rate = this.unit() === "error rate";
     return lines(
       {
         title: "Mean over rings",
         panels: [panel],
-        legend: panel.series.map(({ name, color, dash }) => ({ name, color, dash })),
+        legend,
         columns: 1,
         panelHeight: 230,
         xLabel: `distance from DC (${this.axisUnit()})`,

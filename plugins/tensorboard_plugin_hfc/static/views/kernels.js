@@ -363,7 +363,7 @@ export class KernelsView {
         legend: [
           { name: "mean over kernels", color: "#d55e00" },
           { name: "5th and 95th percentile", color: "#d55e00", dash: [2, 3] },
-          { name: "shade: share of kernels", color: SHADE },
+          { name: "share of kernels", color: SHADE, patch: true },
         ],
         panelHeight: 220,
         xLabel: axis.label,
@@ -457,19 +457,19 @@ export class KernelsView {
   }
 }
 
-/** Columns of a histogram over steps, each as wide as the way to its neighbours' middles. */
+/** Columns of a histogram over steps, each up to its neighbours' middles; a lone one a few pixels wide. */
 function histogram(context, lists, x, toX, toY) {
   context.fillStyle = SHADE;
   lists.forEach((list, n) => {
     if (!list.length || !Number.isFinite(x[n])) return;
-    const before = n > 0 ? (x[n - 1] + x[n]) / 2 : x[n] - ((x[n + 1] ?? x[n] + 1) - x[n]) / 2;
-    const after = n < x.length - 1 ? (x[n] + x[n + 1]) / 2 : x[n] + (x[n] - before);
+    const [before, after] = [x[n - 1] ?? x[n], x[n + 1] ?? x[n]].map((other) => (other + x[n]) / 2);
+    const least = x.length > 1 ? 0 : 4;
     const counts = new Float32Array(BINS);
     for (const value of list) counts[Math.min(BINS - 1, Math.max(0, Math.floor(value * BINS)))] += 1 / list.length;
     counts.forEach((share, bin) => {
       if (share === 0) return;
       context.globalAlpha = 0.12 + 0.88 * Math.sqrt(share);
-      const [left, right] = [toX(before), toX(after)].map(Math.round);
+      const [left, right] = [toX(before) - least, toX(after) + least].map(Math.round);
       const [top, bottom] = [toY((bin + 1) / BINS), toY(bin / BINS)].map(Math.round);
       context.fillRect(left, top, right - left, bottom - top);
     });

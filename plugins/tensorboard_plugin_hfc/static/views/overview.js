@@ -108,32 +108,73 @@ export class OverviewView extends Accuracies {
     return { original: this.original(run, k), lfc: of("lfc"), hfc: of("hfc") };
   }
 
-  /** Of all runs chosen, the difference that is largest and clear. */
+  /** The largest clear difference: of run A and run B if somebody set them, else of all runs alike. */
   headline() {
-    const { app } = this;
     const runs = this.all.filter((run) => this.any(run) && !this.guess(run, this.any(run).steps.length - 1));
-    const epochs = runs.every((run) => app.hasEpochs(run, this.any(run)));
-    const keys = (run, series) => (epochs ? app.epochs(run, series) : series.steps);
-    const rows = [];
-    const [lead] = runs;
-    const together = Math.min(...runs.map((run) => keys(run, this.any(run)).at(-1)));
-    for (const part of PARTS) {
-      const alike = runs.filter((run) => {
+    const set = ["a", "b"].map((key) => this.app.state.get(key));
+    const pair = set.every((run) => runs.includes(run)) ? this.rows(set) : [];
+    const rows = pair.length ? pair : this.rows(runs);
+    const compared = (part) => new Set(rows.filter((row) => row.part === part).flatMap(({ runs: some }) => some));
+    const [low, high] = PARTS.map(compared);
+    const out = pair.length ? [] : this.all.filter((run) => !low.has(run) || !high.has(run));
+    const left = out.map((run) => {
+      const part = low.has(run) ? "HFC of " : high.has(run) ? "LFC of " : "";
+      const [like] = part === "LFC of " ? low : high.size ? high : low;
+      return `${part}${run} (${this.why(run, runs, like)})`;
+    });
+    return outstanding(rows, runs.length, new Set([...low, ...high]).size, left);
+  }
+
+  /** Why a run is not compared with another one. */
+  why(run, runs, like) {
+    if (!this.any(run)) return "no LFC and HFC accuracy";
+    if (!runs.includes(run)) return "not above chance";
+    const found = like ? differences(this.any(run).content, this.any(like).content) : [];
+    return found.map(({ what, text }) => (what === "data" ? "other data" : text)).join(", ") || "no place or radius in common";
+  }
+
+  /** Of some runs, those measured alike with a place in common, as many as there are, and that place. */
+  alike(runs, part) {
+    const { app } = this;
+    let best = { runs: [] };
+    for (const lead of runs) {
+      const like = runs.filter((run) => {
         const found = differences(this.any(lead).content, this.any(run).content);
         return !found.some((difference) => concerns(difference, part));
       });
-      for (const radius of alike.length > 1 ? this.radiiOf(lead) : []) {
-        const curves = alike.map((run) => ({ run, curve: this.over(run, part, radius, keys) })).filter(({ curve }) => curve);
-        const now = ({ curve }) => curve.y[curve.keys.findLastIndex((key) => key <= together)] ?? NaN;
+      const epochs = like.every((run) => app.hasEpochs(run, this.any(run)));
+      const keys = (run, series) => (epochs ? app.epochs(run, series) : series.steps);
+      for (const place of like.map((run) => keys(run, this.any(run)).at(-1))) {
+        const there = like.filter((run) => {
+          const own = keys(run, this.any(run));
+          return own[0] <= place && place <= own.at(-1);
+        });
+        const later = there.length === best.runs.length && epochs === best.epochs && place > best.place;
+        if (there.length > best.runs.length || later) best = { runs: there, place, keys, epochs };
+      }
+    }
+    return best;
+  }
+
+  /** The largest difference between some runs at each part and radius. */
+  rows(some) {
+    const rows = [];
+    for (const part of PARTS) {
+      const { runs, place, keys, epochs } = this.alike(some, part);
+      for (const radius of new Set(runs.flatMap((run) => this.radiiOf(run)))) {
+        const curves = runs.map((run) => ({ run, curve: this.over(run, part, radius, keys) })).filter(({ curve }) => curve);
+        const now = ({ curve }) => curve.y[curve.keys.findLastIndex((key) => key <= place)] ?? NaN;
         const known = curves.filter((one) => Number.isFinite(now(one))).sort((one, two) => now(two) - now(one));
         if (known.length < 2) continue;
         const [most, least] = [known[0], known.at(-1)];
         const same = sameImages(this.any(most.run).content, this.any(least.run).content);
-        const found = compare(most.curve, least.curve, same, together);
-        if (found) rows.push({ part, radius, unit: this.unitOf(lead), names: [most.run, least.run], found });
+        const found = compare(most.curve, least.curve, same, place);
+        if (!found) continue;
+        const at = `${epochs ? "epoch" : "step"} ${found.key}`;
+        rows.push({ part, radius, unit: this.unitOf(most.run), at, names: [most.run, least.run], runs: known.map(({ run }) => run), found });
       }
     }
-    return outstanding(rows, runs.length, (key) => `${epochs ? "epoch" : "step"} ${key}`);
+    return rows;
   }
 
   curvePlot(run) {
@@ -162,7 +203,7 @@ export class OverviewView extends Accuracies {
         panels: [panel],
         legend: series
           .filter(({ name }) => !name.startsWith("HFC at"))
-          .map(({ name, color: own, dash }) => ({ name: name === "HFC" && background ? `HFC (${background} background)` : name, color: own, dash })),
+          .map(({ name, color: own, dash, points }) => ({ name: name === "HFC" && background ? `HFC (${background} background)` : name, color: own, dash, points })),
         columns: 1,
         panelHeight: 190,
         xLabel: `radius r (${this.unitOf(run)})`,
@@ -182,7 +223,7 @@ export class OverviewView extends Accuracies {
     const { axes, unit, measurement } = map.content;
     const [i, j] = axes.map(({ values }) => values);
     const values = map.at(0);
-    const [low, high] = range(values);
+    const [low, high] = unit === "error rate" ? [0, 1] : range(values); // one scale for all runs
     const say = (value) => (unit === "error rate" ? percent(value) : figures(value));
     const where = axes[0].unit || "cycles/image";
     const tip = (row, column) => ({

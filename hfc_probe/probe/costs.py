@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import nn
 
 from ..data.samples import PixelSpace, Samples
-from ..measurements import Measurement
+from ..measurements import Measurement, Result
 from ..model.subject import Predict, subject_of
 from .journal import Entry
 from .schedule import Budget
@@ -24,6 +24,7 @@ class Costs:
         samples: Samples | None,
         pixels: PixelSpace | None,
         predict: Predict | None,
+        results: Mapping[str, Result],
         warn_once: Callable[[str, str], None],
     ) -> None:
         self._budget = budget
@@ -31,6 +32,7 @@ class Costs:
         self._samples = samples
         self._pixels = pixels
         self._predict = predict
+        self._results = results
         self._warn_once = warn_once
         self._seconds_per_forward: float | None = None
         self._trial_seconds = 0.0
@@ -53,14 +55,18 @@ class Costs:
         return fits
 
     def estimate(self, entry: Entry) -> float:
-        """Seconds that a measurement should take: as the last time, else from a trial."""
-        known = self._budget.seconds.get(entry.key)
-        if known is not None:
+        """Seconds that a measurement should take: as the last time, else from a trial.
+
+        After a checkpoint the larger of both, since the last result, from which the next one
+        may start at a part of the passes, is not there.
+        """
+        known = self._budget.seconds.get(entry.key, 0.0)
+        if entry.key in self._results:
             return known
         if entry.forwards is None:
             entry.forwards, entry.overhead = self._cost(entry.measurement)
         forwards = entry.forwards * self._forward_seconds() if entry.forwards else 0.0
-        return forwards + entry.overhead
+        return max(known, forwards + entry.overhead)
 
     def _cost(self, measurement: Measurement) -> tuple[int, float]:
         """Forward passes and further seconds that a measurement expects to take."""

@@ -82,7 +82,9 @@ class Probe:
         self._journal = Journal(writers, own=own_writers, strict=strict)
         self._warn_once = self._journal.warn_once
         self._meeting = Meeting(group, model, self._warn_once)
-        self._costs = Costs(self._budget, model, samples, pixels, predict, self._warn_once)
+        self._costs = Costs(
+            self._budget, model, samples, pixels, predict, self.results, self._warn_once
+        )
         if samples is not None:
             images_hash(samples)  # now, so that no measurement pays for it
         self._started = time.perf_counter()
@@ -247,6 +249,7 @@ class Probe:
         after its checkpoint, is marked as void, so that TensorBoard shows no step twice.
         """
         self.steps, self.epochs = steps, epochs
+        self.results.clear()  # of other weights: no measurement may start from them
         self._loads, self._calls = self._loads + 1, 0
         self._journal.log_restart((steps or epochs) + 1)
 

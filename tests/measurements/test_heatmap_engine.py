@@ -11,7 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from hfc_probe import FourierHeatmap, InputError, Samples, fourier
+from hfc_probe.measurements.fourier_heatmap.engine import Engine
 from hfc_probe.measurements.fourier_heatmap.settings import direction_signs
+from hfc_probe.model.subject import subject_of
 
 from ..toys import Tally
 
@@ -211,3 +213,13 @@ def test_a_stride_takes_every_so_many_cells_of_the_whole_map(size, stride):
 def test_fewer_samples_than_classes_are_warned_about():
     with pytest.warns(UserWarning, match="4 samples of a model with 5 classes"):
         FourierHeatmap(norm=1.0, crop=3).measure(linear(), some(4))
+
+
+def test_the_sign_pattern_of_a_pair_is_that_of_its_noise():
+    samples, directions = some(20), [(0, 1), (2, -3), (-4, 0)]
+    with subject_of(linear(), samples) as subject:
+        found = Engine(subject, samples, directions, norm=1.0, seed=3).sign_patterns()
+    for row, (i, j) in zip(found, directions, strict=True):
+        for pattern, signs in zip(row, direction_signs(3, i, j, 8, 8, 20, 3), strict=True):
+            red, green, blue = signs.flatten().tolist()
+            assert pattern == (green != red) + 2 * (blue != red)

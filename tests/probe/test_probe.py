@@ -347,6 +347,20 @@ def test_state_goes_on_after_a_checkpoint(tmp_path):
         resumed.load_state_dict({"model": 1})
 
 
+def test_after_a_checkpoint_a_heatmap_has_no_last_one_to_start_from_and_costs_more():
+    settings = FourierHeatmap(norm=1.0, samples=16, forwards=16 + 6 * 74)
+    model, own = network(), {"measurements": [settings], "final": False}
+    with hfc_probe.attach(model, loader(), budget=1, **own) as probe:
+        probe.end_epoch()
+        state = probe.state_dict()
+    # Later maps took a hundredth of a second, and so much is left of the budget.
+    state |= {"seconds": {"fourier_heatmap": 0.01}, "elapsed": 100.0, "spent": 5.0 - 0.02}
+    with hfc_probe.attach(model, loader(), budget=0.05, **own) as resumed:
+        resumed.load_state_dict(state)
+        resumed.end_epoch()
+        assert resumed.results == {}
+
+
 def test_a_trainer_states_how_many_steps_and_epochs_have_ended(tmp_path, caplog):
     every = {KernelSpectra(): Every(steps=5), FrequencyAccuracy(radii=(2,)): Every(epochs=2)}
     with hfc_probe.attach(

@@ -31,6 +31,8 @@ Ints = NDArray[np.int64]
 _IMAGE, _FIELD, _PATTERN = 0.25, 0.35, 0.40
 # Images of one batch of predictions.
 _CHUNK = 128
+# Rows beyond this have squares too large for float32: of margins that are nearly all alike.
+_LARGE = 30.0
 # Prior count of an image's own scale: the observations that it counts for.
 _SCALE_COUNT = 4.0
 
@@ -51,8 +53,9 @@ class Seen:
     times: Floats
 
     def later(self, drift: float, most: int) -> Seen:
-        """As seen from the next map: of each image the latest ``most``."""
-        order = np.lexsort((np.arange(len(self.images)), -self.times, self.images))
+        """As seen from the next map: of each image the latest ``most``, of any directions."""
+        chance = np.random.default_rng(0).permutation(len(self.images))
+        order = np.lexsort((chance, -self.times, self.images))
         last = np.searchsorted(self.images[order], self.images[order], "right")
         keep = order[last - np.arange(len(order)) <= most]
         return Seen(
@@ -160,11 +163,12 @@ class Field:
         white = self._solve(values)[:, self.first :]
         square = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
         pull = torch.zeros(rows.shape[1], dtype=torch.float64)
+        kind = torch.float64 if np.abs(rows).max() > _LARGE else torch.float32
         for part, table in self._tables(rows):
-            own = torch.from_numpy(np.sqrt(weights[part])).float()[:, None]
+            own = torch.from_numpy(np.sqrt(weights[part])).to(kind)[:, None]
             flat = (table * own[:, :, None]).flatten(0, 1)
             square += flat.T @ flat
-            pull += flat.T @ (white[part].float() * own).flatten()
+            pull += flat.T @ (white[part].to(kind) * own).flatten()
         return square.numpy(), pull.numpy()
 
     def _solve(self, values: Floats) -> Tensor:

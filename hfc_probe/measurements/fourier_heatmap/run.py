@@ -17,6 +17,8 @@ from torch import Tensor
 
 from ...core.intervals import wilson
 from ...core.measurement import settings_of
+from ...core.provenance import images_hash
+from ...data.samples import Samples
 from ...ground.devices import sent
 from ...ground.errors import InputError
 from ...model.subject import Subject
@@ -34,10 +36,14 @@ _ROUND, _ROUND_PER_CELL = 2048, 8
 _WATCH_SECONDS = 5.0
 # Noisy passes for each image of the first looks of a later map. They suffice if the standard
 # deviation of the cells is at most _SURE times that of the first map, and the images' departures
-# correlate with those before by more than that.
-_LOOKS, _SURE, _SAME = (1, 4), 1.15, 0.9
+# correlate with those before by more than _SAME. Beyond _OTHER, both, it is another network.
+_LOOKS, _SURE, _SAME, _OTHER = (1, 4), 1.15, 0.9, (2, 0.1)
+# Settings that say what is spent, and not on what.
+_EFFORT = ("precision", "forwards", "seconds", "radial", "autocast", "channels_last")
 # Images of each cell that was not smooth in the last map.
 _ALONE = 48
+# Images of a later map, as a share of all, for the cells that may not be smooth.
+_DOUBTED = 4
 # Batches whose losses stay on the device before the host reads them, and waits.
 _BATCHES_ON_DEVICE = 64
 # Cells within this distance from DC get this many times the images of others.
@@ -88,6 +94,31 @@ class Run:
     def look_at_clean(self) -> Outcome:
         self.clean = self.engine.clean()
         return self.clean
+
+    def described(self) -> dict[str, Any]:
+        """The settings as a result carries them."""
+        score = self.settings.score
+        own = settings_of(self.settings) | {
+            "norm": self.norm,
+            "score": None if score is None else getattr(score, "__name__", type(score).__name__),
+        }
+        return {name: value for name, value in own.items() if name not in ("checkpoint", "watch")}
+
+    def remember(self, last: Any, samples: Samples) -> None:
+        """Start from an earlier result of these samples, if it is of them under this noise.
+
+        On several ranks from rank 0's: one that missed a map remembers another.
+        """
+        memory = None
+        if self.clean is None:
+            self.look_at_clean()
+        if isinstance(last, FourierHeatmapResult):
+            own = self.described()
+            own |= {"images": images_hash(samples), "classes": self.subject.tally.classes}
+            found = {**last.provenance, **last.settings}
+            if all(found.get(name) == value for name, value in own.items() if name not in _EFFORT):
+                memory = last.memory
+        self.memory = self.subject.agree(memory)
 
     def exhaustive(self) -> FourierHeatmapResult:
         """Every image of every direction, in a row, cut into batches: many images of one
@@ -209,17 +240,7 @@ class Run:
         memory: heatmap_model.Memory | None = None,
     ) -> FourierHeatmapResult:
         assert self.clean is not None
-        settings = {
-            name: value
-            for name, value in settings_of(self.settings).items()
-            if name not in ("checkpoint", "watch", "score")
-        }
-        score = self.settings.score
-        settings |= {
-            "norm": self.norm,
-            "score": None if score is None else getattr(score, "__name__", type(score).__name__),
-            "estimator": estimator or self.settings.estimator,
-        }
+        settings = self.described() | {"estimator": estimator or self.settings.estimator}
         layout = self.grid.layout
         flagged = np.zeros(self.cells, bool) if unsafe is None else unsafe
         clean_wrong, clean_loss = self.clean.wrong.cpu().numpy(), self.clean.loss.cpu().numpy()
@@ -316,17 +337,22 @@ class Run:
             if fit is None:
                 # Nine tenths go evenly to all cells, the rest to those that stick out.
                 share = self._share()
-                even = min(self.count, max(1, int(0.9 * rest) // int(share.sum())))
+                evenly = np.outer(np.arange(1, self.count + 1), share)
+                evenly = np.maximum(evenly, table.seen).sum(1)
+                even = int(np.searchsorted(evenly, int(0.9 * rest), "right"))
+                even = max(even, int(not table.seen.any()))
                 if deadline is not None:
                     self._until(deadline, table, share, advance)
-                while deadline is None and int(table.target.min()) < even:
-                    step = min(_ROUND_PER_CELL, even - int(table.target.min()))
-                    self._further(table, step * share, advance)
+                stops = range(_ROUND_PER_CELL, even + _ROUND_PER_CELL, _ROUND_PER_CELL)
+                for stop in stops if deadline is None else ():
+                    counts = np.maximum(min(stop, even) * share - table.seen, 0)
+                    self._further(table, counts, advance)
                     table.show(lambda: self.fitted(table))
                 spent = int(table.seen.sum())
                 extra = rest - spent if budget is not None else spent // 9
                 if extra > 0:
-                    table.extend(*self._suspects(self._fit(table, None), table, extra), advance)
+                    suspects = self._suspects(self._fit(table, None), table, extra)
+                    table.extend(*self.subject.agree(suspects), advance)
         self.checkpoint.remove()
         return self.fitted(table, fit)
 
@@ -358,9 +384,34 @@ class Run:
             self._further(table, np.where(apart, 0, counts), advance)
             fit = self._fit(table, apart)
             sure = fit.memory.deviation <= _SURE * self.memory.deviation
-            if self.subject.agree(most == rest or (sure and fit.resemblance > _SAME)):
-                return fit
+            if self.subject.agree(sure and fit.resemblance > _SAME):
+                return self._doubted(fit, table, apart, rest, advance)
+            if most == rest:
+                break
+        unsure = fit.memory.deviation > _OTHER[0] * self.memory.deviation
+        if self.subject.agree(unsure and fit.resemblance < _OTHER[1]):
+            self.memory = self._model = None
         return None
+
+    def _doubted(
+        self,
+        fit: heatmap_model.Fit,
+        table: Table,
+        apart: NDArray[np.bool_],
+        rest: int,
+        advance: Callable[[int], Any],
+    ) -> heatmap_model.Fit:
+        """A few more images of cells that may not be smooth, by this map or the last ones."""
+        doubt = np.maximum(np.abs(fit.residual), np.abs(fit.memory.doubt)) * ~apart
+        extra = min(self.count // _DOUBTED, rest - int(table.seen[~apart].sum()))
+        cells = np.argsort(-doubt, kind="stable")[: int((doubt > 2).sum())]
+        cells = self.subject.agree(cells[: max(0, extra)])
+        if not len(cells):
+            return fit
+        counts = np.zeros(self.cells, np.int64)
+        counts[cells] = min(_ALONE, extra // len(cells))
+        self._further(table, counts, advance)
+        return self._fit(table, apart)
 
     def _known_apart(self) -> NDArray[np.bool_]:
         """Cells that were not smooth in the last map: they are sampled by themselves again."""

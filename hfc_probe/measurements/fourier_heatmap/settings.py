@@ -22,8 +22,8 @@ from .run import FEWEST_PER_CELL, Run
 
 __all__ = ["FourierHeatmap", "FourierHeatmapResult", "default_norm", "direction_signs"]
 
-# Of the model to 16,000 passes over 1,000 images in ten classes, on one core.
-_FIT_SECONDS = 2.0
+# Of the model's fits of a first map, for each pass and each cell, in ten classes on one core.
+_FIT_SECONDS_PER_PASS, _FIT_SECONDS_PER_CELL = 3e-4, 2e-3
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,11 @@ class FourierHeatmap(Measurement):
     def overhead(self, samples: int, image_shape: tuple[int, int, int]) -> float:
         if self.seconds is not None:
             return float(self.seconds)
-        return _FIT_SECONDS if self.estimator == "model" else 0.0
+        if self.estimator != "model":
+            return 0.0
+        cells = len(self.grid(*image_shape[1:]).directions)
+        passes = self.cost(samples, image_shape)
+        return _FIT_SECONDS_PER_PASS * passes + _FIT_SECONDS_PER_CELL * cells
 
     def compute(self, subject: Subject) -> FourierHeatmapResult:
         began = time.perf_counter()
@@ -222,15 +226,15 @@ class FourierHeatmap(Measurement):
             autocast=self.autocast,
             channels_last=self.channels_last,
         )
-        last = subject.last
-        memory = last.memory if isinstance(last, FourierHeatmapResult) else None
-        # A rank that missed a map remembers another one.
-        run = Run(self, engine, grid, norm, began, subject.agree(memory))
+        run = Run(self, engine, grid, norm, began)
         if self.estimator == "exhaustive":
             return run.exhaustive()
         if self.estimator == "sequential":
             return run.sequential()
-        return run.rings() if self.estimator == "rings" else run.model()
+        if self.estimator == "rings":
+            return run.rings()
+        run.remember(subject.last, subject.samples)
+        return run.model()
 
     def _check_effort(self, count: int, directions: int) -> None:
         """Raise :class:`InputError` for an effort that the samples cannot serve."""

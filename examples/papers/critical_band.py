@@ -77,10 +77,11 @@ def figure(runs):
     sensitivity = np.concatenate([run["sensitivity"] for run in runs])
     for each in sensitivity:
         axes.plot(centres, each, color=COLOURS[1], alpha=0.25, lw=1)
-    axes.plot(centres, sensitivity.mean(0), "o-", color=COLOURS[1], label="network")
+    axes.plot(centres, sensitivity.mean(0), "o-", color=COLOURS[1], label="network; thin: parts")
     middle, width = runs[0]["people/centre"][0], PEOPLE
     x = np.exp2(np.linspace(*np.log2(centres[[0, -1]]), 200))
     height = sensitivity.mean(0).max()
+    axes.axhline(height / 2, color="0.5", ls=":", label="half of the network's largest")
     shape = np.exp2(-((2 * np.log2(x / middle) / width) ** 2))
     axes.plot(x, height * shape, "--", color=COLOURS[5], label="people (height arbitrary)")
     axes.set_xscale("log", base=2)

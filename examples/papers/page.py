@@ -19,7 +19,7 @@ from . import RECIPES
 from .claims import AGREES, DISAGREES, OPEN
 from .running import counted, duration, recipe
 
-WIDTH, COLOURS = 1100, 128  # of a figure on the page, so that it stays below 120 kB
+WIDTH, COLOURS = 1100, 256  # of a figure on the page, so that it stays below 120 kB
 NOT_RUN = "not run"
 HEAD = """# The papers, reproduced
 
@@ -29,7 +29,7 @@ interval is over seeds and images, and with one seed over images only.
 
 Networks are trained on CIFAR-10 recompressed as JPEG; the ResNet-20 and its images are as
 published. Networks this small, trained this briefly, can contradict a paper for want of training,
-so read a verdict with the settings below its table.
+so read a verdict with the settings below its table. Times are wall-clock times.
 
 The recipes are in `examples/papers`, whose README says how to run and how to add one. This page is
 written from what they leave, by `python -m examples.papers.page`.

@@ -76,7 +76,9 @@ def section(name: str, scale: str, report: dict[str, Any] | None) -> list[str]:
     claim, _, how = (module.__doc__ or "").partition("\n\n")
     how = " ".join(how.split())
     lines = [f"## {name}", "", fill(f"**{claim}** {module.SOURCE}. {how}"), ""]
-    lines += ["```sh", f"python -m examples.papers {name} --scale {scale}", "```", ""]
+    ran = len(report["settings"]["seeds"]) if report else 0
+    fewer = f" --seeds {ran}" if 0 < ran < len(module.SCALES[scale].seeds) else ""
+    lines += ["```sh", f"python -m examples.papers {name} --scale {scale}{fewer}", "```", ""]
     if report is None:
         lines += ["Not run at this scale, so nothing is known of:", ""]
         return [*lines, *(f"- {each.text} (paper: {each.paper})" for each in module.CLAIMS), ""]

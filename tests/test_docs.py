@@ -344,7 +344,7 @@ def test_the_readme_is_short_and_links_to_every_page():
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= 120
     linked = set(re.findall(r"\(docs/(\w+\.md)", text))
-    assert linked == {page.name for page in PAGES[1:]} - {"index.md", "papers.md"}
+    assert linked == {page.name for page in PAGES[1:]} - {"index.md"}
 
 
 def test_the_api_page_has_every_public_name():

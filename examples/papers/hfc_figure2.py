@@ -12,7 +12,8 @@ from .figures import bare, new_figure
 from .training import Training, train
 
 SOURCE = "Wang et al., CVPR 2020, Figure 2"
-DIFFERS = "Of the radii 4, 8, 12 and 16 the one with the most such images counts."
+DIFFERS = "Of the radii 4, 8, 12 and 16 the one with the most such images counts. At r = 4 a "
+DIFFERS += "person still sees the shapes in HFC."
 VIEWS = ("original", "LFC", "HFC")
 SCALES = {
     "smoke": Training(

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .coco import Detections, GroundTruth, ImageId
-from .doubts import corners, ious
-from .errors_by_kind import in_crowd
-
-_OVERLAP = 0.5
+from .matching import OVERLAP, scenes
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,40 +50,41 @@ def operating_point(
     found: Mapping[ImageId, Detections],
     threshold: float,
 ) -> OperatingPoint:
-    """Match detections to objects, best score first: of their own class, then of any other.
-
-    What lies in a crowd of its class does not count, as in COCO.
-    """
+    """Match detections to objects, best score first: of their own class, then of any other."""
     categories = sorted(truth.categories)
-    place = {category: k for k, category in enumerate(categories)}
     nothing = len(categories)
     confusion = np.zeros((nothing + 1, nothing + 1), dtype=np.int64)
-    annotations: dict[ImageId, list[dict[str, Any]]] = {i: [] for i in image_ids}
-    for annotation in truth.annotations:
-        if annotation["image_id"] in annotations:
-            annotations[annotation["image_id"]].append(annotation)
-    for image_id, here in annotations.items():
-        targets = [a for a in here if not a["iscrowd"]]
-        true = np.array([place[t["category_id"]] for t in targets], dtype=np.int64)
-        free = np.ones(len(targets), dtype=bool)
-        detections = found.get(image_id)
-        if detections is not None:
-            order = np.argsort(-detections.scores, kind="stable")
-            known = np.isin(detections.labels, categories) & (detections.scores >= threshold)
-            order = order[known[order]]
-            boxes, labels = corners(detections.boxes[order]), detections.labels[order]
-            seen = np.array([place[k] for k in labels.tolist()], dtype=np.int64)
-            aims = np.array([t["bbox"] for t in targets], dtype=np.float64).reshape(-1, 4)
-            overlap = ious(boxes, corners(aims))
-            left = np.ones(len(boxes), dtype=bool)
-            for same in (True, False):
-                allowed = overlap * ((seen[:, None] == true) == same)
-                for k in np.flatnonzero(left).tolist() if len(targets) else ():
-                    best = int((allowed[k] * free).argmax())
-                    if free[best] and allowed[k, best] >= _OVERLAP:
-                        confusion[true[best], seen[k]] += 1
-                        left[k] = free[best] = False
-            left &= ~in_crowd(boxes, labels, [a for a in here if a["iscrowd"]])
-            confusion[nothing] += np.bincount(seen[left], minlength=nothing + 1)
+    for scene in scenes(truth, image_ids, found):
+        shown = scene.scores >= threshold
+        true = np.searchsorted(categories, scene.categories)
+        seen = np.searchsorted(categories, scene.labels)
+        match = np.where(shown, scene.match, -1)
+        free = ~np.isin(np.arange(len(true)), match)
+        for k in np.flatnonzero(shown & (match < 0) & ~scene.ignored).tolist():
+            near = np.flatnonzero(free & (scene.overlap[k] >= OVERLAP))
+            if len(near):
+                match[k] = near[scene.overlap[k, near].argmax()]
+                free[match[k]] = False
+            else:
+                confusion[nothing, seen[k]] += 1
+        met = match >= 0
+        np.add.at(confusion, (true[match[met]], seen[met]), 1)
         confusion[:, nothing] += np.bincount(true[free], minlength=nothing + 1)
     return OperatingPoint(threshold, confusion)
+
+
+def best_threshold(
+    truth: GroundTruth, image_ids: Sequence[ImageId], found: Mapping[ImageId, Detections]
+) -> float | None:
+    """The score from which on F1 is largest; None if no detection is right."""
+    objects, pairs = 0, [np.zeros((0, 2))]
+    for scene in scenes(truth, image_ids, found):
+        objects += len(scene.categories)
+        pairs.append(np.stack([scene.scores, scene.match >= 0], 1)[~scene.ignored])
+    scores, right = np.concatenate(pairs).T
+    if not right.any():
+        return None
+    order = np.argsort(-scores, kind="stable")
+    last = np.append(np.diff(scores[order]) < 0, True)  # of the detections of one score
+    f1 = 2 * np.cumsum(right[order]) / (np.arange(1, len(order) + 1) + objects)
+    return float(scores[order][np.where(last, f1, -1).argmax()])

@@ -36,7 +36,7 @@ from .evaluation import (
     percentile_interval,
     resampled_metrics,
 )
-from .operating_point import OperatingPoint, operating_point
+from .operating_point import OperatingPoint, best_threshold, operating_point
 from .rows import FILES
 from .variants import ORIGINAL, variant_names
 
@@ -180,13 +180,17 @@ class DetectionAuditResult(Result):
     def rescale(self) -> str | None:
         return self.settings.get("rescale")  # absent in results of older versions
 
-    @cached_property
+    @property
     def threshold(self) -> float:
-        """The score from which on F1 at IoU 0.5 is largest on the originals, of all classes."""
-        from .examples import best_threshold
+        """The score from which on F1 at IoU 0.5 is largest on the originals, of all classes.
 
-        here = [f.scores for i, f in self.predictions[ORIGINAL].items() if i in self.image_ids]
-        return best_threshold(np.concatenate([np.zeros(0), *here]), self.score[ORIGINAL])
+        0.5 if nothing is right on the originals.
+        """
+        return 0.5 if self._best_threshold is None else self._best_threshold
+
+    @cached_property
+    def _best_threshold(self) -> float | None:
+        return best_threshold(self.truth, self.image_ids, self.predictions[ORIGINAL])
 
     @property
     def place(self) -> str:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from hfc_probe import InputError
-from hfc_probe.detection import DetectionAudit
+from hfc_probe.detection import DetectionAudit, Detections, GroundTruth
 
 from ..conftest import needs_coco
 from .known_answer import PlantedShapes
@@ -111,15 +111,20 @@ def test_found_false_and_missed_boxes_at_the_best_threshold(data):
 
 
 @needs_coco
-def test_the_threshold_is_where_f1_is_largest(data):
-    result = result_of(data, (12,))
-    scores = np.concatenate([f.scores for f in result.predictions["original"].values()])
-
-    def f1(threshold):
-        hits = int((result.score["original"] >= threshold).sum())
-        return 2 * hits / (int((scores >= threshold).sum()) + len(result.objects))
-
-    assert f1(result.threshold) == max(map(f1, scores))
+def test_unknown_categories_and_crowds_are_drawn_as_no_mistake(data):
+    content = {**data.content, "annotations": [
+        {**a, "iscrowd": int(k == 0)} for k, a in enumerate(data.content["annotations"])
+    ]}  # fmt: skip
+    crowd, other = (a for a in content["annotations"][:2])
+    assert crowd["image_id"] == other["image_id"]
+    boxes = np.array([crowd["bbox"], other["bbox"], other["bbox"], [0, 0, 9, 9]], dtype=float)
+    labels = np.array([crowd["category_id"], other["category_id"], 99, other["category_id"]])
+    found = {crowd["image_id"]: Detections(boxes, np.array([0.9, 0.9, 0.9, 0.9]), labels)}
+    audit = DetectionAudit(radii=(12,), bootstrap=0, ignore_unknown=True)
+    variants = {n: {} if n == "lfc_r12" else found for n in audit.variants}
+    result = audit.evaluate(GroundTruth.read(content), variants).reading(data)
+    said = result.examples_figure("drop").axes[0].get_title()
+    assert " 1 false" in said
 
 
 @needs_coco

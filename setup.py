@@ -35,6 +35,7 @@ extras = {
         "foolbox>=3.3",
         "hypothesis>=6.100",
         "mypy>=1.15",
+        "onnx>=1.16",  # makes a model file for a test; 9 MB
         "playwright>=1.45",
         "pytest>=8",
         "pytest-xdist>=3.5",

@@ -1,9 +1,10 @@
 """Frequency transforms for training and evaluation, as torchvision v2 transforms.
 
 All work in pixel space, before normalisation: on float images in [0, 1] or on uint8 (which
-are given back as uint8), ``(..., C, H, W)``, on any device. Values that leave the range are
-clipped unless a transform is told otherwise. The APR authors' code never clips: its APR-P feeds
-the values as they are, and its APR-S casts to uint8, which wraps them around.
+are given back as uint8), ``(..., C, H, W)``, on any device. Boxes, masks and labels beside an
+image stay as they are; a NumPy array or a sample without an image is refused. Values that leave
+the range are clipped unless a transform is told otherwise. The APR authors' code never clips: its
+APR-P feeds the values as they are, and its APR-S casts to uint8, which wraps them around.
 
 Random choices come from torch's global generator (which ``DataLoader`` seeds per worker), or
 from one of the transform's own if ``seed`` is given; it then differs between workers and
@@ -18,9 +19,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import PIL.Image
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import get_worker_info
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from . import fourier
@@ -38,7 +42,24 @@ __all__ = [
 ]
 
 
-class _Random(v2.Transform):  # type: ignore[misc]
+class _OfImages(v2.Transform):  # type: ignore[misc]
+    """A transform of images that refuses a sample without one, which torchvision lets through."""
+
+    _transformed_types = (lambda part: _is_image(part),)
+
+    def forward(self, *inputs: Any) -> Any:
+        """One sample, of any structure that holds an image."""
+        parts = tree_leaves(inputs)
+        if not any(map(_is_image, parts)):
+            found = ", ".join(dict.fromkeys(type(part).__name__ for part in parts)) or "nothing"
+            raise InputError(
+                f"{type(self).__name__}: expected a tensor (..., C, H, W), got {found}; put "
+                "v2.ToImage() before it"
+            )
+        return super().forward(*inputs)
+
+
+class _Random(_OfImages):
     """A transform with a generator of its own, if it is given a seed."""
 
     def __init__(self, seed: int | None) -> None:
@@ -63,7 +84,7 @@ class _Random(v2.Transform):  # type: ignore[misc]
         return float(torch.rand((), generator=self._draws(), device="cpu"))
 
 
-class LowPass(v2.Transform):  # type: ignore[misc]
+class LowPass(_OfImages):
     """Keeps the frequencies ``d <= radius``.
 
     Args:
@@ -115,7 +136,8 @@ class HighPass(LowPass):
             paper's models are fed those, with ``rescale="max"`` and ``closed=False``.
 
     Raises:
-        InputError: as :class:`LowPass`; a background outside [0, 1].
+        InputError: as :class:`LowPass`; a background outside [0, 1]; uint8 images without a
+            background, since half of the signal is below 0.
 
     >>> HighPass(0)(torch.tensor([[[0.0, 1.0]]])).tolist()
     [[[0.0, 1.0]]]
@@ -138,6 +160,11 @@ class HighPass(LowPass):
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """One image or a batch."""
         clip = self.background is not None and self.rescale is None
+        if self.background is None and getattr(inpt, "dtype", None) == torch.uint8:
+            raise InputError(
+                "HighPass: expected float images with background=None, got uint8, which cannot "
+                "hold values below 0; put v2.ToDtype(torch.float32, scale=True) before it"
+            )
         return _on_pixels(inpt, lambda x: self._part(x), "HighPass", clip)
 
     _transform = transform
@@ -425,8 +452,6 @@ def _on_pixels(
         out = (out * 255).round()
     out = out.to(images.dtype)
     if type(images) is not Tensor:
-        from torchvision import tv_tensors
-
         return tv_tensors.wrap(out, like=images)
     return out
 
@@ -434,6 +459,12 @@ def _on_pixels(
 def _as_float(images: Tensor) -> Tensor:
     images = images.as_subclass(Tensor)
     return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
+def _is_image(part: Any) -> bool:
+    kinds = (tv_tensors.Image, tv_tensors.Video, PIL.Image.Image)
+    plain = isinstance(part, Tensor) and not isinstance(part, tv_tensors.TVTensor)
+    return isinstance(part, kinds) or (plain and part.dim() > 2)
 
 
 def _size_of(images: Any) -> tuple[int, int]:

@@ -15,7 +15,7 @@ FLOORS = [
     ["version", "ground"],
     ["fourier"],
     ["data"],
-    ["datasets", "transforms"],
+    ["attacks", "datasets", "transforms"],
     ["ranks"],
     ["model"],
     ["stem", "kernels"],

@@ -200,3 +200,42 @@ def test_mix_unclipped_is_the_authors_mixed_batch():
     clipped = transforms.AmplitudePhaseMix(p=1.0, over_channels=True, seed=5)(x)
     assert torch.equal(clipped, out.clamp(0, 1))
     assert mix((x * 255).to(torch.uint8)).dtype == torch.uint8
+
+
+@pytest.mark.parametrize(
+    "transform", [transforms.LowPass(3), transforms.HighPass(3), transforms.RandomBand(4)]
+)
+def test_what_is_not_an_image_is_refused_or_left_alone(transform):
+    picture = np.zeros((16, 16, 3), np.uint8)
+    for sample in (picture, (picture, 3), {"image": picture, "label": torch.tensor(3)}):
+        with pytest.raises(InputError, match=r"expected a tensor .* got ndarray.*ToImage"):
+            transform(sample)
+    mask = tv_tensors.Mask(torch.randint(2, (16, 16), dtype=torch.uint8))
+    boxes = tv_tensors.BoundingBoxes([[1, 2, 9, 9]], format="XYXY", canvas_size=(16, 16))
+    image = tv_tensors.Image(images(1, 16)[0])
+    out, kept, same = transform(image, mask, boxes)
+    assert not torch.equal(out, image)
+    assert torch.equal(kept, mask)
+    assert torch.equal(same, boxes)
+    label, out = transform((torch.tensor(3), images(1)[0]))  # the label first
+    assert label == 3
+    assert not torch.equal(out, images(1)[0])
+
+
+def test_high_pass_keeps_both_signs():
+    x = images()
+    with pytest.raises(InputError, match="which cannot hold values below 0"):
+        transforms.HighPass(3, background=None)((x * 255).to(torch.uint8))
+    out = transforms.HighPass(3)((0.25 + x / 2).mul(255).to(torch.uint8)).float() / 255 - 0.5
+    expected = fourier.split((0.25 + x / 2).mul(255).to(torch.uint8) / 255, 3)[1]
+    torch.testing.assert_close(out, expected, atol=1 / 255, rtol=0)
+
+
+def test_rescaled_parts_fill_the_pixel_range():
+    """What the authors train on: LFC(r) or HFC(r), each image divided by its own maximum."""
+    x = images()
+    low = transforms.LowPass(3, closed=False, rescale="max")(x)
+    high = transforms.HighPass(3, background=None, closed=False, rescale="max")(x)
+    parts = fourier.split(x, 3, closed=False)
+    for out, part in zip((low, high), parts, strict=True):
+        torch.testing.assert_close(out, part / part.amax((1, 2, 3), keepdim=True))

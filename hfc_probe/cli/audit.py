@@ -60,7 +60,8 @@ class _Audit(click.Command):
     "spec",
     required=True,
     metavar="MODEL",
-    help="torchvision:NAME, timm:NAME, or path/to/file.py:callable (the file is run).",
+    help="torchvision:NAME, timm:NAME, hf:NAME_OR_DIR, path/to/file.py:callable (the file is run), "
+    "or a model file: .onnx, .pt2 (torch.export), .pt (TorchScript).",
 )
 @click.option(
     "--weights",
@@ -163,7 +164,8 @@ def audit(
     from ..ranks import own_device, process_group, rank_and_world
     from .class_names import own_class_names, read_class_names
     from .data import data_kind, load_samples
-    from .models import default_pixels, default_size, load_model, signs_of_no_training
+    from .models import load_model, signs_of_no_training
+    from .preprocessing import preprocessing
 
     folder = data_kind(data)[0] == "folder"
     refuse_idle("with --data folder:DIR", folder, "size", "class_names", "skip_broken")
@@ -196,8 +198,9 @@ def audit(
     loggers = open_loggers(logs)
     model = load_model(spec, weights, classes)
     source = "as given on the command line"
+    how = preprocessing(spec, model)
     if pixels is None:
-        pixels = default_pixels(spec, model)
+        pixels = how.pixels
         source = f"as {spec.partition(':')[0]} publishes the model"
     if pixels is None:
         raise InputError(
@@ -210,7 +213,7 @@ def audit(
         model.to(target),
         pixels=pixels,
         size=size,
-        otherwise=default_size(spec, model),
+        how=how,
         class_names=names,
         own_names=lambda logits: own_class_names(spec, model, logits),
         limit=limit,
@@ -226,8 +229,8 @@ def audit(
     )
     if max(samples.image_shape[1:]) > 64 and not any("crop=" in text for text in extra):
         chosen = [_cropped(measurement) for measurement in chosen]
-    for measurement in chosen:
-        measurement.validate(model, samples.image_shape)
+    optional = layer is None and "kernel_spectra" not in built
+    chosen = [m for m in chosen if _possible(m, model, samples, optional=optional)]
     results = []
     if not is_helper():
         for line in said_first(samples):
@@ -264,6 +267,18 @@ def _measured(
             ranks=ranks,
             shared=shared,
         )
+
+
+def _possible(measurement: Any, model: Any, samples: Any, *, optional: bool) -> bool:
+    """Whether to measure; kernels that cannot be had are left out if nobody asked for them."""
+    try:
+        measurement.validate(model, samples.image_shape)
+    except InputError as error:
+        if measurement.name != "kernel_spectra" or not optional:
+            raise
+        click.echo(f"kernel_spectra is left out: {error}", err=True)
+        return False
+    return True
 
 
 def _cropped(measurement: Any) -> Any:

@@ -18,6 +18,9 @@ from ..model.subject import subject_of
 from .checkpoints import existing_file
 from .class_names import ClassNames, folder_classes
 from .folders import FolderImages, open_folder
+from .preprocessing import Preprocessing
+
+_PLAIN = Preprocessing()
 
 
 def load_samples(
@@ -26,7 +29,7 @@ def load_samples(
     *,
     pixels: PixelSpace | None = None,
     size: int | None = None,
-    otherwise: int = 224,
+    how: Preprocessing = _PLAIN,
     class_names: ClassNames | str | None = None,
     own_names: Callable[[int], list[ClassNames]] = lambda logits: [],
     limit: int | None = 1000,
@@ -42,7 +45,8 @@ def load_samples(
             [0, 1], and ``labels`` (N,); ``folder:DIR`` with one folder of images per class;
             ``cifar10:DIR``, the test set, downloaded if it is missing.
         pixels: the model's normalisation.
-        size, otherwise: side of a folder's images, see :func:`hfc_probe.cli.folders.open_folder`.
+        size, how: side of a folder's images, and how they get it, see
+            :func:`hfc_probe.cli.folders.open_folder`.
         class_names, own_names: which class a folder is, see
             :func:`hfc_probe.cli.class_names.folder_classes`; ``own_names`` is asked with the
             number of logits.
@@ -58,11 +62,11 @@ def load_samples(
     """
     kind, name = data_kind(spec)
     if kind == "folder":
-        folder = open_folder(name, size, otherwise)
+        folder = open_folder(name, size, how)
         samples = folder.samples(limit, seed=seed, skip_broken=skip_broken)
         samples, logits = _suited(samples, model, pixels)
-        indices, how = folder_classes(folder.classes, logits, class_names, own_names(logits))
-        described = f"{samples.provenance['data']}, classes {how}"
+        indices, found = folder_classes(folder.classes, logits, class_names, own_names(logits))
+        described = f"{samples.provenance['data']}, classes {found}"
         samples = replace(
             samples,
             targets=torch.tensor(indices)[samples.targets],
@@ -112,7 +116,7 @@ def load_splits(spec: str, *, size: int | None = None, seed: int = 0) -> tuple[A
     if (root / "train").is_dir() and held is not None:
         images = _small_folder(root / "train", size)
         kept = images.size if images.size is not None else size
-        test = open_folder(root / held, kept, kept or 64)
+        test = open_folder(root / held, kept, Preprocessing(size=kept or 64))
         val = test.samples()
         indices, _ = folder_classes(
             test.classes,
@@ -278,7 +282,7 @@ def _logits(samples: Samples, model: nn.Module, pixels: PixelSpace | None) -> in
 
 def _small_folder(path: Path, size: int | None) -> FolderImages:
     """For the demo: a folder's images as they are if they are small and of one size."""
-    images = open_folder(path, size, 64)
+    images = open_folder(path, size, Preprocessing(size=64))
     if images.size is None and max(images[0][0].shape[1:]) > 64:
         images = FolderImages(images.folders, 64)
     return images

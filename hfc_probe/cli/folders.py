@@ -17,12 +17,12 @@ from torch.utils.data import Dataset
 
 from ..data.samples import Samples
 from ..ground.errors import InputError, named
+from .preprocessing import Preprocessing
 
 _SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".avif"),
 )
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "eval"}
-_CROP = 0.875  # share of the resized image that torchvision and most others keep of it
 _ORIENTATION = 0x0112  # the EXIF tag
 
 
@@ -84,13 +84,15 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
 
     Attributes:
         folders: where they are.
-        size: side that they are cropped to, after a larger image is resized to ``size / 0.875``
+        size: side that they are cropped to, after a larger image is resized to ``size / crop``
             on its shorter side and a smaller one to ``size``; None leaves them as they are.
+        how: the model's crop and interpolation.
         notes: what was met while reading: ``enlarged``, ``reduced``, ``transparent``, ``turned``.
     """
 
     folders: ClassFolders
     size: int | None
+    how: Preprocessing = field(default_factory=Preprocessing)
     notes: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -180,27 +182,36 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
         if self.size is not None:
             _, height, width = F.get_dimensions(picture)
             shorter = min(height, width)
-            target = min(max(shorter, self.size), round(self.size / _CROP))
-            if target != shorter:
+            target = min(max(shorter, self.size), self._resized_side)
+            whole = self.how.crop is None
+            if target != shorter or (whole and height != width):
                 self.notes["enlarged" if target > shorter else "reduced"] += 1
                 self.notes[f"{shorter} to {target}"] += 1
-                bilinear = InterpolationMode.BILINEAR
-                picture = F.resize(picture, [target], bilinear, antialias=True)
+                to = [target, target] if whole else [target]
+                mode = InterpolationMode(self.how.interpolation)
+                picture = F.resize(picture, to, mode, antialias=True)
             picture = F.center_crop(picture, [self.size, self.size])
         if isinstance(picture, Tensor):
             return picture.clamp(0, 1)
         pixels: Tensor = F.pil_to_tensor(picture)
         return pixels
 
+    @property
+    def _resized_side(self) -> int:
+        """The side that larger images are resized to before they are cropped."""
+        assert self.size is not None
+        return round(self.size / (self.how.crop or 1))
+
     def _resampling(self, count: int) -> dict[str, str]:
         resized = self.notes["enlarged"] + self.notes["reduced"]
         if self.size is None or not resized:
             return {}
         sizes = [key for key in self.notes if " to " in key]
-        what = f"from {sizes[0]}" if len(sizes) == 1 else f"to at most {round(self.size / _CROP)}"
+        what = f"from {sizes[0]}" if len(sizes) == 1 else f"to at most {self._resized_side}"
+        side = "both sides" if self.how.crop is None else "shorter side"
         return {
-            "resampling": f"{resized} of {count} images resized (shorter side {what} pixels, "
-            f"bilinear), then cropped to {self.size}×{self.size}"
+            "resampling": f"{resized} of {count} images resized ({side} {what} pixels, "
+            f"{self.how.interpolation}), then cropped to {self.size}×{self.size}"
         }
 
     def _caveats(self, count: int, broken: Sequence[str]) -> Iterator[str]:
@@ -230,18 +241,18 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
             )
 
 
-def open_folder(path: str | os.PathLike[str], size: int | None, otherwise: int) -> FolderImages:
+def open_folder(path: str | os.PathLike[str], size: int | None, how: Preprocessing) -> FolderImages:
     """The images of class folders at one size.
 
     Args:
         size: see :class:`FolderImages`; None leaves images that all have one size as they are,
-            and takes those of several sizes to ``otherwise``.
-        otherwise: that size.
+            and takes those of several sizes to that of ``how``.
+        how: the model's preprocessing.
     """
     folders = ClassFolders.scan(path)
     if size is None and len(set(_sizes(file for file, _ in folders.files))) > 1:
-        size = otherwise
-    return FolderImages(folders, size)
+        size = how.size
+    return FolderImages(folders, size, how)
 
 
 def _sizes(files: Iterable[Path]) -> Iterator[tuple[int, int]]:

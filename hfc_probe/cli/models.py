@@ -13,17 +13,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from ..data.samples import PixelSpace
 from ..ground.errors import InputError, named
 from .checkpoints import classes_of, existing_file, load_weights, read_checkpoint
+from .model_files import SUFFIXES, model_file, transformers_model
 
 
 def load_model(spec: str, weights: str | None, classes: int | None = None) -> nn.Module:
     """A classifier named on the command line, in evaluation mode on the CPU.
 
     Args:
-        spec: ``torchvision:NAME``, ``timm:NAME``, or ``path/to/file.py:callable``, whose
-            callable is run and returns the model.
+        spec: ``torchvision:NAME``, ``timm:NAME``, ``hf:NAME_OR_DIR``, ``path/to/file.py:callable``,
+            whose callable is run and returns the model, or a model file (``.onnx``, ``.pt2`` of
+            torch.export, ``.pt`` of TorchScript).
         weights: a checkpoint file; ``DEFAULT`` for the published weights of a torchvision or
             timm model (downloaded); None for a file's model that loads its own.
         classes: number of classes; None: as the checkpoint has it.
@@ -53,6 +54,10 @@ def load_model(spec: str, weights: str | None, classes: int | None = None) -> nn
                 found = classes_of(model, state)
                 model = build(name, False, found) if found else model
             load_weights(model, state, str(weights))
+    elif kind == "hf" or spec.endswith(SUFFIXES):
+        if weights is not None:
+            raise InputError(f"--weights: expected none with {spec}, which has its own")
+        model = transformers_model(name) if kind == "hf" else model_file(spec)
     else:
         model = _model_from_file(spec)
         if weights == "DEFAULT":
@@ -76,29 +81,6 @@ def load_model(spec: str, weights: str | None, classes: int | None = None) -> nn
     return model.eval()
 
 
-def default_pixels(spec: str, model: nn.Module) -> PixelSpace | None:
-    """The normalisation that a torchvision or timm model is published with, else None."""
-    kind = spec.partition(":")[0]
-    if kind == "timm":
-        config = getattr(model, "pretrained_cfg", None) or {}
-        if config.get("mean") and config.get("std"):
-            return PixelSpace(tuple(config["mean"]), tuple(config["std"]))
-    return PixelSpace.imagenet() if kind in ("torchvision", "timm") else None
-
-
-def default_size(spec: str, model: nn.Module) -> int:
-    """Side of the images that a torchvision or timm model is published for, otherwise 224."""
-    kind, _, name = spec.partition(":")
-    if kind == "timm":
-        shape = (getattr(model, "pretrained_cfg", None) or {}).get("input_size")
-        return int(shape[-1]) if shape else 224
-    if kind == "torchvision":
-        from torchvision import models
-
-        return int(models.get_model_weights(name)["DEFAULT"].transforms().crop_size[0])
-    return 224
-
-
 def signs_of_no_training(spec: str, weights: str | None, model: nn.Module) -> list[str]:
     """Sentences on a model that seems never to have been trained, such as for want of weights.
 
@@ -113,7 +95,7 @@ def signs_of_no_training(spec: str, weights: str | None, model: nn.Module) -> li
             "the model's BatchNorm statistics are those of a network that was never trained; "
             "check --weights"
         )
-    if weights is None:
+    if weights is None and spec.rpartition(":")[0].endswith(".py"):
         drawn = _drawn_anew(spec, model)
         if drawn:
             said.append(
@@ -199,8 +181,8 @@ def call_from_file(spec: str, *, run: bool = True) -> Any:
     path, colon, name = spec.rpartition(":")
     if not colon or not path.endswith(".py"):
         raise InputError(
-            "--model: expected torchvision:NAME, timm:NAME or path/to/file.py:callable, got "
-            f"{spec!r}"
+            "--model: expected torchvision:NAME, timm:NAME, hf:NAME_OR_DIR, "
+            f"path/to/file.py:callable or a file ({', '.join(SUFFIXES)}), got {spec!r}"
         )
     file = existing_file(path, "--model")
     module_spec = importlib.util.spec_from_file_location(_module_name(file), file)

@@ -105,20 +105,19 @@ class Result(ABC):
             The figure drawn into.
 
         Raises:
-            InputError: axes for a result of several panels, or what is no axes or figure.
+            InputError: axes for a result of several panels, or something else.
         """
         with styled():
             where: Any = new_figure(*self.figure_inches()) if ax is None else ax
             several = type(self).draw_panels is not Result.draw_panels
             if hasattr(where, "subfigures"):
                 self.draw_panels(where)
-            elif hasattr(where, "plot") and not several:
+            elif not several and hasattr(where, "plot"):
                 self.draw(where)
             else:
-                panels = f", since {self.name} has several panels" if several else " or axes"
+                what = f" ({self.name} has several panels)" if several else " or axes"
                 raise InputError(
-                    f"ax: expected a figure or subfigure{panels}, got {type(ax).__name__}; pass one "
-                    "of figure.subfigures(1, 2), say"
+                    f"ax: expected one figure or subfigure{what}, got {type(ax).__name__}; pass one"
                 )
         figure: Figure = where.figure.figure  # of axes in a subfigure too
         return figure
@@ -199,8 +198,7 @@ class Result(ABC):
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """What the event file keeps of :meth:`arrays`: those that :meth:`axes` describes."""
-        arrays = self.arrays()
-        return {name: arrays[name] for name in self.axes()}
+        return {name: self.arrays()[name] for name in self.axes()}
 
     @property
     def group(self) -> str:
@@ -224,8 +222,8 @@ class Result(ABC):
         ``per_image`` holds :meth:`per_image` as base64 of ``np.packbits``, and ``fields`` what
         :func:`hfc_probe.load` makes the result of.
         """
-        own = [one.name for one in fields(self) if one.metadata.get("saved", True)]
-        own = [name for name in own if name not in _COMMON]
+        saved = (one.name for one in fields(self) if one.metadata.get("saved", True))
+        own = [name for name in saved if name not in _COMMON]
         with suppress(TypeError):  # a field that JSON cannot hold
             packed = {"fields": travel.packed({name: getattr(self, name) for name in own})}
             return self._plain() | packed

@@ -145,6 +145,21 @@ class Samples:
             provenance={**self.provenance, "selection": selection},
         )
 
+    def shuffled_labels(self, seed: int = 0) -> Samples:
+        """The same images, each with the label of another, by one random permutation.
+
+        What a network learns of them it has memorised (Zhang et al., ICLR 2017).
+
+        >>> samples = Samples(torch.rand(6, 3, 4, 4), torch.arange(6))
+        >>> samples.shuffled_labels().targets.tolist()
+        [2, 5, 3, 0, 1, 4]
+        """
+        order = torch.randperm(
+            len(self), generator=torch.Generator().manual_seed(checks.whole("seed", seed, 0))
+        )
+        provenance = {**self.provenance, "labels": f"shuffled with seed {seed}"}
+        return dataclasses.replace(self, targets=self.targets[order], provenance=provenance)
+
     def few_classes(self, classes: int) -> str | None:
         """The sentence on the first samples of a set (it may be sorted) covering few classes."""
         found = int(self.targets.unique().numel())

@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from .. import fourier, kernels
+from .. import attacks, fourier, kernels
 from ..core.drawing import CLEAN, HFC, LFC, spectrum_axes
 from ..core.intervals import percent, percent_at, proportion_arrays
 from ..core.labels import Label
@@ -144,23 +143,24 @@ class AdversarialAccuracy(Measurement):
         self, subject: Subject, row: int, start: int, images: Tensor, targets: Tensor
     ) -> _Tally:
         tally = self._tally(subject)
-        direction, logits = fgsm_direction(subject, images, targets)
+        model = partial(subject.logits, what="attacked")
+        with reached("AdversarialAccuracy", "attack the model without that"):
+            direction, logits = attacks.fgsm_direction(model, images, targets)
         if row == 0 and start == 0:
             subject.check_targets(logits.shape[1])
         tally.clean = int((target_rank(logits, targets) < 1).sum())
         tally.moved = int(direction.flatten(1).any(1).sum())
         noise = uniform_noise(self.seed, start, images) if self.random_start else None
         for column, epsilon in enumerate(self.epsilons):
-            step_size = 2.5 * epsilon / self.steps if self.step_size is None else self.step_size
             found = {
                 "fgsm": (images + epsilon * direction).clamp(0, 1),
-                "pgd": pgd(
-                    subject,
+                "pgd": attacks.pgd(
+                    model,
                     images,
                     targets,
                     epsilon=epsilon,
-                    step_size=step_size,
                     steps=self.steps,
+                    step_size=self.step_size,
                     start=None if noise is None else epsilon * noise,
                 ),
             }
@@ -198,42 +198,6 @@ class _Tally:
             self.power[name] += other.power[name]
         for pair in self.filtered:
             self.filtered[pair] += other.filtered[pair]
-
-
-def fgsm_direction(subject: Subject, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Sign of the gradient of the cross-entropy at the images, and the logits there.
-
-    One backward pass serves every ε, since FGSM's step is ε times this.
-    """
-    with torch.enable_grad(), reached("AdversarialAccuracy", "attack the model without that"):
-        images = images.detach().requires_grad_()
-        logits = subject.logits(images, "attacked")
-        loss = F.cross_entropy(logits, targets, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, images)
-    return gradient.sign(), logits.detach()
-
-
-def pgd(
-    subject: Subject,
-    images: Tensor,
-    targets: Tensor,
-    *,
-    epsilon: float,
-    step_size: float,
-    steps: int,
-    start: Tensor | None,
-) -> Tensor:
-    """Adversarial images by PGD, L∞, in pixel space and within [0, 1].
-
-    Args:
-        start: offset from the images where it starts; None: at the images.
-    """
-    adversarial = images if start is None else (images + start).clamp(0, 1)
-    for _ in range(steps):
-        direction, _ = fgsm_direction(subject, adversarial, targets)
-        change = adversarial + step_size * direction - images
-        adversarial = (images + change.clamp(-epsilon, epsilon)).clamp(0, 1)
-    return adversarial
 
 
 @contextmanager

@@ -137,7 +137,7 @@ MISTAKES = {
     ),
     "not a model": ({"model": "model.py:not_a_model"}, "torch.nn.Module, got int"),
     "model raises": ({"model": "model.py:breaks"}, "RuntimeError: no such luck"),
-    "model form": ({"model": "resnet18"}, "torchvision:NAME, timm:NAME or path"),
+    "model form": ({"model": "resnet18"}, "torchvision:NAME, timm:NAME, hf:NAME_OR_DIR, path"),
     "torchvision name": ({"model": "torchvision:resnet81"}, r"got 'resnet81'; did you mean resnet"),
     "timm name": ({"model": "timm:resnet81"}, r"got 'resnet81'; did you mean resnet"),
     "no weights": ({"model": "torchvision:resnet18", "weights": None}, "got none"),

@@ -17,6 +17,7 @@ from hfc_probe.cli.class_names import own_class_names, read_class_names
 from hfc_probe.cli.data import check_labels, load_samples, load_splits, read_npz
 from hfc_probe.cli.folders import ClassFolders, FolderImages
 from hfc_probe.cli.main import main
+from hfc_probe.cli.preprocessing import Preprocessing
 
 from ..conftest import ROOT, needs_timm
 
@@ -208,7 +209,7 @@ def test_images_keep_their_pixels_where_they_can(tmp_path, size, asked, side, re
 def test_images_of_several_sizes_go_to_the_published_one(tmp_path):
     pictures(tmp_path / "a", ["x"], size=(40, 30))
     pictures(tmp_path / "b", ["x"], size=(20, 64))
-    samples, _ = load_samples(f"folder:{tmp_path}", Sized(2), otherwise=28)
+    samples, _ = load_samples(f"folder:{tmp_path}", Sized(2), how=Preprocessing(size=28))
     assert samples.image_shape == (3, 28, 28)
     assert "1 of 2 images resized" in samples.provenance["resampling"]
     assert samples.caveats[0].startswith("1 of 2 images were resized from fewer pixels (such as")

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 import hfc_probe
 from hfc_probe import AdversarialAccuracy, InputError, PixelSpace, Samples
+from hfc_probe.attacks import fgsm_direction, pgd
 from hfc_probe.data.noise import uniform_noise
-from hfc_probe.measurements.adversarial_accuracy import fgsm_direction, pgd
 from hfc_probe.model.subject import subject_of
 
 PIXELS = PixelSpace((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
@@ -40,9 +40,9 @@ def adversarial(model, data, epsilon, attack, **options):
     with subject_of(model, data, pixels=PIXELS) as subject:
         images, targets = next(subject.batches())
         if attack == "fgsm":
-            step, _ = fgsm_direction(subject, images, targets)
+            step, _ = fgsm_direction(subject.logits, images, targets)
             return (images + epsilon * step).clamp(0, 1)
-        return pgd(subject, images, targets, epsilon=epsilon, **options)
+        return pgd(subject.logits, images, targets, epsilon=epsilon, **options)
 
 
 def foolbox_model(model):

@@ -450,7 +450,9 @@ def test_axes_of_ones_own_are_drawn_into():
     assert not left.lines
     assert Numbers(settings={}, samples=3).figure(ax=left) is figure
     assert [patch.get_width() for patch in left.patches] == [0.25, 0.75]
-    with pytest.raises(h.InputError, match=r"a figure or subfigure or axes, got ndarray"):
+    with pytest.raises(
+        h.InputError, match=r"one figure or subfigure or axes, got ndarray; pass one"
+    ):
         result.figure(ax=Figure().subplots(1, 2))
 
 
@@ -460,7 +462,10 @@ def test_a_result_of_several_panels_takes_a_subfigure_and_says_so():
     figure = Figure()
     above, below = figure.subfigures(2, 1)
     result = measured(h.TruncatedSVD(ranks=(1, 3)))
-    with pytest.raises(h.InputError, match=r"subfigure, since truncated_svd has several panels"):
+    with pytest.raises(
+        h.InputError,
+        match=r"one figure or subfigure \(truncated_svd has several panels\), got Axes",
+    ):
         result.figure(ax=above.subplots())
     assert result.figure(ax=below) is figure
     left, _ = below.axes

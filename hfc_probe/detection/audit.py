@@ -235,7 +235,7 @@ class DetectionAudit:
                             store.add(image_id, content, digest(image_id) if digest else "")
                 doubt = None
                 known = [i for i in image_ids if i in store.finished]
-                if ranks.leads and known:
+                if ranks.leads and known and background is None:
                     doubt = sign_doubt(run, dataset.load(known[0]).to(where))
             finished: Finished = {}
             for part, unreadable in ranks.gather((store.finished, broken)):
@@ -247,9 +247,11 @@ class DetectionAudit:
                     image_ids=image_ids,
                 ) if ranks.leads else None
             )  # fmt: skip
-            doubt = ranks.broadcast(doubt)
+            note = _turned(dataset, result.image_ids) if ranks.leads else None
+            doubt, note = ranks.broadcast((doubt, note))
         doubts = (*result.doubts, *((doubt,) if doubt else ()))
-        return dataclasses.replace(result, dataset=dataset, doubts=doubts)
+        notes = (*result.notes, *((note,) if note else ()))
+        return dataclasses.replace(result, dataset=dataset, doubts=doubts, notes=notes)
 
     def evaluate(
         self,
@@ -477,6 +479,18 @@ def _undisturbed(detector: Detector, module: nn.Module | None) -> Iterator[Detec
             yield lambda images: inner([image.to(dtype) for image in images])
         else:
             yield inner
+
+
+def _turned(dataset: DetectionDataset, image_ids: Sequence[ImageId]) -> str | None:
+    """A note if EXIF orientations were undone; annotations may be of the pixels as stored."""
+    turned = getattr(dataset, "turned", None)
+    count = sum(map(turned, image_ids)) if turned else 0
+    if not count:
+        return None
+    return (
+        f"{count} images were turned upright by EXIF; if the annotations are of the pixels as "
+        "stored, remove the orientation from the files"
+    )
 
 
 def _by_variant(

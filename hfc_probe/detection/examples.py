@@ -54,7 +54,7 @@ def examples_figure(
             ):
                 _example(axes, result, position, name, pixels)
         figure.supxlabel(
-            f"detections of score ≥ {result.threshold:.2f}, where F1 on the originals is largest\n"
+            f"detections of score ≥ {result.threshold:.2f}, {result.threshold_reason}\n"
             "green: found, with score and IoU; orange: false; dashed: missed",
             fontsize=8.5,
         )

@@ -79,6 +79,18 @@ def test_no_other_threshold_has_a_larger_f1(seed):
     assert best_threshold(truth, ids, {}) is None
 
 
+def test_f1_of_images_drawn_is_that_of_a_data_set_of_them():
+    truth, found = planted(1)
+    ids = sorted(truth.images)
+    point = operating_point(truth, ids, found, 0.3)
+    assert point.f1_interval(np.full((2, len(ids)), 3.0)) == pytest.approx((point.f1, point.f1))
+    half = np.isin(np.arange(len(ids)), range(0, len(ids), 2)).astype(float)
+    alone = operating_point(truth, ids[::2], found, 0.3).f1
+    assert 0 < alone != point.f1
+    assert point.f1_interval(half[None]) == pytest.approx((alone, alone))
+    assert np.isnan(point.f1_interval(np.zeros((0, len(ids))))).all()
+
+
 def test_right_detections_are_those_that_cocoeval_matches(real):
     from hfc_probe.detection.evaluation import evaluate
 

@@ -174,6 +174,11 @@ def test_two_processes_give_the_numbers_of_one(planted):
         (["--dataset", "coco_2017_val"], "belong to --detectron2-config"),
         (["--hfc-background", "mean"], "pass pixel_mean"),
         (["--model", "torchvision:resnet18"], "it is a classifier, which hfc-probe audit measures"),
+        (
+            ["--model", "onnx:x.onnx,decode=mine.py"],
+            "expected onnx:FILE,decode=path/to/file.py:function (and ,prepare=… if the input is",
+        ),
+        (["--model", "mine"], "expected torchvision:NAME, hf:NAME_OR_DIR, onnx:FILE,decode=… or"),
         (["--classes", "5"], "--classes: expected with a torchvision detector and a checkpoint"),
         (["--at", "input"], "hfc_probe_detectron2 can filter a model's input"),
         (["--radii", "0.5"], "multiply by half the image's side"),

@@ -14,6 +14,7 @@ extras = {
     # The tab draws by itself: to look at logs, this is all it needs.
     "dashboard": ["tensorboard>=2.21,<3"],
     "detection": ["pycocotools>=2.0.7"],
+    "docs": ["furo>=2024.8.6", "myst-parser>=4", "sphinx>=8.1"],
     # What detectron2 itself needs; it is not on PyPI, see its installation page.
     "detectron2": [
         "cloudpickle",
@@ -49,9 +50,8 @@ extras = {
     ],
 }
 # detectron2 itself cannot be had from PyPI, so "all" leaves its needs out.
-extras["all"] = sorted(
-    {n for name, needs in extras.items() if name not in ("detectron2", "test") for n in needs}
-)
+others = ("detectron2", "docs", "test")
+extras["all"] = sorted({n for name in extras if name not in others for n in extras[name]})
 
 version: dict[str, str] = {}
 exec((ROOT / "hfc_probe" / "version.py").read_text(encoding="utf-8"), version)

@@ -73,7 +73,7 @@ def train_with_probe(
         measurements={
             FrequencyAccuracy(): Every(epochs=1),
             KernelSpectra(): Every(epochs=1),
-            FourierHeatmap(norm=None, samples=48): Every(epochs=max(1, epochs // 2)),
+            FourierHeatmap(norm=None, forwards=8000): Every(epochs=1),
         },
         limit=512,
         budget=1.0,  # a demonstration: show everything, whatever it costs

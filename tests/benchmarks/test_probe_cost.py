@@ -349,7 +349,7 @@ def test_attached_with_nothing_due(tmp_path):
 
 
 def test_passes_of_each_measurement():
-    """What is counted at 100 images, and what 1,000 images cost; the README's column."""
+    """What is counted at 100 images, and what 1,000 images cost; the documentation's column."""
     count = 100
     data = Samples(torch.rand(count, 3, 32, 32), torch.arange(count) % CLASSES)
     found = {}

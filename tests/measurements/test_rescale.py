@@ -99,8 +99,8 @@ def test_rescaling_passes_gradients_and_takes_empty_batches():
 @pytest.mark.parametrize(
     ("rescale", "radii", "original", "lfc", "hfc"),
     [
-        (None, (4, 12), 467, [92, 414], [226, 77]),
-        ("max", (4, 8, 12, 16), 466, [93, 194, 416, 453], [145, 77, 71, 60]),
+        (None, (12,), 467, [414], [77]),
+        ("max", (4, 12), 466, [93, 416], [145, 71]),
     ],
 )
 def test_the_published_pipeline_on_resnet20(resnet20, cifar, rescale, radii, original, lfc, hfc):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -34,7 +35,7 @@ def test_a_map_of_a_minute_is_no_quick_first_run(samples, caplog):
     with hfc_probe.attach(network(), samples, measurements=[measurement]) as probe:
         probe.end_epoch()
         assert not probe.results
-    assert "fourier_heatmap should take about 60.0 s and is put off" in caplog.text
+    assert re.search(r"fourier_heatmap should take about 6\d\.\d s and is put off", caplog.text)
 
 
 def test_a_measurement_that_cannot_tell_its_cost_is_let_run(samples):

@@ -228,6 +228,7 @@ def detect(
                 )
             from torch import nn
 
+            from ..detection.identity import detector_identity
             from .detectors import load_detector
             from .models import signs_of_no_training
 
@@ -235,15 +236,17 @@ def detect(
             detector = load_detector(spec or "", weights, classes, data.truth.categories)
             if hasattr(detector, "to"):
                 detector = detector.to(target)
+            module = detector if isinstance(detector, nn.Module) else None
+            identity = detector_identity(detector, module)  # a call may change it
             if not (out / "finished").exists():
                 _try(detector, data, target)
             doubts = []
-            if isinstance(detector, nn.Module):
-                doubts = signs_of_no_training(spec or "", weights, detector)
+            if module is not None:
+                doubts = signs_of_no_training(spec or "", weights, module)
             if rank_and_world()[0] == 0:
                 for doubt in doubts:
                     click.echo(f"Caution: {doubt}")
-            result = audit.measure(detector, data, device=target, **common)
+            result = audit.measure(detector, data, device=target, identity=identity, **common)
         if rank_and_world()[0] != 0:
             return
         files = result.save_all(out)

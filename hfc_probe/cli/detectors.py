@@ -51,6 +51,11 @@ def load_detector(
                 f"--weights: expected none with {kind}:…, which brings its own, got {weights}"
             )
         return _onnx(name) if kind == "onnx" else _transformers(name, categories)
+    if ".py:" not in spec:
+        raise InputError(
+            "--model: expected torchvision:NAME, hf:NAME_OR_DIR, onnx:FILE,decode=… or "
+            f"path/to/file.py:callable, got {spec!r}"
+        )
     detector = call_from_file(spec)
     if weights is not None:
         if weights == "DEFAULT" or not isinstance(detector, nn.Module):
@@ -73,7 +78,8 @@ def _onnx(text: str) -> Any:
 
     path, *options = text.split(",")
     given = dict(option.partition("=")[::2] for option in options)
-    if "decode" not in given or not given.keys() <= {"decode", "prepare"}:
+    named = all(".py:" in option for option in given.values())
+    if not named or "decode" not in given or not given.keys() <= {"decode", "prepare"}:
         raise InputError(
             "--model: expected onnx:FILE,decode=path/to/file.py:function (and ,prepare=… if the "
             f"input is not the resized RGB image), got onnx:{text}"

@@ -35,7 +35,7 @@ from .coco import (
     ImageId,
     detections_from,
 )
-from .identity import detector_identity
+from .identity import changed, detector_identity
 from .pictures import BrokenImageError
 from .result import DetectionAuditResult
 from .signed import sign_doubt
@@ -144,6 +144,7 @@ class DetectionAudit:
         resume: str | os.PathLike[str] | None = None,
         skip_broken: bool = False,
         progress: bool = False,
+        identity: Mapping[str, Any] | None = None,
     ) -> DetectionAuditResult:
         """Run a detector over a data set, once, and evaluate every variant.
 
@@ -168,6 +169,8 @@ class DetectionAudit:
                 whether this is the same detector.
             skip_broken: count and name images that cannot be read, and continue without them.
             progress: show a progress bar on standard error.
+            identity: of a detector that was called already, from before the first call; None: as
+                :func:`hfc_probe.detection.identity.detector_identity` finds it now.
 
         Raises:
             InputError: a detector, data or directory that cannot be used. What was finished
@@ -196,11 +199,17 @@ class DetectionAudit:
         reading: dict[str, Any] = {"batch_size": batch_size}
         if batch_size > 1:  # an image is padded with its companions
             reading["batches"] = zlib.crc32(str(image_ids).encode())
-        identity = used.fingerprint(detector_identity(detector, module), truth, reading)
-        attributes = identity.pop("attributes")  # may name this rank's own device
-        with together(json.dumps(identity, sort_keys=True, default=str)) as ranks:
-            identity["attributes"] = ranks.broadcast(attributes)
-            store = PredictionStore(resume, identity, ranks.rank)
+        first = dict(identity or detector_identity(detector, module))
+        fingerprint = used.fingerprint(first, truth, reading)
+        attributes = fingerprint.pop("attributes")  # may name this rank's own device
+        with together(json.dumps(fingerprint, sort_keys=True, default=str)) as ranks:
+            fingerprint["attributes"] = ranks.broadcast(attributes)
+            store = PredictionStore(
+                resume,
+                fingerprint,
+                ranks.rank,
+                lambda: changed(first, detector_identity(detector, module)),
+            )
             ranks.gather(None)  # nobody writes before everybody has read
             broken: dict[ImageId, str] = {}
             digest = getattr(dataset, "digest", None)
@@ -226,7 +235,7 @@ class DetectionAudit:
                             store.add(image_id, content, digest(image_id) if digest else "")
                 doubt = None
                 known = [i for i in image_ids if i in store.finished]
-                if ranks.leads and known:
+                if ranks.leads and known and background is None:
                     doubt = sign_doubt(run, dataset.load(known[0]).to(where))
             finished: Finished = {}
             for part, unreadable in ranks.gather((store.finished, broken)):
@@ -238,9 +247,11 @@ class DetectionAudit:
                     image_ids=image_ids,
                 ) if ranks.leads else None
             )  # fmt: skip
-            doubt = ranks.broadcast(doubt)
+            note = _turned(dataset, result.image_ids) if ranks.leads else None
+            doubt, note = ranks.broadcast((doubt, note))
         doubts = (*result.doubts, *((doubt,) if doubt else ()))
-        return dataclasses.replace(result, dataset=dataset, doubts=doubts)
+        notes = (*result.notes, *((note,) if note else ()))
+        return dataclasses.replace(result, dataset=dataset, doubts=doubts, notes=notes)
 
     def evaluate(
         self,
@@ -322,7 +333,7 @@ class DetectionAudit:
         names = ("radii", "units", "hfc_background", "pixel_mean", "closed", "rescale", "at")
         files = sorted(f"{i} {image.get('file_name')}" for i, image in truth.images.items())
         return {
-            "version": 3,  # 1 named the variants by another pad, 2 knew less of a detector
+            "version": 4,  # 1 padded names differently, 2 knew less of a detector, 3 paths
             **detector,
             "images": f"{len(files)} named {zlib.crc32(chr(10).join(files).encode()):08x}",
             **reading,
@@ -468,6 +479,18 @@ def _undisturbed(detector: Detector, module: nn.Module | None) -> Iterator[Detec
             yield lambda images: inner([image.to(dtype) for image in images])
         else:
             yield inner
+
+
+def _turned(dataset: DetectionDataset, image_ids: Sequence[ImageId]) -> str | None:
+    """A note if EXIF orientations were undone; annotations may be of the pixels as stored."""
+    turned = getattr(dataset, "turned", None)
+    count = sum(map(turned, image_ids)) if turned else 0
+    if not count:
+        return None
+    return (
+        f"{count} images were turned upright by EXIF; if the annotations are of the pixels as "
+        "stored, remove the orientation from the files"
+    )
 
 
 def _by_variant(

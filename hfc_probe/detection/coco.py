@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..ground.errors import InputError, named
 from ..ground.hashing import file_digest
-from .pictures import read_picture
+from .pictures import is_turned, read_picture
 
 ImageId = int | str
 # What entries of the wrong kind, size or depth raise.
@@ -239,6 +239,10 @@ class CocoImages:
     def digest(self, image_id: ImageId) -> str:
         """Of the image's file; empty if it cannot be read."""
         return file_digest(self._path(image_id))
+
+    def turned(self, image_id: ImageId) -> bool:
+        """Whether an image that can be read is turned upright."""
+        return is_turned(self._path(image_id))
 
     def _path(self, image_id: ImageId) -> Path:
         path: Path = self.folder / self.truth.images[image_id]["file_name"]

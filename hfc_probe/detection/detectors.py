@@ -110,7 +110,13 @@ class OnnxDetector:
             raise InputError(f"path: expected an ONNX file, got {path}, which cannot be read")
         self._decode = decode
         self._prepare = prepare
-        self._session = onnxruntime.InferenceSession(path, providers=list(providers))
+        try:
+            self._session = onnxruntime.InferenceSession(path, providers=list(providers))
+        except Exception as error:  # onnxruntime has a dozen classes, all private
+            raise InputError(
+                f"path: expected an ONNX file that onnxruntime can load, got {path} "
+                f"({' '.join(str(error).split())[:200]}); export it again"
+            ) from error
         (self._input,) = self._session.get_inputs()[:1]
 
     def __call__(self, images: list[Tensor]) -> list[Any]:
@@ -146,6 +152,6 @@ def from_onnx(
         providers: of onnxruntime.
 
     Raises:
-        InputError: onnxruntime or the file is missing.
+        InputError: onnxruntime or the file is missing, or the file cannot be loaded.
     """
     return OnnxDetector(os.fspath(path), decode, prepare, providers)

@@ -89,11 +89,11 @@ def _form(images: list[_Image]) -> str | None:
     def met(read: Callable[[Corners], Corners], scale: bool) -> float:
         best: list[float] = []
         for image in images:
-            if len(image.objects):
+            if len(image.objects) and not (scale and np.isnan(image.size).any()):
                 factor = np.tile(image.size, 2) if scale else 1.0
                 overlap = ious(read(image.given) * factor, image.objects)
                 best.extend(overlap.max(0) if len(image.given) else np.zeros(len(image.objects)))
-        return float(np.nanmean(best)) if len(best) >= _FEW else 0.0
+        return float(np.mean(best)) if len(best) >= _FEW else 0.0
 
     right: dict[str, Callable[[Corners], Corners]] = {"x0, y0, x1, y1": lambda given: given}
     given = np.concatenate([image.given for image in images])

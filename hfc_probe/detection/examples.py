@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .. import fourier
 from ..core.drawing import new_figure, show_pixels, styled
 from .coco import DetectionDataset
 from .doubts import corners, ious
+from .matching import scenes
 from .variants import ORIGINAL
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def examples_figure(
             ):
                 _example(axes, result, position, name, pixels)
         figure.supxlabel(
-            f"detections of score ≥ {result.threshold:.2f}, where F1 on the originals is largest\n"
+            f"detections of score ≥ {result.threshold:.2f}, {result.threshold_reason}\n"
             "green: found, with score and IoU; orange: false; dashed: missed",
             fontsize=8.5,
         )
@@ -88,7 +88,7 @@ def _example(axes: Axes, result: Any, position: int, variant: str, pixels: Any) 
         _box(axes, target["bbox"], size, _MISSED, name, dashed=True)
     false = _false(result, variant, image_id, hits)
     for rank, k in enumerate(false):
-        name = categories.get(int(found.labels[k]), str(int(found.labels[k])))
+        name = categories[int(found.labels[k])]
         text = f"{name} {found.scores[k]:.2f}" if rank < _LABELLED else ""
         _box(axes, found.boxes[k], size, _FALSE, text)
     ap = 100 * result.images_ap[variant][position]
@@ -103,12 +103,10 @@ def _example(axes: Axes, result: Any, position: int, variant: str, pixels: Any) 
 
 
 def _false(result: Any, variant: str, image_id: Any, hits: list[int]) -> list[int]:
-    """Detections above the threshold that match nothing, best first."""
-    found = result.predictions[variant].get(image_id)
-    if found is None:
-        return []
-    order = np.argsort(-found.scores, kind="stable").tolist()
-    return [k for k in order if found.scores[k] >= result.threshold and k not in hits]
+    """Detections from the threshold on that are wrong, best first."""
+    (scene,) = scenes(result.truth, [image_id], result.predictions[variant])
+    wrong = scene.rows[(scene.scores >= result.threshold) & ~scene.ignored]
+    return [k for k in wrong.tolist() if k not in hits]
 
 
 def _box(
@@ -157,22 +155,3 @@ def _box(
         color="black",
         bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.8, "alpha": 0.85},
     )
-
-
-def best_threshold(scores: NDArray[np.float64], matched: NDArray[np.float64]) -> float:
-    """The score from which on F1 is largest.
-
-    Args:
-        scores: of all detections.
-        matched: per object, the score of the detection that matches it; NaN for none.
-
-    >>> best_threshold(np.array([0.9, 0.8, 0.3, 0.2]), np.array([0.9, 0.8, np.nan]))
-    0.8
-    """
-    ranked = np.sort(scores)[::-1]
-    hits = np.sort(matched[np.isfinite(matched)])
-    if not len(ranked) or not len(hits):
-        return 0.5
-    right = len(hits) - np.searchsorted(hits, ranked, side="left")
-    shown = len(ranked) - np.searchsorted(ranked[::-1], ranked, side="left")
-    return float(ranked[int(np.argmax(2 * right / (shown + len(matched))))])

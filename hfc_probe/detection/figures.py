@@ -205,13 +205,18 @@ def operating_figure(result: Any) -> Figure:
         figure = new_figure(12.4, 4.6)
         axes, *panels = figure.subplots(1, 3, width_ratios=(1.3, 1, 1))
         parts = {"LFC": result.variants[1 : 1 + count], "HFC": result.variants[1 + count :]}
-        for what, marker in (("f1", "o"), ("precision", "^"), ("recall", "s")):
+        for what, marker in (("F1", "o"), ("precision", "^"), ("recall", "s")):
             for (part, names), colour in zip(parts.items(), (LFC, HFC), strict=True):
-                values = [100 * getattr(points[name], what) for name in names]
+                values, low, high = 100 * np.array([result.shares(n)[what] for n in names]).T
                 style = "-" if part == "LFC" else "--"
-                text = f"{what if what != 'f1' else 'F1'}, {part}"
-                axes.plot(radii, values, style, marker=marker, ms=4, color=colour, label=text)
-        axes.axhline(100 * points[ORIGINAL].f1, color=CLEAN, ls=":", label="F1, original")
+                bars = np.maximum((values - low, high - values), 0)
+                axes.errorbar(
+                    radii, values, bars, fmt=style, marker=marker, ms=4, color=colour,
+                    elinewidth=0.8, label=f"{what}, {part}",
+                )  # fmt: skip
+        value, *bounds = (100 * v for v in result.shares(ORIGINAL)["F1"])
+        axes.axhspan(*bounds, color=CLEAN, alpha=0.1, lw=0)
+        axes.axhline(value, color=CLEAN, ls=":", label="F1, original")
         axes.set_xlabel(f"radius r ({result.unit})")
         axes.set_ylabel("share (%)")
         axes.set_ylim(0, 100)
@@ -239,7 +244,7 @@ def operating_figure(result: Any) -> Figure:
         panels[0].set_ylabel("true class")
         figure.suptitle(
             f"At score ≥ {result.threshold:.2f} and IoU ≥ 0.5 ({result.samples} images; the "
-            f"{len(chosen)} most frequent classes)",
+            f"{len(chosen)} most frequent classes; bars: 95 % intervals)",
             fontsize=12,
         )
     return figure

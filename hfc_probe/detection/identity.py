@@ -8,6 +8,7 @@ import sys
 import sysconfig
 import types
 from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,9 @@ def detector_identity(detector: Any, model: nn.Module | None = None) -> dict[str
     """Everything of a detector that its detections may depend on and that can be seen.
 
     Followed are modules, functions with their closures, defaults and the globals they name,
-    partial functions, bound methods, and the attributes of objects. An object that shows
-    nothing, such as a compiled session, is known by its class; its answer decides.
+    partial functions, bound methods, and the attributes of objects. Text inside an object of an
+    installed package, such as the path of a session's file, does not count. An object that shows
+    nothing is known by its class; its answer decides.
 
     Args:
         detector: what is called.
@@ -50,6 +52,20 @@ def detector_identity(detector: Any, model: nn.Module | None = None) -> dict[str
     }
 
 
+def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """What of an identity differs: ``weights``, ``code``, ``attributes.NAME``.
+
+    Between the identities before and after a call it is what calling the detector changes: a
+    counter, a cache, a session loaded at the first image.
+    """
+    flat = [
+        {k: v for k, v in one.items() if k != "attributes"}
+        | {f"attributes.{k}": v for k, v in one["attributes"].items()}
+        for one in (before, after)
+    ]
+    return sorted(k for k in flat[0] | flat[1] if flat[0].get(k) != flat[1].get(k))
+
+
 class _Walk:
     """Collects descriptions of a detector's parts, each object once."""
 
@@ -58,6 +74,7 @@ class _Walk:
         self.code: list[str] = []
         self.attributes: dict[str, list[str]] = {}
         self._seen: dict[int, Any] = {}  # holds them, so that no id is used twice
+        self._installed = False  # inside an object of an installed package
 
     @staticmethod
     def hashed(lines: list[str]) -> str:
@@ -66,7 +83,10 @@ class _Walk:
     def visit(self, name: str, value: Any, depth: int = 0) -> None:
         """Take in a value; ``name`` is the attribute or variable that holds it."""
         if isinstance(value, _PLAIN):
-            self._note(name, repr(value))
+            self._note(name, self._text(value))
+            return
+        if isinstance(value, PurePath):
+            self._note(name, self._text(str(value)))
             return
         if id(value) in self._seen or depth > _DEPTH or len(self._seen) > _OBJECTS:
             return
@@ -92,9 +112,16 @@ class _Walk:
         elif not isinstance(value, types.ModuleType):
             self._note(name, type(value).__qualname__)
             self._class(type(value), depth)
-            if type(value).__module__.split(".")[0] not in ("builtins", "numpy", "torch"):
+            package = type(value).__module__.split(".")[0]
+            if package not in ("builtins", "numpy", "torch"):
+                outer, self._installed = self._installed, not _own(type(value).__module__)
+                self._installed &= package != "hfc_probe"
                 for key, item in sorted(_attributes(value).items()):
                     self.visit(key, item, depth + 1)
+                self._installed = outer
+
+    def _text(self, value: Any) -> str:
+        return "str" if self._installed and isinstance(value, str) else repr(value)
 
     def _note(self, name: str, text: str) -> None:
         self.attributes.setdefault(name, []).append(text)
@@ -117,13 +144,13 @@ class _Walk:
             for key, item in value.items():
                 text = repr(key) if isinstance(key, _PLAIN) else type(key).__qualname__
                 if isinstance(item, _PLAIN):
-                    self._note(name, f"{text}: {item!r}")
+                    self._note(name, f"{text}: {self._text(item)}")
                 else:
                     self._note(name, text)
                     self.visit(name, item, depth + 1)
         elif all(isinstance(item, _PLAIN) for item in value):
             ordered = value if isinstance(value, (list, tuple)) else sorted(value, key=repr)
-            self._note(name, repr(list(ordered)))
+            self._note(name, str(list(map(self._text, ordered))))
         else:
             for item in value:
                 self.visit(name, item, depth + 1)

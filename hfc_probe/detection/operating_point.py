@@ -10,10 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .coco import Detections, GroundTruth, ImageId
-from .doubts import corners, ious
-from .errors_by_kind import in_crowd
-
-_OVERLAP = 0.5
+from .evaluation import percentile_interval
+from .matching import OVERLAP, scenes
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,28 +22,51 @@ class OperatingPoint:
         threshold: the least score that counts.
         confusion: ``(K + 1, K + 1)`` counts, categories by rising id: true class by detected
             class. The last row holds false detections, the last column missed objects.
+        by_image: ``(I, 3)`` right detections, detections and objects of each image.
     """
 
     threshold: float
     confusion: NDArray[np.int64]
+    by_image: NDArray[np.int64]
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Right detections, detections and objects."""
+        right, shown, objects = self.by_image.sum(0).tolist()
+        return right, shown, objects
 
     @property
     def precision(self) -> float:
         """Share of detections that are right; NaN if there are none."""
-        return self._share(self.confusion[:, :-1].sum())
+        right, shown, _ = self.counts
+        return right / shown if shown else float("nan")
 
     @property
     def recall(self) -> float:
         """Share of objects that are found; NaN if there are none."""
-        return self._share(self.confusion[:-1].sum())
+        right, _, objects = self.counts
+        return right / objects if objects else float("nan")
 
     @property
     def f1(self) -> float:
         """Harmonic mean of precision and recall; 0 if nothing is found."""
-        return self._share((self.confusion[:, :-1].sum() + self.confusion[:-1].sum()) / 2)
+        return float(_f1(self.by_image.sum(0)))
 
-    def _share(self, of: float) -> float:
-        return float(np.trace(self.confusion) / of) if of else float("nan")
+    def f1_interval(self, weights: NDArray[np.float64]) -> tuple[float, float]:
+        """95 % bootstrap interval of F1 at this threshold.
+
+        Args:
+            weights: ``(B, I)`` how often each image is drawn, such as
+                :func:`hfc_probe.detection.evaluation.bootstrap_weights` gives.
+        """
+        ((low, high),) = percentile_interval(_f1(weights @ self.by_image)[:, None])
+        return float(low), float(high)
+
+
+def _f1(counts: NDArray[Any]) -> NDArray[np.float64]:
+    """Of right detections, detections and objects ``(…, 3)``; NaN if there are none."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(2 * counts[..., 0] / (counts[..., 1] + counts[..., 2]))
 
 
 def operating_point(
@@ -54,40 +75,43 @@ def operating_point(
     found: Mapping[ImageId, Detections],
     threshold: float,
 ) -> OperatingPoint:
-    """Match detections to objects, best score first: of their own class, then of any other.
-
-    What lies in a crowd of its class does not count, as in COCO.
-    """
+    """Match detections to objects, best score first: of their own class, then of any other."""
     categories = sorted(truth.categories)
-    place = {category: k for k, category in enumerate(categories)}
     nothing = len(categories)
     confusion = np.zeros((nothing + 1, nothing + 1), dtype=np.int64)
-    annotations: dict[ImageId, list[dict[str, Any]]] = {i: [] for i in image_ids}
-    for annotation in truth.annotations:
-        if annotation["image_id"] in annotations:
-            annotations[annotation["image_id"]].append(annotation)
-    for image_id, here in annotations.items():
-        targets = [a for a in here if not a["iscrowd"]]
-        true = np.array([place[t["category_id"]] for t in targets], dtype=np.int64)
-        free = np.ones(len(targets), dtype=bool)
-        detections = found.get(image_id)
-        if detections is not None:
-            order = np.argsort(-detections.scores, kind="stable")
-            known = np.isin(detections.labels, categories) & (detections.scores >= threshold)
-            order = order[known[order]]
-            boxes, labels = corners(detections.boxes[order]), detections.labels[order]
-            seen = np.array([place[k] for k in labels.tolist()], dtype=np.int64)
-            aims = np.array([t["bbox"] for t in targets], dtype=np.float64).reshape(-1, 4)
-            overlap = ious(boxes, corners(aims))
-            left = np.ones(len(boxes), dtype=bool)
-            for same in (True, False):
-                allowed = overlap * ((seen[:, None] == true) == same)
-                for k in np.flatnonzero(left).tolist() if len(targets) else ():
-                    best = int((allowed[k] * free).argmax())
-                    if free[best] and allowed[k, best] >= _OVERLAP:
-                        confusion[true[best], seen[k]] += 1
-                        left[k] = free[best] = False
-            left &= ~in_crowd(boxes, labels, [a for a in here if a["iscrowd"]])
-            confusion[nothing] += np.bincount(seen[left], minlength=nothing + 1)
+    by_image = []
+    for scene in scenes(truth, image_ids, found):
+        shown = scene.scores >= threshold
+        true = np.searchsorted(categories, scene.categories)
+        seen = np.searchsorted(categories, scene.labels)
+        match = np.where(shown, scene.match, -1)
+        by_image.append(((match >= 0).sum(), (shown & ~scene.ignored).sum(), len(true)))
+        free = ~np.isin(np.arange(len(true)), match)
+        for k in np.flatnonzero(shown & (match < 0) & ~scene.ignored).tolist():
+            near = np.flatnonzero(free & (scene.overlap[k] >= OVERLAP))
+            if len(near):
+                match[k] = near[scene.overlap[k, near].argmax()]
+                free[match[k]] = False
+            else:
+                confusion[nothing, seen[k]] += 1
+        met = match >= 0
+        np.add.at(confusion, (true[match[met]], seen[met]), 1)
         confusion[:, nothing] += np.bincount(true[free], minlength=nothing + 1)
-    return OperatingPoint(threshold, confusion)
+    return OperatingPoint(threshold, confusion, np.array(by_image, dtype=np.int64))
+
+
+def best_threshold(
+    truth: GroundTruth, image_ids: Sequence[ImageId], found: Mapping[ImageId, Detections]
+) -> float | None:
+    """The score from which on F1 is largest; None if no detection is right."""
+    objects, pairs = 0, [np.zeros((0, 2))]
+    for scene in scenes(truth, image_ids, found):
+        objects += len(scene.categories)
+        pairs.append(np.stack([scene.scores, scene.match >= 0], 1)[~scene.ignored])
+    scores, right = np.concatenate(pairs).T
+    if not right.any():
+        return None
+    order = np.argsort(-scores, kind="stable")
+    last = np.append(np.diff(scores[order]) < 0, True)  # of the detections of one score
+    f1 = 2 * np.cumsum(right[order]) / (np.arange(1, len(order) + 1) + objects)
+    return float(scores[order][np.where(last, f1, -1).argmax()])

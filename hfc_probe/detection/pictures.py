@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -44,9 +44,9 @@ def read_picture(
 
     try:
         with Image.open(path) as file:
-            turned = file.getexif().get(_ORIENTATION, 1)
+            turned = _orientation(file)
             upright = ImageOps.exif_transpose(file)
-            pixels = _pixels(upright, named)
+            pixels = _pixels(upright, file.format, named)  # a turned copy has no format
     except FileNotFoundError as error:
         raise BrokenImageError(f"images: expected {named}, no such file") from error
     except InputError:
@@ -74,6 +74,18 @@ def read_picture(
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
+def is_turned(path: str | os.PathLike[str]) -> bool:
+    """Whether :func:`read_picture` turns a file that it can read."""
+    from PIL import Image
+
+    with Image.open(path) as file:
+        return _orientation(file) in range(2, 9)
+
+
+def _orientation(file: Image.Image) -> Any:
+    return file.getexif().get(_ORIENTATION, 1)
+
+
 def check_depth(path: str | os.PathLike[str]) -> None:
     """Raise BrokenImageError for pixels that readers of 8 bits (detectron2's) get wrong."""
     from PIL import Image
@@ -86,14 +98,14 @@ def check_depth(path: str | os.PathLike[str]) -> None:
             )
 
 
-def _pixels(picture: Image.Image, named: str) -> NDArray[np.float32]:
+def _pixels(picture: Image.Image, form: str | None, named: str) -> NDArray[np.float32]:
     """``(H, W, 3)`` in [0, 1]."""
     if picture.mode in _READ:
         colours: NDArray[np.float32] = np.asarray(picture.convert("RGB"), dtype=np.float32)
         return np.divide(colours, 255, dtype=np.float32)
     values = np.asarray(picture)
     scale = 65535.0 if picture.mode.startswith("I;16") else 1.0
-    if picture.mode == "I" and picture.format == "PNG":  # older Pillow's 16 bits
+    if picture.mode == "I" and form == "PNG":  # older Pillow's 16 bits
         scale = 65535.0
     low, high = float(values.min()), float(values.max())
     known = picture.mode == "F" or scale > 1

@@ -36,7 +36,7 @@ from .evaluation import (
     percentile_interval,
     resampled_metrics,
 )
-from .operating_point import OperatingPoint, operating_point
+from .operating_point import OperatingPoint, best_threshold, operating_point
 from .rows import FILES
 from .variants import ORIGINAL, variant_names
 
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Direction = Literal["gain", "drop"]
+SHARES = ("F1", "precision", "recall")
 _DIRECTIONS: tuple[Direction, ...] = ("gain", "drop")
 
 
@@ -86,7 +87,10 @@ class DetectionAuditResult(Result):
     - ``image_ids`` (I,), ``original_image`` (I,), ``lfc_image``, ``hfc_image`` (R, I): AP of
       each image alone;
     - ``object_ids`` (G,), ``original_object`` (G,), ``lfc_object``, ``hfc_object`` (R, G): score
-      of the detection that matches the object at IoU 0.5, NaN if it is missed.
+      of the detection that matches the object at IoU 0.5, NaN if it is missed;
+    - ``original_f1`` (), ``lfc_f1``, ``hfc_f1`` (R,) at ``threshold``, with ``_lower`` and
+      ``_upper``, the 95 % bootstrap interval over images; ``_precision`` and ``_recall`` likewise,
+      with 95 % Wilson intervals, ``_correct``, ``_count``.
 
     Attributes:
         image_ids: images evaluated, sorted.
@@ -180,13 +184,24 @@ class DetectionAuditResult(Result):
     def rescale(self) -> str | None:
         return self.settings.get("rescale")  # absent in results of older versions
 
-    @cached_property
+    @property
     def threshold(self) -> float:
-        """The score from which on F1 at IoU 0.5 is largest on the originals, of all classes."""
-        from .examples import best_threshold
+        """The score from which on F1 at IoU 0.5 is largest on the originals, of all classes.
 
-        here = [f.scores for i, f in self.predictions[ORIGINAL].items() if i in self.image_ids]
-        return best_threshold(np.concatenate([np.zeros(0), *here]), self.score[ORIGINAL])
+        0.5 if nothing is right on the originals.
+        """
+        return 0.5 if self._best_threshold is None else self._best_threshold
+
+    @property
+    def threshold_reason(self) -> str:
+        """Why :attr:`threshold` is what it is."""
+        if self._best_threshold is None:
+            return "as nothing on the originals is right at any score"
+        return "where F1 on the originals is largest"
+
+    @cached_property
+    def _best_threshold(self) -> float | None:
+        return best_threshold(self.truth, self.image_ids, self.predictions[ORIGINAL])
 
     @property
     def place(self) -> str:
@@ -236,6 +251,9 @@ class DetectionAuditResult(Result):
             for k, metric in enumerate(METRICS)
             for name, values in self.metrics.items()
         }
+        for name in self.variants:
+            for what, (value, *_) in self.shares(name).items():
+                out[f"hfc_detection/{what}/{name}"] = value
         for name in self.variants[1:]:
             for direction in _DIRECTIONS:
                 changes = self.changes(name, direction)
@@ -248,7 +266,7 @@ class DetectionAuditResult(Result):
     def labels(self) -> dict[str, Label]:
         radii = dict(zip(self.variants[1:], 2 * self.radii, strict=True))
         out = {}
-        for metric in METRICS:
+        for metric in (*METRICS, *SHARES):
             for name in self.variants:
                 part, radius = name.partition("_")[0], radii.get(name)
                 tag = f"hfc_detection/{metric}/{name}"
@@ -265,12 +283,15 @@ class DetectionAuditResult(Result):
         return out
 
     def intervals(self) -> dict[str, tuple[float, float]]:
-        return {
+        bounds = {
             f"hfc_detection/{metric}/{name}": (float(low), float(high))
-            for name, bounds in self.intervals_of.items()
-            for metric, (low, high) in zip(METRICS, bounds, strict=True)
-            if np.isfinite(low)
+            for name, rows in self.intervals_of.items()
+            for metric, (low, high) in zip(METRICS, rows, strict=True)
         }
+        for name in self.variants:
+            for what, (_, low, high) in self.shares(name).items():
+                bounds[f"hfc_detection/{what}/{name}"] = (low, high)
+        return {tag: pair for tag, pair in bounds.items() if np.isfinite(pair[0])}
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         out: dict[str, NDArray[Any]] = {
@@ -306,6 +327,15 @@ class DetectionAuditResult(Result):
                 for suffix in ("", "_any"):
                     counts = [len(getattr(c, f"images{suffix}")) for c in changes]
                     out |= proportion_arrays(f"{part}_{direction}{suffix}", counts, self.samples)
+        for part, names in {"original": (ORIGINAL,), **parts}.items():
+            right, shown, objects = np.array([self._points[n].counts for n in names]).T
+            f1 = np.array([self.shares(n)["F1"] for n in names]).T
+            found = dict(
+                zip((f"{part}_f1", f"{part}_f1_lower", f"{part}_f1_upper"), f1, strict=True)
+            )
+            found |= proportion_arrays(f"{part}_precision", right, shown)
+            found |= proportion_arrays(f"{part}_recall", right, objects)
+            out |= {k: v[0] if part == ORIGINAL else v for k, v in found.items()}
         return out
 
     def axes(self) -> dict[str, dict[str, Any]]:
@@ -323,6 +353,7 @@ class DetectionAuditResult(Result):
 
     def to_dict(self) -> dict[str, Any]:
         out = super().to_dict()
+        out["threshold"] = self.threshold
         out["notes"] = list(self.notes)
         out["caveats"] = list(self.caveats)
         out["skipped"] = {str(k): v for k, v in self.skipped.items()}
@@ -352,8 +383,36 @@ class DetectionAuditResult(Result):
 
     def operating_point(self, variant: str, threshold: float | None = None) -> OperatingPoint:
         """Precision, recall, F1 and confusion matrix from a score on (None: :attr:`threshold`)."""
-        least = self.threshold if threshold is None else threshold
-        return operating_point(self.truth, self.image_ids, self.predictions[variant], least)
+        if threshold is None:
+            return self._points[variant]
+        return operating_point(self.truth, self.image_ids, self.predictions[variant], threshold)
+
+    @cached_property
+    def _points(self) -> dict[str, OperatingPoint]:
+        return {name: self.operating_point(name, self.threshold) for name in self.variants}
+
+    def shares(self, variant: str) -> dict[str, tuple[float, float, float]]:
+        """F1, precision and recall at :attr:`threshold`, each with its 95 % interval.
+
+        That of F1 is by bootstrap over images, at this threshold, and NaN without; the others are
+        Wilson's.
+        """
+        return self._shares[variant]
+
+    @cached_property
+    def _shares(self) -> dict[str, dict[str, tuple[float, float, float]]]:
+        count = len(self.image_ids)
+        replicates = self.settings["bootstrap"] if count > 1 else 0
+        weights = bootstrap_weights(count, replicates, self.settings["seed"])
+        out = {}
+        for name, point in self._points.items():
+            right, shown, objects = point.counts
+            drawn = weights if right else weights[:0]  # no replicate knows more than that
+            out[name] = {"F1": (point.f1, *point.f1_interval(drawn))}
+            for what, of in (("precision", shown), ("recall", objects)):
+                low, high = (float(v) for v in wilson(right, of))
+                out[name][what] = (right / of if of else float("nan"), low, high)
+        return out
 
     def operating_figure(self) -> Figure:
         """Precision, recall and F1 against radius, and the confusions of the main variant."""
@@ -420,7 +479,7 @@ class DetectionAuditResult(Result):
             "AP75",
         ]
         heads += ["small", "medium", "large", "better images", "worse images"]
-        heads.append(f"F1 (precision, recall) at score {self.threshold:.2f}")
+        heads += [f"F1 at score ≥ {self.threshold:.2f}", "precision", "recall"]
         rows = []
         for name in self.variants:
             values = [_points(v) for v in self.metrics[name]]
@@ -430,12 +489,11 @@ class DetectionAuditResult(Result):
                 delta = self.metrics[name][0] - self.metrics[ORIGINAL][0]
                 change = _interval(delta, low, high)
                 gains, drops = (self._counted(name, d) for d in _DIRECTIONS)
-            low, high = self.intervals_of[name][0]
-            if np.isfinite(low):
-                values[0] += f" [{_points(low)}, {_points(high)}]"
-            at = self.operating_point(name)
-            f1 = f"{_points(at.f1)} ({_points(at.precision)}, {_points(at.recall)})"
-            rows.append([self.label(name), values[0], change, *values[1:], gains, drops, f1])
+            values[0] = _bounded(self.metrics[name][0], *self.intervals_of[name][0])
+            right, *of = self._points[name].counts
+            shares = [_bounded(*share) for share in self.shares(name).values()]
+            shares[1:] = [f"{s} ({right} of {n})" for s, n in zip(shares[1:], of, strict=True)]
+            rows.append([self.label(name), values[0], change, *values[1:], gains, drops, *shares])
         return heads, rows
 
     def label(self, variant: str) -> str:
@@ -594,6 +652,11 @@ def _largest(change: NDArray[np.float64], chosen: NDArray[np.bool_]) -> NDArray[
 
 def _points(value: float) -> str:
     return f"{100 * value:.1f}" if np.isfinite(value) else "–"
+
+
+def _bounded(value: float, low: float, high: float) -> str:
+    interval = f" [{_points(low)}, {_points(high)}]" if np.isfinite([value, low]).all() else ""
+    return _points(value) + interval
 
 
 def _interval(delta: float, low: float, high: float) -> str:

@@ -75,14 +75,18 @@ def objects(result: Any) -> str:
 
 
 def confusion(result: Any) -> str:
-    """One row per variant, true and detected class that occur together; ``none`` for neither."""
-    names = [name for _, name in sorted(result.truth.categories.items())] + ["none"]
+    """One row per variant, true and detected class that occur together.
+
+    The true class of a false detection and the detected class of a missed object are empty.
+    """
+    names: list[tuple[Any, str]] = [*sorted(result.truth.categories.items()), ("", "")]
     rows = []
     for variant in result.variants:
         counts = result.operating_point(variant).confusion
         for true, seen in np.argwhere(counts).tolist():
-            rows.append([variant, names[true], names[seen], int(counts[true, seen])])
-    return _csv(["variant", "true", "detected", "count"], rows)
+            rows.append([variant, *names[true], *names[seen], int(counts[true, seen])])
+    heads = ["variant", "true_id", "true", "detected_id", "detected", "count"]
+    return _csv(heads, rows)
 
 
 FILES: dict[str, Callable[[Any], str]] = {

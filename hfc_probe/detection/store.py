@@ -33,6 +33,8 @@ class PredictionStore:
         folder: where the files are; None keeps them in memory only.
         fingerprint: settings and detector; files made with others are refused.
         rank: of this process.
+        changing: says, after the first image, what of the fingerprint calling the detector changes
+            (see :func:`hfc_probe.detection.identity.changed`): that is never compared.
 
     Attributes:
         finished: detections of finished images.
@@ -43,7 +45,11 @@ class PredictionStore:
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str] | None, fingerprint: Mapping[str, Any], rank: int = 0
+        self,
+        folder: str | os.PathLike[str] | None,
+        fingerprint: Mapping[str, Any],
+        rank: int = 0,
+        changing: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self.finished: Finished = {}
         self.digests: dict[ImageId, str] = {}
@@ -51,6 +57,7 @@ class PredictionStore:
         self._fingerprint = json.loads(json.dumps(fingerprint))
         self._file: IO[bytes] | None = None
         self._rank = rank
+        self._changing = changing
         if self._folder is not None and self._folder.is_dir():
             for part in sorted(self._folder.glob("part-*.jsonl")):
                 self._read(part)
@@ -82,10 +89,12 @@ class PredictionStore:
         return whole
 
     def _check(self, found: Any, part: Path) -> None:
-        if found == self._fingerprint:
-            return
         known = found if isinstance(found, Mapping) else {}
-        differing = list(_differing(known, self._fingerprint))
+        changing = known.get("changing", ())
+        known, wanted = (_without(one, changing) for one in (known, self._fingerprint))
+        if known == wanted:
+            return
+        differing = list(_differing(known, wanted))
         raise InputError(
             f"resume: expected finished images of this very audit in {part.parent}, got "
             f"{'; '.join(differing) or 'another version'}; choose another directory or delete that "
@@ -170,7 +179,8 @@ class PredictionStore:
         self._file = part.open("ab")
         self._file.truncate(whole)
         if whole == 0:
-            self._file.write(json.dumps(self._fingerprint).encode() + b"\n")
+            head = {**self._fingerprint, "changing": list(self._changing())}
+            self._file.write(json.dumps(head).encode() + b"\n")
         return self._file
 
     def _locked(self) -> int | None:
@@ -215,6 +225,15 @@ def _writable(folder: Path) -> Iterator[None]:
             f"output: expected a place that can be written, got {folder} ({error.strerror}); what "
             "was finished before is kept"
         ) from error
+
+
+def _without(fingerprint: Mapping[str, Any], changing: Sequence[str]) -> dict[str, Any]:
+    """A fingerprint without what calling the detector changes."""
+    kept = {k: v for k, v in fingerprint.items() if k not in changing and k != "changing"}
+    if "attributes" in kept:
+        attributes = kept["attributes"].items()
+        kept["attributes"] = {k: v for k, v in attributes if f"attributes.{k}" not in changing}
+    return kept
 
 
 def _differing(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:

@@ -15,7 +15,7 @@ from ..conftest import needs_coco
 from .real_detector import FILE, decode, prepare
 
 
-def test_onnx_boxes_are_those_of_a_session_by_hand(real):
+def test_onnx_boxes_are_those_of_a_session_by_hand(real, tmp_path):
     data, found = real
     ids = sorted(data.truth.categories)
 
@@ -35,6 +35,21 @@ def test_onnx_boxes_are_those_of_a_session_by_hand(real):
         from_onnx(FILE, decoded, prepare=prepare)
     )
     assert detector_identity(detector) != detector_identity(from_onnx(FILE, decoded))
+    moved = tmp_path / "moved.onnx"
+    moved.write_bytes(FILE.read_bytes())
+    assert detector_identity(detector) == detector_identity(
+        from_onnx(moved, decoded, prepare=prepare)
+    )
+    detector.digest = "of other content"
+    assert detector_identity(detector) != detector_identity(
+        from_onnx(moved, decoded, prepare=prepare)
+    )
+    moved.write_bytes(b"junk")
+    with pytest.raises(
+        InputError,
+        match=r"file that onnxruntime can load, got .*moved.onnx \(.*\); export it again",
+    ):
+        from_onnx(moved, decoded)
     with pytest.raises(InputError, match=r"expected an ONNX file, got absent\.onnx, which cannot"):
         from_onnx("absent.onnx", decoded)
 

@@ -116,6 +116,34 @@ def test_the_same_command_again_says_the_same_and_changed_code_is_refused(plante
     assert "choose another directory" in other.output
 
 
+LAZY = """
+import spots
+
+MODEL = None
+
+
+class Lazy:
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, images):
+        global MODEL
+        MODEL = MODEL or spots.Spots()
+        self.calls += 1
+        return MODEL(images)
+"""
+
+
+@needs_coco
+def test_the_same_command_again_with_a_detector_that_loads_at_the_first_image(planted):
+    path, options = planted
+    (path / "lazy.py").write_text(LAZY)
+    options = [*options, "--model", f"{path / 'lazy.py'}:Lazy", "--out", path / "out"]
+    first, again = detect(*options), detect(*options)
+    assert again.exit_code == 0, again.output
+    assert said(again) == said(first)
+
+
 @needs_coco
 def test_two_processes_give_the_numbers_of_one(planted):
     path, options = planted
@@ -146,6 +174,11 @@ def test_two_processes_give_the_numbers_of_one(planted):
         (["--dataset", "coco_2017_val"], "belong to --detectron2-config"),
         (["--hfc-background", "mean"], "pass pixel_mean"),
         (["--model", "torchvision:resnet18"], "it is a classifier, which hfc-probe audit measures"),
+        (
+            ["--model", "onnx:x.onnx,decode=mine.py"],
+            "expected onnx:FILE,decode=path/to/file.py:function (and ,prepare=… if the input is",
+        ),
+        (["--model", "mine"], "expected torchvision:NAME, hf:NAME_OR_DIR, onnx:FILE,decode=… or"),
         (["--classes", "5"], "--classes: expected with a torchvision detector and a checkpoint"),
         (["--at", "input"], "hfc_probe_detectron2 can filter a model's input"),
         (["--radii", "0.5"], "multiply by half the image's side"),

@@ -1,5 +1,7 @@
 """A real detector's boxes and labels, spoilt in every way that users spoil them."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -52,6 +54,15 @@ def test_the_form_of_the_boxes_is_recognised(real, form):
     (line,) = said(real, lambda c, labels, size: (BOXES[form](c, size), labels))
     assert f"the boxes look like {form}" in line
     assert line.endswith("in that form); convert them")
+
+
+def test_shares_of_images_whose_sizes_are_unknown(real):
+    data, found = real
+    unsized = {k: {"id": k, "file_name": v["file_name"]} for k, v in data.truth.images.items()}
+    truth = dataclasses.replace(data.truth, images=unsized)
+    given = spoilt(data.truth, found, lambda c, labels, size: (c / size, labels))
+    (line,) = doubts_about(truth, sorted(unsized), given)
+    assert "pixels of the corner: normalised coordinates? multiply them" in line
 
 
 def test_boxes_of_the_detectors_input_are_far_outside(real):

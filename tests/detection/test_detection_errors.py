@@ -63,16 +63,31 @@ def slow_ap(rows, objects):
     return sum(means) / len(means)
 
 
-def slow(truth, found):
+def in_a_crowd(box, label, annotations):
+    """Whether more than half of a box (x, y, width, height) is in a crowd of its class."""
+    x, y, width, height = box
+    for a in annotations:
+        left, top, across, down = a["bbox"]
+        shared = max(min(x + width, left + across) - max(x, left), 0)
+        shared *= max(min(y + height, top + down) - max(y, top), 0)
+        if a["iscrowd"] and a["category_id"] == label and shared > width * height / 2:
+            return True
+    return False
+
+
+def slow(truth, found, max_dets=100):
     """Counts and costs by the paper's §2.2 and §2.3, with every object and box in plain loops."""
     rows, fixes, lost, objects = [], {k: {} for k in KINDS}, {}, {}
     for image_id in truth.images:
-        targets = [a for a in truth.annotations if a["image_id"] == image_id]
+        here = [a for a in truth.annotations if a["image_id"] == image_id]
+        targets = [a for a in here if not a["iscrowd"]]
         for t in targets:
             objects[t["category_id"]] = objects.get(t["category_id"], 0) + 1
         d = found[image_id]
         order = sorted(range(len(d.scores)), key=lambda k: -d.scores[k])
-        overlap = ious(corners(d.boxes), corners(np.array([t["bbox"] for t in targets])))
+        order = [k for k in order if d.labels[k] in truth.categories][:max_dets]
+        aims = np.array([t["bbox"] for t in targets]).reshape(-1, 4)
+        overlap = ious(corners(d.boxes), corners(aims))
         user, right = {}, set()
         for k in order:
             own = [(overlap[k, t], -t) for t in range(len(targets))
@@ -82,6 +97,8 @@ def slow(truth, found):
                 right.add(k)
         helped = set()
         for k in order:
+            if k not in right and in_a_crowd(d.boxes[k], d.labels[k], here):
+                continue
             place = len(rows)
             rows.append((d.scores[k], d.labels[k], k in right))
             if k in right:
@@ -123,28 +140,63 @@ def found_labels(truth, image_id):
     return np.array([a["category_id"] for a in truth.annotations if a["image_id"] == image_id])
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_counts_and_costs_equal_the_slow_reference(seed):
+UNKNOWN = 99
+
+
+def planted(seed):
+    """Shapes of which every fifth annotation is a crowd, and detections of all kinds of mistakes.
+
+    A third of the images gets detections of a category that the annotations do not have.
+    """
     data = PlantedShapes(20, seed=seed)
-    found = noisy(data.truth, seed, noise=0.12)
+    content = {**data.content, "annotations": [
+        {**a, "iscrowd": int(k % 5 == 0)} for k, a in enumerate(data.content["annotations"])
+    ]}  # fmt: skip
+    truth = GroundTruth.read(content)
+    found = noisy(truth, seed, noise=0.12)
     rng = np.random.default_rng(seed)  # scores that are all different
     found = {i: d._replace(scores=rng.random(len(d.scores))) for i, d in found.items()}
     twice = next(i for i, d in found.items() if len(d.scores))
     # A duplicate of each, and objects of one image called by the other class.
     called = next(i for i, d in found.items() if len(d.scores) and i != twice)
-    boxes = np.array([a["bbox"] for a in data.truth.annotations if a["image_id"] == called])
-    other = np.full(len(boxes), 11) - found_labels(data.truth, called)
+    boxes = np.array([a["bbox"] for a in truth.annotations if a["image_id"] == called])
+    other = np.full(len(boxes), 11) - found_labels(truth, called)
     found[called] = Detections(boxes, rng.random(len(boxes)), other)
     d = found[twice]
     found[twice] = Detections(*(np.concatenate([part, part]) for part in d))
     found[twice].scores[len(d.scores) :] *= 0.9
-    errors = errors_of(data.truth, sorted(data.truth.images), found)
-    counts, cost, ap50 = slow(data.truth, found)
+    for image_id in list(found)[::3]:
+        d = found[image_id]
+        strange = Detections(d.boxes + 1, 1 + rng.random(len(d.scores)), 0 * d.labels + UNKNOWN)
+        found[image_id] = Detections(*map(np.concatenate, zip(d, strange, strict=True)))
+    return truth, found
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("max_dets", [3, 100])
+def test_counts_and_costs_equal_the_slow_reference(seed, max_dets):
+    truth, found = planted(seed)
+    errors = errors_of(truth, sorted(truth.images), found, max_dets=max_dets)
+    counts, cost, ap50 = slow(truth, found, max_dets)
     assert errors.counts.tolist() == counts
-    assert counts[0] + counts[3] > 1
-    assert counts[1] > 5
+    assert min(counts[k] for k in (0, 1, 4, 5)) > 0
     np.testing.assert_allclose(errors.cost, cost, rtol=0, atol=1e-12)
     assert errors.ap50 == pytest.approx(ap50, abs=1e-12)
+
+
+def test_detections_of_unknown_categories_neither_count_nor_take_a_place():
+    """120 of an unknown class rank above the one that is right."""
+    boxes = np.array([[70.0, 70, 20, 20]] * 120 + [SQUARE])
+    scores = np.array([*np.linspace(0.99, 0.6, 120), 0.55])
+    found = Detections(boxes, scores, np.array([UNKNOWN] * 120 + [1]))
+    audit = DetectionAudit(radii=(12,), bootstrap=0, ignore_unknown=True)
+    result = audit.evaluate(TRUTH, {n: {1: found} for n in audit.variants})
+    errors = result.errors()["original"]
+    assert (result.metrics["original"][1], errors.ap50) == pytest.approx((1, 1))
+    assert not errors.counts.any()
+    assert not errors.cost.any()
+    assert result.threshold == 0.55
+    assert result.operating_point("original").f1 == 1
 
 
 def test_a_detection_within_a_crowd_is_no_mistake():

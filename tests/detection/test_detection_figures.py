@@ -1,11 +1,16 @@
 """Figures show the numbers they claim to show."""
 
+import csv
+import io
+
 import matplotlib.patches
 import numpy as np
 import pytest
 
 from hfc_probe import InputError
-from hfc_probe.detection import DetectionAudit
+from hfc_probe.core.intervals import wilson
+from hfc_probe.detection import DetectionAudit, Detections, GroundTruth
+from hfc_probe.detection.rows import FILES
 
 from ..conftest import needs_coco
 from .known_answer import PlantedShapes
@@ -111,15 +116,100 @@ def test_found_false_and_missed_boxes_at_the_best_threshold(data):
 
 
 @needs_coco
-def test_the_threshold_is_where_f1_is_largest(data):
-    result = result_of(data, (12,))
-    scores = np.concatenate([f.scores for f in result.predictions["original"].values()])
+def test_unknown_categories_and_crowds_are_drawn_as_no_mistake(data):
+    content = {**data.content, "annotations": [
+        {**a, "iscrowd": int(k == 0)} for k, a in enumerate(data.content["annotations"])
+    ]}  # fmt: skip
+    crowd, other = (a for a in content["annotations"][:2])
+    assert crowd["image_id"] == other["image_id"]
+    boxes = np.array([crowd["bbox"], other["bbox"], other["bbox"], [0, 0, 9, 9]], dtype=float)
+    labels = np.array([crowd["category_id"], other["category_id"], 99, other["category_id"]])
+    found = {crowd["image_id"]: Detections(boxes, np.array([0.9, 0.9, 0.9, 0.9]), labels)}
+    audit = DetectionAudit(radii=(12,), bootstrap=0, ignore_unknown=True)
+    variants = {n: {} if n == "lfc_r12" else found for n in audit.variants}
+    result = audit.evaluate(GroundTruth.read(content), variants).reading(data)
+    said = result.examples_figure("drop").axes[0].get_title()
+    assert " 1 false" in said
 
-    def f1(threshold):
-        hits = int((result.score["original"] >= threshold).sum())
-        return 2 * hits / (int((scores >= threshold).sum()) + len(result.objects))
 
-    assert f1(result.threshold) == max(map(f1, scores))
+@needs_coco
+def test_precision_recall_and_f1_are_in_the_table_the_picture_and_the_json(data):
+    result = result_of(data, (6, 12))
+    heads, rows = result.table()
+    assert heads[-3:] == [f"F1 at score ≥ {result.threshold:.2f}", "precision", "recall"]
+    content = result.to_dict()
+    for row, name in zip(rows, result.variants, strict=True):
+        matrix = result.operating_point(name).confusion
+        right, shown, objects = np.trace(matrix), matrix[:, :-1].sum(), matrix[:-1].sum()
+        for cell, of, what in zip(row[-2:], (shown, objects), ("precision", "recall"), strict=True):
+            low, high = (float(v) for v in wilson(right, of))
+            value, start, end = 100 * right / of, 100 * low, 100 * high
+            assert cell == f"{value:.1f} [{start:.1f}, {end:.1f}] ({right} of {of})"
+            tag = f"hfc_detection/{what}/{name}"
+            assert content["scalars"][tag] == pytest.approx(right / of)
+            assert result.intervals()[tag] == (low, high)
+            assert result.labels()[tag].quantity == what
+        f1, start, end = (100 * v for v in result.shares(name)["F1"])
+        assert f1 == pytest.approx(200 * right / (shown + objects))
+        assert start < f1 < end
+        assert row[-3] == f"{f1:.1f} [{start:.1f}, {end:.1f}]"
+        assert result.intervals()[f"hfc_detection/F1/{name}"] == result.shares(name)["F1"][1:]
+    arrays = result.arrays()
+    assert arrays["lfc_f1"].tolist() == [result.shares(f"lfc_{r}")["F1"][0] for r in ("r06", "r12")]
+    counts = [arrays[f"hfc_recall_{part}"].tolist() for part in ("correct", "count")]
+    assert counts == [[result.operating_point(f"hfc_{r}").counts[k] for r in ("r06", "r12")]
+                      for k in (0, 2)]  # fmt: skip
+    assert arrays["original_precision_count"] == result.operating_point("original").counts[1]
+    assert content["threshold"] == result.threshold
+    axes, *panels = result.operating_figure().axes
+    for container in axes.containers:
+        what, part = container.get_label().split(", ")
+        names = [f"{part.lower()}_{r}" for r in ("r06", "r12")]
+        line, _, (bars,) = container
+        shares = 100 * np.array([result.shares(n)[what] for n in names])
+        np.testing.assert_allclose(line.get_ydata(), shares[:, 0])
+        ends = [segment[:, 1] for segment in bars.get_segments()]
+        np.testing.assert_allclose(ends, shares[:, 1:], atol=1e-9)
+    for panel, name in zip(panels, ("original", "lfc_r12"), strict=True):
+        matrix = result.operating_point(name).confusion
+        order = [tick.get_text() for tick in panel.get_yticklabels()]
+        place = {"blob": 0, "checker": 1, "false": 2}
+        shown = np.zeros_like(matrix)
+        for text in panel.texts:
+            column, row = text.get_position()
+            column = place.get(order[column], 2)
+            shown[place[order[row]], column] = int(text.get_text())
+        np.testing.assert_array_equal(shown, matrix)
+
+
+@needs_coco
+def test_the_confusions_as_csv_name_classes_and_leave_neither_empty(data):
+    """A class may be called none."""
+    content = {**data.content, "categories": [{"id": 3, "name": "none"}, {"id": 8, "name": "b"}]}
+    truth = GroundTruth.read(content)
+    audit = DetectionAudit(radii=(12,), bootstrap=0)
+    result = audit.evaluate(truth, {n: noisy(truth, 1) for n in audit.variants})
+    matrix = np.zeros((3, 3), dtype=int)
+    place = {("3", "none"): 0, ("8", "b"): 1, ("", ""): 2}
+    for row in csv.DictReader(io.StringIO(FILES["confusion.csv"](result))):
+        if row["variant"] == "original":
+            true, seen = ((row[f"{k}_id"], row[k]) for k in ("true", "detected"))
+            matrix[place[true], place[seen]] = row["count"]
+    np.testing.assert_array_equal(matrix, result.operating_point("original").confusion)
+
+
+@needs_coco
+def test_no_threshold_is_called_the_best_if_nothing_is_right(data):
+    far = Detections(np.array([[0.0, 0, 1, 1]]), np.array([0.9]), np.array([3]))
+    audit = DetectionAudit(radii=(12,), bootstrap=50)
+    right = noisy(data.truth, 1)
+    variants = {n: dict.fromkeys(data.truth.images, far) for n in audit.variants}
+    result = audit.evaluate(data.truth, {**variants, "lfc_r12": right}).reading(data)
+    said = result.examples_figure("gain").get_supxlabel()
+    assert "score ≥ 0.50, as nothing on the originals is right at any score" in said
+    assert "largest" not in said
+    assert result.table()[1][0][-3] == "0.0"  # no interval of what was never seen
+    assert not {"hfc_detection/F1/original"} & result.intervals().keys()
 
 
 @needs_coco

@@ -9,8 +9,10 @@ import torch
 from PIL import Image
 from torchvision.io import ImageReadMode, decode_image, read_file
 
-from hfc_probe.detection import BrokenImageError, CocoImages
+from hfc_probe.detection import BrokenImageError, CocoImages, DetectionAudit
 from hfc_probe.detection.pictures import check_depth, read_picture
+
+from ..conftest import needs_coco
 
 PATTERN = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
 
@@ -45,6 +47,19 @@ def test_sixteen_bits_grey(tmp_path, suffix):
     torch.testing.assert_close(read(path), expected, rtol=0, atol=1e-7)
     with pytest.raises(BrokenImageError, match=r"8 bits .* mode I;16, which detectron2"):
         check_depth(path)
+
+
+def test_sixteen_bits_grey_as_older_pillow_opens_them(tmp_path, monkeypatch):
+    """As integers of 32 bits."""
+    from PIL import PngImagePlugin
+
+    values = np.linspace(0, 65535, 24 * 40).round().astype(np.uint16).reshape(24, 40)
+    path = tmp_path / "a.png"
+    Image.fromarray(values).save(path)
+    monkeypatch.setitem(PngImagePlugin._MODES, (16, 0), ("I", "I;16B"))
+    assert Image.open(path).mode == "I"
+    expected = torch.from_numpy(values / 65535).float().expand(3, 24, 40)
+    torch.testing.assert_close(read(path), expected, rtol=0, atol=1e-7)
 
 
 def test_sixteen_bits_in_colour(tmp_path):
@@ -118,3 +133,27 @@ def test_annotations_of_turned_pixels_are_refused(tmp_path):
     }
     with pytest.raises(BrokenImageError, match=r"got 24×40 after turning .* orientation 6\); if"):
         CocoImages(tmp_path, content).load(1)
+
+
+@needs_coco
+def test_how_many_images_were_turned_is_said(tmp_path):
+    """Orientation 3 keeps the size, so that annotations of the stored pixels are not refused."""
+    for k, orientation in enumerate((1, 3, 6)):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        stored = np.ascontiguousarray(STORED[orientation](PATTERN))
+        Image.fromarray(stored).save(tmp_path / f"{k}.png", exif=exif)
+    Image.fromarray(PATTERN).save(tmp_path / "3.png")
+    content = {
+        "images": [{"id": k, "file_name": f"{k}.png", "width": 40, "height": 24} for k in range(4)],
+        "annotations": [{"id": 1, "image_id": 0, "category_id": 1, "bbox": [0, 0, 9, 9]}],
+        "categories": [{"id": 1}],
+    }
+    audit = DetectionAudit(radii=(4,), bootstrap=0)
+
+    def detect(images):
+        return [([[0.0, 0.0, 9.0, 9.0]], [0.9], [1]) for _ in images]
+
+    result = audit.measure(detect, CocoImages(tmp_path, content))
+    assert "Note: 2 images were turned upright by EXIF; if the annotations" in str(result)
+    assert "turned" not in str(audit.measure(detect, CocoImages(tmp_path, content), limit=1))

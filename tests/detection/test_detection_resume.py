@@ -4,6 +4,7 @@ import functools
 import logging
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,6 +121,63 @@ def test_what_differs_is_named(tmp_path):
     AUDIT.measure(Attributes(1), data, resume=tmp_path)
     with pytest.raises(InputError, match=r"got other attributes \(value\); choose another"):
         AUDIT.measure(Attributes(2), data, resume=tmp_path)
+
+
+LOADED = None
+
+
+class Lazy:
+    """Loads its network into a global at the first image, counts its calls and keeps answers."""
+
+    def __init__(self, left=10.0):
+        self.left, self.calls, self.answers = left, 0, {}
+
+    def __call__(self, images):
+        global LOADED
+        if LOADED is None:
+            LOADED = nn.Linear(2, 2)
+        self.calls += 1
+        return self.answers.setdefault(self.calls, boxed(images, self.left))
+
+
+@needs_coco
+def test_what_calls_change_does_not_make_another_detector(tmp_path):
+    global LOADED
+    LOADED = None
+    data = PlantedShapes(6, seed=3)
+    AUDIT.measure(Lazy(), data, limit=4, resume=tmp_path)
+    again = Lazy()
+    assert AUDIT.measure(again, data, resume=tmp_path).samples == 6
+    assert AUDIT.measure(again, data, resume=tmp_path).samples == 6
+    LOADED = None  # as in another process
+    assert AUDIT.measure(Lazy(), data, resume=tmp_path).samples == 6
+    with pytest.raises(InputError, match=r"got other attributes \(left\); choose another"):
+        AUDIT.measure(Lazy(11.0), data, resume=tmp_path)
+
+
+@needs_coco
+def test_calling_a_module_changes_nothing_that_it_is_known_by(tmp_path):
+    class Boxes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2))
+
+        def forward(self, images):
+            self.inner(images[0][None])
+            return boxed(images)
+
+    data = PlantedShapes(3, seed=3)
+    AUDIT.measure(Boxes(), data, resume=tmp_path)
+    with pytest.raises(InputError, match=r"got weights '[0-9a-f]+' instead of"):
+        AUDIT.measure(Boxes(), data, resume=tmp_path)
+
+
+def test_a_path_in_a_users_detector_counts_and_its_cached_parts_do_not():
+    path = Path("weights.pt")
+    before = detector_identity(Attributes(path))
+    assert {path: 1}[path]  # hashing stores the hash, which differs from process to process
+    assert detector_identity(Attributes(path)) == before
+    assert detector_identity(Attributes(Path("other.pt"))) != before
 
 
 class Hidden(Attributes):

@@ -17,8 +17,8 @@ from .training import Training, given_or_trained
 
 SOURCE = "Subramanian et al., NeurIPS 2023, abstract and Figure 3"
 DIFFERS = "The paper has ImageNet networks at 224 pixels, contrast 0.2 and grey images; no robust "
-DIFFERS += "network is compared. The width was defined after a fit to the same network, 3.75 octaves, "
-DIFFERS += "turned out to lie beyond the measured frequencies."
+DIFFERS += "network is compared. The width was defined after a fit to the same network, 3.75 "
+DIFFERS += "octaves, turned out to lie beyond the measured frequencies."
 PEOPLE = 1.0  # octaves
 
 

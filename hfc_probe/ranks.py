@@ -169,7 +169,7 @@ class RankGroup:
         """Rank 0's item, on every rank."""
         return self._exchange("broadcast", item if self.leads else None)[0]
 
-    def share(self, jobs: Sequence[Job], work: Callable[[Job], Found]) -> Iterator[Found]:
+    def distribute(self, jobs: Sequence[Job], work: Callable[[Job], Found]) -> Iterator[Found]:
         """What some work finds for each job, in order, on every rank; each does its share.
 
         A rank without a job in the last round repeats the last one: a sharded model needs all

@@ -291,9 +291,9 @@ def _cropped(measurement: Any) -> Any:
 def _help_on_measurements(extra: tuple[str, ...]) -> tuple[str, ...]:
     """List the measurements and end, if `--measure help` is given."""
     if "help" in extra:
-        from ..measurements.registry import overview
+        from ..measurements.registry import listing
 
-        click.echo(overview())
+        click.echo(listing())
         raise SystemExit(0)
     return extra
 

@@ -487,7 +487,7 @@ class DetectionAuditResult(Result):
             if name != ORIGINAL:
                 low, high = self.difference_intervals[name][0]
                 delta = self.metrics[name][0] - self.metrics[ORIGINAL][0]
-                change = _interval(delta, low, high)
+                change = _with_interval(delta, low, high)
                 gains, drops = (self._counted(name, d) for d in _DIRECTIONS)
             values[0] = _bounded(self.metrics[name][0], *self.intervals_of[name][0])
             right, *of = self._points[name].counts
@@ -511,7 +511,7 @@ class DetectionAuditResult(Result):
             delta = self.metrics[name][0] - self.metrics[ORIGINAL][0]
             return (
                 f"{_points(self.metrics[name][0])} % on {self.label(name)} "
-                f"({_interval(delta, *self.difference_intervals[name][0])})"
+                f"({_with_interval(delta, *self.difference_intervals[name][0])})"
             )
 
         count = len(self.radii)
@@ -659,7 +659,7 @@ def _bounded(value: float, low: float, high: float) -> str:
     return _points(value) + interval
 
 
-def _interval(delta: float, low: float, high: float) -> str:
+def _with_interval(delta: float, low: float, high: float) -> str:
     if not np.isfinite(delta):
         return "–"
     text = f"{100 * delta:+.1f}"

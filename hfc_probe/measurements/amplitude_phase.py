@@ -112,7 +112,7 @@ class AmplitudePhase(Measurement):
         starts = range(0, len(own), size)
         with subject.progress(len(own), "image") as advance:
             for start, (found, shown) in zip(
-                starts, subject.share(starts, evaluate_batch), strict=True
+                starts, subject.distribute(starts, evaluate_batch), strict=True
             ):
                 for name, right in found.items():
                     counts[name] += right

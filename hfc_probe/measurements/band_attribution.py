@@ -127,7 +127,7 @@ class BandAttribution(Measurement):
             empty = samples.mean.to(subject.device, torch.float32).view(1, -1, 1, 1)
 
         def evaluate_batch(start: int, images: Tensor, targets: Tensor) -> list[Tensor]:
-            parts = bands(images - empty, edges)
+            parts = parts_by_band(images - empty, edges)
             clean = subject.original(start, images)
             chosen = clean.argmax(1) if self.of == "predicted" else targets
             without = subject.logits(empty.expand_as(images), "baseline")
@@ -188,7 +188,7 @@ class BandAttribution(Measurement):
         return result.detach()
 
 
-def bands(images: Tensor, edges: tuple[float, ...]) -> Tensor:
+def parts_by_band(images: Tensor, edges: tuple[float, ...]) -> Tensor:
     """Images as the sum of their bands.
 
     Args:

@@ -105,7 +105,9 @@ class Calibration(ComponentMeasurement):
             others_subject = replace(subject, samples=self.ood)
             confidence["ood"] = torch.cat(list(others_subject.map(look_at_ood))).numpy()
         others = [name for name in confidence if name != "original"]
-        bounded = partial(interval, rng=np.random.default_rng(self.seed), resamples=self.resamples)
+        bounded = partial(
+            bootstrap_interval, rng=np.random.default_rng(self.seed), resamples=self.resamples
+        )
         error = partial(expected_calibration_error, bins=self.bins)
         ece = [bounded(error, (confidence[n], hits[n]), paired=True) for n in views]
         auroc = [
@@ -152,7 +154,7 @@ def area_under_roc(inside: NDArray[np.float64], outside: NDArray[np.float64]) ->
     return float((below + upto).mean() / 2 / len(outside))
 
 
-def interval(
+def bootstrap_interval(
     statistic: Callable[..., float],
     samples: tuple[NDArray[Any], ...],
     *,

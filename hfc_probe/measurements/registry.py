@@ -81,7 +81,7 @@ _NOT_TEXT = re.compile("Callable|Mapping|PathLike|Samples|Score")
 _WIDTH, _COLUMN = 100, 31
 
 
-def overview() -> str:
+def listing() -> str:
     """Every measurement, and its settings with their defaults and what they are, in a line each."""
     return "\n\n".join(_described(name, kind) for name, kind in MEASUREMENTS.items())
 

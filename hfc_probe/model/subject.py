@@ -63,7 +63,7 @@ class Subject:
         pixels: how the model wants them normalised.
         device: where the model is.
         batch_size: images per forward pass.
-        ranks: those that measure together, see :meth:`share`; None for one alone.
+        ranks: those that measure together, see :meth:`distribute`; None for one alone.
         last: what the measurement found on these samples before, its own result; None if nothing.
         caveats: sentences on what cannot be trusted about what is found; whoever works on the
             subject may add one, and the result says them first.
@@ -247,12 +247,12 @@ class Subject:
         starts, count = self.starts(), len(self.samples)
         bar = self.progress(count, "image") if advance is None else nullcontext(advance)
         with bar as advance_by:
-            found = self.share(starts, lambda start: work(start, *self.batch(start)))
+            found = self.distribute(starts, lambda start: work(start, *self.batch(start)))
             for start, one in zip(starts, found, strict=True):
                 yield one
                 advance_by(min(self.batch_size, count - start))
 
-    def share(self, jobs: Sequence[Job], work: Callable[[Job], Found]) -> Iterator[Found]:
+    def distribute(self, jobs: Sequence[Job], work: Callable[[Job], Found]) -> Iterator[Found]:
         """What some work on each job finds, in order; otherwise as :meth:`map`."""
 
         def counted(job: Job) -> tuple[Found, Tally, list[str]]:
@@ -262,7 +262,9 @@ class Subject:
             return found, Tally(passes, self.tally.classes), self.caveats[said:]
 
         # Counted as the results come in, whichever process did the work.
-        all_found = map(counted, jobs) if self.ranks is None else self.ranks.share(jobs, counted)
+        all_found = (
+            map(counted, jobs) if self.ranks is None else self.ranks.distribute(jobs, counted)
+        )
         for found, tally, caveats in all_found:
             self.tally.passes += tally.passes
             self.tally.classes = tally.classes or self.tally.classes

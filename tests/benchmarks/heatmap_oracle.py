@@ -77,7 +77,7 @@ class Oracle:
     def run(self, cells: NDArray[np.int64], images: NDArray[np.int64]) -> Outcome:
         return self._outcome(self.truth.margins[self.epoch, cells, images])
 
-    def share(self, jobs: Iterable[Any], work: Callable[[Any], Outcome]) -> Iterator[Outcome]:
+    def distribute(self, jobs: Iterable[Any], work: Callable[[Any], Outcome]) -> Iterator[Outcome]:
         return map(work, jobs)
 
     def sign_patterns(self) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from hfc_probe import BandAttribution, InputError, PixelSpace, Samples, fourier
-from hfc_probe.measurements.band_attribution import bands
+from hfc_probe.measurements.band_attribution import parts_by_band
 
 from ..conftest import needs_captum
 
@@ -65,7 +65,7 @@ def test_shapley_sampling_approaches_the_exact_values(resnet20, cifar):
     measurement = BandAttribution(edges=(4, 10), samples=3, permutations=60, of="target")
     result = measurement.measure(resnet20, cifar, pixels=pixels)
     some = cifar.subset(3, seed=0)
-    parts = bands(some.pixels(), measurement.edges_for(32, 32))
+    parts = parts_by_band(some.pixels(), measurement.edges_for(32, 32))
     count = parts.shape[1]
 
     def value(chosen):
@@ -94,7 +94,7 @@ def test_shapley_sampling_approaches_the_exact_values(resnet20, cifar):
 def test_bands_sum_to_the_image_and_do_not_overlap():
     x = torch.rand(2, 3, 15, 20)
     edges = BandAttribution().edges_for(15, 20)
-    parts = bands(x, edges)
+    parts = parts_by_band(x, edges)
     torch.testing.assert_close(parts.sum(1), x)
     d = fourier.distance(15, 20, centred=False)
     lower = -1.0

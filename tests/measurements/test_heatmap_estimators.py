@@ -90,7 +90,7 @@ def test_exact_coverage_agrees_with_simulated_walks():
     for _ in range(2000):
         walk = np.cumsum(rng.permutation(population))
         for n in sequential.looks(total):
-            low, high = sequential.interval(walk[n - 1], n, total, z)
+            low, high = sequential.sampled_interval(walk[n - 1], n, total, z)
             if (high - low) / 2 <= precision or n == total:
                 covered.append(low <= k / total <= high)
                 seen.append(n)

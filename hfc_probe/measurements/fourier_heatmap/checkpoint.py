@@ -24,13 +24,13 @@ _CHECKPOINT_SECONDS = 20.0
 class Checkpoint:
     """A file in which an interrupted map waits to be continued; None keeps nothing.
 
-    The file carries a fingerprint of everything the numbers depend on. One that belongs to
+    The file carries a digest of everything the numbers depend on. One that belongs to
     another model, other images or other settings is not used, and that is logged.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None, fingerprint: str) -> None:
+    def __init__(self, path: str | os.PathLike[str] | None, digest: str) -> None:
         self.path = None if path is None else Path(path)
-        self.fingerprint = fingerprint
+        self.digest = digest
         self._written = time.monotonic()
 
     def load(self) -> dict[str, NDArray[Any]] | None:
@@ -42,7 +42,7 @@ class Checkpoint:
         except Exception:  # damaged archives raise anything at all
             logger.warning("hfc_probe: %s cannot be read; the map starts afresh", self.path)
             return None
-        if str(state.pop("fingerprint", "")) != self.fingerprint:
+        if str(state.pop("fingerprint", "")) != self.digest:
             logger.warning(
                 "hfc_probe: %s belongs to another model, other images or other settings; the map "
                 "starts afresh",
@@ -58,7 +58,7 @@ class Checkpoint:
         if self.path is None:
             return
         buffer = io.BytesIO()
-        np.savez(buffer, fingerprint=np.array(self.fingerprint), **state)
+        np.savez(buffer, fingerprint=np.array(self.digest), **state)
         write_atomically(self.path, buffer.getvalue())
         self._written = time.monotonic()
 
@@ -67,7 +67,7 @@ class Checkpoint:
             self.path.unlink(missing_ok=True)
 
 
-def fingerprint(engine: Engine, extra: object = ()) -> str:
+def run_digest(engine: Engine, extra: object = ()) -> str:
     """A hash of the model's weights, the images and the settings that the numbers depend on."""
     digest = hashlib.sha256()
     pixels = engine.subject.pixels

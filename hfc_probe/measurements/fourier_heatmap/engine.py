@@ -121,9 +121,9 @@ class Engine:
                 self._warn_if_fewer_samples_than_classes()
             return found
 
-        return _joined(list(self.share(range(0, len(self.samples), size), evaluate_batch)))
+        return _joined(list(self.distribute(range(0, len(self.samples), size), evaluate_batch)))
 
-    def share(self, jobs: Sequence[Job], work: Callable[[Job], Outcome]) -> Iterator[Outcome]:
+    def distribute(self, jobs: Sequence[Job], work: Callable[[Job], Outcome]) -> Iterator[Outcome]:
         """What each job finds, in order, whichever process does it; its passes are counted here."""
 
         def counted(job: Job) -> tuple[Outcome, int]:
@@ -132,7 +132,7 @@ class Engine:
             passes, self.forwards = self.forwards - before, before
             return found, passes
 
-        for found, passes in self.subject.share(jobs, counted):
+        for found, passes in self.subject.distribute(jobs, counted):
             self.forwards += passes
             yield found
 

@@ -115,7 +115,7 @@ class Fit:
     resemblance: float
 
 
-def interval(fit: Fit, total: int) -> tuple[Floats, Floats]:
+def cell_intervals(fit: Fit, total: int) -> tuple[Floats, Floats]:
     """95 % intervals of the cells' error rates, ``(lower, upper)``.
 
     The posterior's Gaussian on the scale of the error rate or on that of its log odds, whichever

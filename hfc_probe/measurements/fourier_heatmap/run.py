@@ -24,7 +24,7 @@ from ...ground.errors import InputError
 from ...model.subject import Subject
 from . import model as heatmap_model
 from . import sequential
-from .checkpoint import Checkpoint, fingerprint
+from .checkpoint import Checkpoint, run_digest
 from .engine import Engine, Outcome
 from .grid import Grid
 from .result import Estimator, FourierHeatmapResult
@@ -84,7 +84,7 @@ class Run:
         leads = self.subject.leads
         path = settings.checkpoint if leads else None
         self.watch = settings.watch if leads else None
-        key = fingerprint(engine, settings.estimator) if path is not None else ""
+        key = run_digest(engine, settings.estimator) if path is not None else ""
         self.checkpoint = Checkpoint(path, key)
 
     @property
@@ -150,7 +150,9 @@ class Run:
             with self.subject.progress(total, "forward") as advance:
                 advance(at[0])
                 starts = range(at[0], total, size)
-                found_by_batch = self.engine.share(starts, lambda k: self.engine.run(*pairs(k)))
+                found_by_batch = self.engine.distribute(
+                    starts, lambda k: self.engine.run(*pairs(k))
+                )
                 for start, found in zip(starts, found_by_batch, strict=True):
                     cells, _ = pairs(start)
                     stop = start + len(cells)
@@ -289,21 +291,21 @@ class Run:
         stops = sequential.looks(self.count)
         pending = np.ones(self.cells, bool)
         planned = np.full(self.cells, stops[0])
-        expected = int(self.cells * self.count * sequential.share(self.count, precision))
+        expected = int(self.cells * self.count * sequential.expected_share(self.count, precision))
 
         def state() -> FourierHeatmapResult:
-            lower, upper = sequential.interval(table.errors, table.seen, self.count, z)
+            lower, upper = sequential.sampled_interval(table.errors, table.seen, self.count, z)
             return self.sampled(table, table.rate(), lower, upper)
 
         with self.subject.progress(expected, "forward") as advance:
             while pending.any():
                 # A round: the more uncertain half of the unfinished cells, one look further.
-                lower, upper = sequential.interval(table.errors, table.seen, self.count, z)
+                lower, upper = sequential.sampled_interval(table.errors, table.seen, self.count, z)
                 order = np.argsort(np.where(pending, lower - upper, 1.0), kind="stable")
                 half = -(-int(pending.sum()) // 2)
                 chosen = np.sort(order[: min(half, _ROUND // sequential.STEP)])
                 table.extend(chosen, planned[chosen] - table.seen[chosen], advance)
-                lower, upper = sequential.interval(table.errors, table.seen, self.count, z)
+                lower, upper = sequential.sampled_interval(table.errors, table.seen, self.count, z)
                 done = (upper - lower) / 2 <= precision
                 pending &= ~((done | (table.seen == self.count)) & (table.seen >= stops[0]))
                 after = np.minimum(np.searchsorted(stops, table.seen, "right"), len(stops) - 1)
@@ -505,8 +507,8 @@ class Run:
         memory = replace(fit.memory, apart=apart, walked=table.walked + int(np.median(table.seen)))
         if self.memory is not None:  # as sure as the first map was is sure enough
             memory = replace(memory, deviation=self.memory.deviation)
-        lower, upper = heatmap_model.interval(fit, self.count)
-        alone = sequential.interval(table.errors, table.seen, self.count, 1.96)
+        lower, upper = heatmap_model.cell_intervals(fit, self.count)
+        alone = sequential.sampled_interval(table.errors, table.seen, self.count, 1.96)
         error = np.where(apart, table.rate(), fit.error)
         lower = np.where(apart, alone[0], lower)
         upper = np.where(apart, alone[1], upper)
@@ -536,7 +538,7 @@ class Run:
         z, precision = 1.96, settings.precision
         if precision is not None:
             z = sequential.calibrated_z(self.count, precision)
-            budget = int(len(kinds) * self.count * sequential.share(self.count, precision))
+            budget = int(len(kinds) * self.count * sequential.expected_share(self.count, precision))
         # One walk per ring: images in the shared order, each with a direction of the ring
         # drawn at random; so the images of a ring are distinct, as for a single cell.
         rng = np.random.default_rng((settings.seed, 7))
@@ -550,7 +552,7 @@ class Run:
         stops = sequential.looks(self.count)
 
         def state() -> FourierHeatmapResult:
-            lower, upper = sequential.interval(wrong, seen, self.count, z)
+            lower, upper = sequential.sampled_interval(wrong, seen, self.count, z)
             rate = np.where(seen > 0, wrong / np.maximum(seen, 1), np.nan)
             place = np.searchsorted(kinds, ring)
             radial = {
@@ -565,7 +567,7 @@ class Run:
         with self.subject.progress(budget, "forward") as advance:
             spent = 0
             while True:
-                lower, upper = sequential.interval(wrong, seen, self.count, z)
+                lower, upper = sequential.sampled_interval(wrong, seen, self.count, z)
                 open_ = seen < self.count
                 if precision is not None:
                     open_ &= ~(((upper - lower) / 2 <= precision) & (seen >= stops[0]))
@@ -657,7 +659,7 @@ class Table:
         engine, size = self.run.engine, self.run.subject.batch_size
         parts = [missing[k : k + size] for k in range(0, len(missing), size)]
         pairs = [(cells[part], images[part]) for part in parts]
-        outcomes = engine.share(pairs, lambda pair: engine.run(*pair))
+        outcomes = engine.distribute(pairs, lambda pair: engine.run(*pair))
         try:
             for part, outcome in zip(parts, outcomes, strict=True):
                 found[part] = outcome.wrong[:, 0].cpu().numpy()

@@ -27,7 +27,7 @@ _MOST_Z = 3.5
 _POISSON = np.array([0.0, 0.0513, 0.3554, 0.8177])
 
 
-def interval(
+def sampled_interval(
     wrong: ArrayLike, seen: ArrayLike, total: int, z: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Wilson's interval for the proportion in a finite population.
@@ -44,7 +44,7 @@ def interval(
         is further out than what is still possible: the errors seen, and
         those plus all images not seen.
 
-    >>> lower, upper = interval(30, 100, 400, 1.96)
+    >>> lower, upper = sampled_interval(30, 100, 400, 1.96)
     >>> print(f"{lower:.3f} {upper:.3f}")
     0.229 0.383
     """
@@ -120,7 +120,7 @@ def coverage(
         reached[:, 1 : n + 1] += moved
         if n not in stops:
             continue
-        lower, upper = interval(np.arange(n + 1), n, total, z)
+        lower, upper = sampled_interval(np.arange(n + 1), n, total, z)
         stop = ((upper - lower) / 2 <= precision) | (n == total)
         inside = (lower - 1e-12 <= true) & (true <= upper + 1e-12)
         ended = reached[:, : n + 1] * stop
@@ -152,7 +152,7 @@ def samples_for(precision: float) -> int:
     return max(1, math.ceil(z**2 * (1 / (4 * precision**2) - 1)))
 
 
-def share(samples: int, precision: float) -> float:
+def expected_share(samples: int, precision: float) -> float:
     """At most so much of the exhaustive measurement does a precision take, as a proportion."""
     square = calibrated_z(samples, precision) ** 2
     alone = square / (4 * precision**2)

@@ -195,7 +195,7 @@ class FourierHeatmap(Measurement):
                 return clean + min(max(rings, count * walks // 100), count * rings)
             walks = rings
         if self.precision is not None:
-            return clean + int(count * walks * sequential.share(count, self.precision))
+            return clean + int(count * walks * sequential.expected_share(count, self.precision))
         return clean + count * walks
 
     def overhead(self, samples: int, image_shape: tuple[int, int, int]) -> float:

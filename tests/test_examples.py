@@ -14,6 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from .conftest import ROOT, needs_accelerate, needs_timm
 
+pytestmark = pytest.mark.slow
+
 # Runs examples one after the other, each as Python runs a script, and prints what each says:
 # importing torch for each of them took longer than the examples.
 SCRIPTS = """

@@ -81,6 +81,7 @@ def timm_names():
     return sorted(chosen & set(names))
 
 
+@pytest.mark.slow
 @needs_timm
 def test_timm():
     import timm

@@ -21,10 +21,13 @@ from hfc_probe.measurements.registry import MEASUREMENTS
 from .conftest import DATA, ROOT, needs_coco
 from .promises import test_no_trace as no_trace
 
-pytestmark = pytest.mark.skipif(
-    not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
-    reason="this torch has no gloo",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
+        reason="this torch has no gloo",
+    ),
+]
 SHARDED = ["fsdp1", "fsdp1_flat", "tensor_parallel"]
 if hasattr(torch.distributed, "fsdp") and hasattr(torch.distributed.fsdp, "fully_shard"):
     SHARDED.append("fsdp2")  # before torch 2.6 it needs a GPU

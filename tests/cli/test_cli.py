@@ -213,6 +213,7 @@ def test_a_removed_option_names_its_new_spelling(here, option):
     assert build(text).name == "fourier_heatmap"
 
 
+@pytest.mark.slow
 def test_wrapped_checkpoints_give_the_same_numbers(here):
     plain = torch.load("good.pth", weights_only=True)
     module = {f"module.{k}": v for k, v in plain.items()}
@@ -305,6 +306,7 @@ def test_rescaling_by_command(here):
     assert saved["settings"]["rescale"] == "max"
 
 
+@pytest.mark.slow
 def test_the_real_network_by_command(cifar_path, tmp_path):
     done = subprocess.run(
         [
@@ -339,6 +341,7 @@ def test_the_real_network_by_command(cifar_path, tmp_path):
     assert "84.8 %" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_demo_from_end_to_end(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = cli_runner().invoke(main, ["demo", "--epochs", "2", "--band", "low"])

@@ -65,6 +65,7 @@ def audit(model, out, *options):
     return CliRunner().invoke(main, arguments)
 
 
+@pytest.mark.slow
 @needs_captum
 def test_every_measurement_runs_by_name(here):
     names = [n for n in MEASUREMENTS if n != "fourier_heatmap"]

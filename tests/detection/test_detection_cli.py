@@ -99,6 +99,7 @@ def test_files_and_words(planted):
     assert set(results[0]) == {"image_id", "category_id", "bbox", "score"}
 
 
+@pytest.mark.slow
 @needs_coco
 def test_the_same_command_again_says_the_same_and_changed_code_is_refused(planted):
     path, options = planted
@@ -144,6 +145,7 @@ def test_the_same_command_again_with_a_detector_that_loads_at_the_first_image(pl
     assert said(again) == said(first)
 
 
+@pytest.mark.slow
 @needs_coco
 def test_two_processes_give_the_numbers_of_one(planted):
     path, options = planted

@@ -213,6 +213,7 @@ def test_a_detection_within_a_crowd_is_no_mistake():
     assert errors.counts.tolist() == [0, 0, 0, 0, 0, 1]
 
 
+@pytest.mark.slow
 @needs_coco
 def test_ap50_of_a_real_detector_and_what_it_loses(real, tmp_path):
     data, found = real

@@ -17,6 +17,8 @@ from examples.papers.page import main as write_page
 from examples.papers.running import recipe, reproduce
 from hfc_probe import wilson
 
+pytestmark = pytest.mark.slow
+
 # Names in the numbers that change places when the two runs of a recipe do.
 SWAPS = {
     "hfc_figure2": ("high_only", "by_chance"),

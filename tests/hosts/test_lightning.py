@@ -291,6 +291,7 @@ for name in ("plain", "probed"):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_end_with_the_same_weights_and_log_once(tmp_path):
     script = tmp_path / "train.py"
     script.write_text(DDP)

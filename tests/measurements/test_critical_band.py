@@ -58,6 +58,7 @@ def test_band_noise_has_unit_rms_and_lies_in_its_octave():
     assert power[~inside].max() < 1e-6 * power[inside].mean()
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(
     mu=st.floats(0.5, 5.5),

@@ -102,6 +102,7 @@ def test_at_small_norm_it_orders_frequencies_as_the_heatmap_of_a_planted_model_d
     assert spearmanr(found.ravel(), sensitivity.ravel()).statistic > 0.93
 
 
+@pytest.mark.slow
 def test_at_small_norm_it_agrees_with_the_heatmap_of_a_real_network(resnet20, cifar):
     # The 48 images with the largest loss: among easy ones a few would decide the mean.
     pixels, count = PixelSpace.imagenet(), 48

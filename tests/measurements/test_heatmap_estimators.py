@@ -251,6 +251,7 @@ def test_an_effort_that_the_samples_cannot_serve_says_what_can():
         FourierHeatmap(norm=NORM, forwards=300).measure(model, few)
 
 
+@pytest.mark.slow
 def test_a_real_network_from_a_part_of_the_passes(resnet20, cifar):
     # 5×5 frequencies of 128 images: 13 directions, 1,664 passes in full. The cells of one map are
     # off together, so coverage is that of several maps.

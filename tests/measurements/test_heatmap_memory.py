@@ -73,6 +73,7 @@ def test_a_later_map_of_the_same_network_takes_a_part_of_the_passes_and_is_as_go
     assert min(covered(m, t) for m, t in zip(maps, truths, strict=True)) >= 0.93
 
 
+@pytest.mark.slow
 def test_a_jump_is_noticed_measured_again_and_no_interval_is_wrong_for_long():
     model = network(0)
     jumped = moved(model, 1.0)

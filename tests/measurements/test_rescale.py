@@ -96,6 +96,7 @@ def test_rescaling_passes_gradients_and_takes_empty_batches():
     assert fourier.rescaled(torch.zeros(0, 3, 4, 4)).shape == (0, 3, 4, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rescale", "radii", "original", "lfc", "hfc"),
     [

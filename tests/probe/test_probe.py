@@ -304,6 +304,7 @@ def test_what_never_fits_is_said_at_the_end(caplog):
     assert "is put off until that fits the budget of 5 %" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_script_that_never_closes_its_probe_is_told_too():
     script = """
 import torch, hfc_probe

@@ -153,6 +153,7 @@ print("done", done)
 """
 
 
+@pytest.mark.slow
 def test_all_of_it_runs_whatever_the_default_device():
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", textwrap.dedent(SCRIPT)],

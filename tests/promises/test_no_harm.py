@@ -205,6 +205,7 @@ for name in ("SIGKILL", "SIGTERM", "SIGINT"):
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_keeps_every_completed_measurement(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path)],
@@ -505,6 +506,7 @@ def resident():
         return 0
 
 
+@pytest.mark.slow
 def test_ten_thousand_steps_grow_neither_memory_nor_hooks(tmp_path):
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)

@@ -88,7 +88,8 @@ def interval(
 
     - seeds: Student's t-interval of the differences, paired, since within a seed both runs have
       the same images, the same initial weights and the same order of batches. With one seed it
-      is unknown and left out, and the table says "1 seed";
+      is unknown and left out, and the table says "1 seed"; the interval is infinite if the
+      numbers have no error of images either;
     - images (for kernels: kernels): the interval of each number, such as Wilson's of an
       accuracy, as if the two were independent (Newcombe 1998, method 10), averaged over
       seeds and not divided by their number, since seeds may share images.
@@ -101,7 +102,10 @@ def interval(
     below = np.hypot(a[:, 0] - a[:, 1], b[:, 2] - b[:, 0]).mean()
     above = np.hypot(a[:, 2] - a[:, 0], b[:, 0] - b[:, 1]).mean()
     n = len(gaps)
-    seeds = stats.t.ppf(0.975, n - 1) * gaps.std(ddof=1) / math.sqrt(n) if n > 1 else 0.0
+    if n > 1:
+        seeds = stats.t.ppf(0.975, n - 1) * gaps.std(ddof=1) / math.sqrt(n)
+    else:
+        seeds = 0.0 if max(len(x) for x in (*first, *second)) == 3 else math.inf
     mean = gaps.mean()
     return float(mean - math.hypot(seeds, below)), float(mean + math.hypot(seeds, above))
 

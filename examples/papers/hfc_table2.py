@@ -32,8 +32,8 @@ class Setting(Training):
 
 SCALES = {
     "smoke": Setting(
-        epochs=4, batch_size=16, learning_rate=3e-3, train_images=384, test_images=128,
-        planted=(("high_strength", 2.0), ("classes", 4)), seeds=(0,), steps=5, attacked=128,
+        epochs=5, batch_size=16, learning_rate=3e-3, train_images=384, test_images=128,
+        planted=(("band", "high"), ("classes", 4)), seeds=(0,), steps=5, attacked=128,
     ),
     "small": Setting(
         epochs=8, batch_size=50, learning_rate=1e-3, train_images=4000, test_images=1000,

@@ -36,7 +36,7 @@ class Setting(Training):
 SCALES = {
     "smoke": Setting(
         network="cnn", epochs=3, batch_size=32, learning_rate=5e-3, train_images=512,
-        test_images=96, epsilon=0.1, steps=2, sigma=0.2, stride=4, looked_at=96, seeds=(0,),
+        test_images=256, epsilon=0.1, steps=2, sigma=0.2, stride=4, looked_at=256, seeds=(0,),
         planted=(("high_strength", 1.5), ("classes", 4)),
     ),
     "small": Setting(

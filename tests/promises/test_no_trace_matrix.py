@@ -158,7 +158,7 @@ def global_state():
             torch.is_autocast_enabled("cuda"),
             torch.is_autocast_cache_enabled(),
         ),
-        "defaults": (str(torch.get_default_dtype()), str(torch.get_default_device())),
+        "defaults": (str(torch.get_default_dtype()), str(torch.empty(0).device)),
         "threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
         "deterministic": (
             torch.are_deterministic_algorithms_enabled(),

@@ -179,8 +179,14 @@ class _CsvFile(_Files):
 
     def _read(self) -> set[tuple[str, str]]:
         """Steps and tags of an earlier run's rows."""
-        with self._path.open(newline="", encoding="utf-8", errors="replace") as file:
-            head, *rows = list(csv.reader(file)) or [_COLUMNS]
+        try:
+            with self._path.open(newline="", encoding="utf-8", errors="replace") as file:
+                head, *rows = list(csv.reader(file)) or [_COLUMNS]
+        except (OSError, csv.Error) as error:
+            raise InputError(
+                f"writer: expected a .csv file that can be read, got {self._path} ({error}); "
+                "choose another"
+            ) from error
         if head != _COLUMNS:
             raise InputError(
                 f"writer: expected a .csv file of {', '.join(_COLUMNS)} or a new one, got "

@@ -82,6 +82,10 @@ def test_a_csv_file_of_an_earlier_run_is_told_and_another_table_refused(run, tmp
     with pytest.raises(InputError, match=r"got .*labels.csv, which begins with .name,label"):
         probed(run, other)
     assert other.read_text() == "name,label\ncat.png,3\n"
+    long = tmp_path / "long.csv"
+    long.write_text("step,tag,value\n" + "x" * 200_000)
+    with pytest.raises(InputError, match=r"a .csv file that can be read, got .*field larger"):
+        probed(run, long)
 
 
 def test_several_loggers_beside_the_complete_log(run, tmp_path):

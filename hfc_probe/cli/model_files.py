@@ -17,7 +17,7 @@ from .checkpoints import existing_file
 SUFFIXES = (".onnx", ".pt2", ".pt", ".ts", ".torchscript")
 
 
-class _File(nn.Module):
+class _ModelFile(nn.Module):
     """A model file, given as many images at once as it takes.
 
     Args:
@@ -43,14 +43,14 @@ class _File(nn.Module):
         """What the file's model gives for these images."""
 
 
-class _Exported(_File):
+class ExportedModel(_ModelFile):
     def __init__(self, program: Any) -> None:
         (name,) = program.graph_signature.user_inputs
         shape = next(node.meta["val"].shape for node in program.graph.nodes if node.name == name)
         super().__init__(shape[0] if isinstance(shape[0], int) else None)
         self.program = program.module()
 
-    def train(self, mode: bool = True) -> _Exported:
+    def train(self, mode: bool = True) -> ExportedModel:
         """Do nothing: an exported program has one mode, that of its export."""
         return self
 
@@ -58,7 +58,7 @@ class _Exported(_File):
         return self.program(images)
 
 
-class _Onnx(_File):
+class OnnxModel(_ModelFile):
     digest: Tensor
 
     def __init__(self, path: str) -> None:
@@ -101,9 +101,9 @@ def model_file(path: str) -> nn.Module:
     file = existing_file(path, "--model")
     try:
         if file.suffix == ".onnx":
-            return _Onnx(str(file))
+            return OnnxModel(str(file))
         if file.suffix == ".pt2":
-            return _Exported(torch.export.load(file))
+            return ExportedModel(torch.export.load(file))
         scripted: nn.Module = torch.jit.load(str(file), map_location="cpu")
         return scripted
     except InputError:

@@ -90,14 +90,19 @@ GROUP = "hfc_probe.detection"
     show_default=True,
     help="Filter the original image, or (detectron2) the model's resized input.",
 )
+@click.option(
+    "--iou-type",
+    type=click.Choice(["bbox", "segm", "keypoints"]),
+    default="bbox",
+    show_default=True,
+    help="Compare boxes, instance masks or keypoints, in COCO's words.",
+)
 @click.option("--limit", type=click.IntRange(min=1), help="Maximum number of images.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option(
     "--max-dets",
     type=click.IntRange(min=1),
-    default=100,
-    show_default=True,
-    help="Detections per image and class that count.",
+    help="Detections per image and class that count. [default: 100; for keypoints 20]",
 )
 @click.option(
     "--margin",
@@ -154,9 +159,10 @@ def detect(
     hfc_background: Any,
     rescale: str,
     at: Any,
+    iou_type: Any,
     limit: int | None,
     batch_size: int,
-    max_dets: int,
+    max_dets: int | None,
     margin: float,
     floor: float,
     bootstrap: int,
@@ -187,6 +193,7 @@ def detect(
         hfc_background=hfc_background,
         rescale="max" if rescale == "max" else None,
         at=at,
+        iou_type=iou_type,
         max_dets=max_dets,
         margin=margin,
         floor=floor,

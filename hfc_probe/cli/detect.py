@@ -29,8 +29,8 @@ GROUP = "hfc_probe.detection"
     "--model",
     "spec",
     metavar="MODEL",
-    help="torchvision:NAME, hf:NAME_OR_DIR, onnx:FILE,decode=path/to/file.py:function, "
-    "or path/to/file.py:callable (the file is run).",
+    help="torchvision:NAME, hf:NAME_OR_DIR, ultralytics:FILE_OR_NAME, "
+    "onnx:FILE,decode=path/to/file.py:function, or path/to/file.py:callable (the file is run).",
 )
 @click.option(
     "--detectron2-config",
@@ -43,7 +43,11 @@ GROUP = "hfc_probe.detection"
     help="A checkpoint, or DEFAULT for torchvision's published weights (downloaded).",
 )
 @click.option("--images", metavar="DIR", help="Folder of the images.")
-@click.option("--annotations", metavar="FILE", help="Their COCO JSON.")
+@click.option(
+    "--annotations",
+    metavar="FILE_OR_DIR",
+    help="Their COCO JSON, YOLO's data.yaml, or a folder of Pascal VOC or FiftyOne.",
+)
 @click.option(
     "--dataset",
     metavar="NAME",

@@ -10,7 +10,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, get_args
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..ground.errors import InputError, named
 from ..ground.hashing import file_digest
+from .formats import read_folder
 from .masks import Rle, encoded, mask_tools, plain_rle
 from .pictures import is_turned, read_picture
 
@@ -71,18 +72,35 @@ class GroundTruth:
     drawn: dict[int, Rle] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
-    def read(cls, source: str | os.PathLike[str] | Mapping[str, Any]) -> GroundTruth:
-        """From a COCO JSON file, or what was read from one.
+    def read(
+        cls,
+        source: str | os.PathLike[str] | Mapping[str, Any],
+        images: str | os.PathLike[str] | None = None,
+    ) -> GroundTruth:
+        """From a COCO JSON file (or what was read from one), YOLO, Pascal VOC or FiftyOne.
+
+        Args:
+            source: a file or folder, see :func:`hfc_probe.detection.formats.read_folder`.
+            images: folder of the images, whose sizes YOLO and FiftyOne need.
 
         Raises:
-            InputError: no such file, not JSON, not COCO, ids that are repeated or unknown.
+            InputError: no such file, of no known form, ids that are repeated or unknown.
         """
         if isinstance(source, Mapping):
             return _checked(source, "annotations")
         path = Path(source)
+        content = read_folder(path, None if images is None else Path(images))
+        if content is not None:
+            truth = _checked(content, path.name)
+            return replace(truth, notes=(*content["notes"], *truth.notes))
+        if (path / "labels.json").is_file():  # FiftyOne's export in COCO's form
+            path /= "labels.json"
         if not path.is_file():
             what = "a folder" if path.is_dir() else "no such file"
-            raise InputError(f"annotations: expected a COCO JSON file, got {path} ({what})")
+            raise InputError(
+                "annotations: expected a COCO JSON file, YOLO's data.yaml, a folder of Pascal VOC "
+                f"or FiftyOne, got {path} ({what})"
+            )
         try:
             content = json.loads(path.read_bytes())
         except (ValueError, OSError, RecursionError) as error:
@@ -226,7 +244,8 @@ class CocoImages:
 
     Args:
         images: the folder that ``file_name`` is relative to.
-        annotations: a COCO JSON file, or its content.
+        annotations: a COCO JSON file, or its content; of YOLO, Pascal VOC or FiftyOne as
+            :meth:`GroundTruth.read` takes them.
 
     Raises:
         InputError: no such folder, annotations that are not COCO's.
@@ -241,7 +260,9 @@ class CocoImages:
         if not self.folder.is_dir():
             raise InputError(f"images: expected a folder of images, got {self.folder}")
         self.truth: GroundTruth = (
-            annotations if isinstance(annotations, GroundTruth) else GroundTruth.read(annotations)
+            annotations
+            if isinstance(annotations, GroundTruth)
+            else GroundTruth.read(annotations, self.folder)
         )
         names = [image.get("file_name") for image in self.truth.images.values()]
         if not all(isinstance(name, str) for name in names):

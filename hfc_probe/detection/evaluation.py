@@ -15,7 +15,7 @@ from .overlap import is_ignored
 
 METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 _RECALL = np.linspace(0.0, 1.0, 101)
-_BOOTSTRAP_CELLS = 8_000_000  # replicates × detections held in memory at once
+_BOOTSTRAP_CELLS = 300_000  # replicates × true positives in work at once, as many as a cache holds
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,21 +226,17 @@ def resampled(
     Returns:
         ``(B, 3)``; NaN if no object is drawn.
     """
-    total = np.zeros((len(weights), len(IOU)))
-    classes = np.zeros((len(weights), 1))
+    columns = np.ascontiguousarray(weights.T)
+    total, classes = np.zeros((len(IOU), len(weights))), np.zeros(len(weights))
     for matches in by_class:
-        objects = weights @ matches.objects
-        drawn = np.flatnonzero(objects > 0)
-        classes[drawn] += 1
-        if not len(drawn) or not matches.hit.any():
-            continue
-        step = max(1, _BOOTSTRAP_CELLS // len(matches.image))
-        for start in range(0, len(drawn), step):
-            rows = drawn[start : start + step]
-            total[rows] += _weighted(matches, weights[rows], objects[rows])
+        here = np.flatnonzero(matches.objects)
+        objects = matches.objects[here] @ columns[here]
+        classes += objects > 0
+        if matches.hit.any():
+            total += _weighted(matches, columns, np.maximum(objects, 1))
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = total / classes
-    return np.stack([mean.mean(1), mean[:, 0], mean[:, 5]], axis=1)
+    return np.stack([mean.mean(0), mean[0], mean[5]], axis=1)
 
 
 def resampled_metrics(evaluation: Evaluation, weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -250,22 +246,59 @@ def resampled_metrics(evaluation: Evaluation, weights: NDArray[np.float64]) -> N
 
 
 def _weighted(
-    matches: ClassMatches, weights: NDArray[np.float64], objects: NDArray[np.float64]
+    matches: ClassMatches, columns: NDArray[np.float64], objects: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """AP of one class per replicate and IoU threshold, ``(B, T)``."""
-    copies = weights[:, matches.image]
-    shown = np.cumsum(copies, axis=1)
-    out = np.zeros((len(weights), len(IOU)))
-    for t in range(len(IOU)):
-        # Precision falls between true positives, so theirs are the only ranks that matter.
-        ranks = np.flatnonzero(matches.hit[t])
-        if not len(ranks):
-            continue
-        counts = matches.counts[t]
-        counted = shown if counts.all() else np.cumsum(copies * counts, axis=1)
-        found = np.cumsum(copies[:, ranks], axis=1)
-        out[:, t] = interpolated(found, counted[:, ranks], objects[:, None])
+    """AP of one class per IoU threshold and replicate, ``(T, B)``.
+
+    Precision falls between true positives, so their ranks are the only ones that matter: what is
+    shown between two of them is counted by image, by a product with a sparse matrix.
+
+    Args:
+        columns: ``(I, B)`` how often each image is drawn.
+        objects: ``(B,)``, at least 1.
+    """
+    from scipy.sparse import csr_matrix
+
+    ranks = np.flatnonzero(matches.hit.any(0))
+    end = ranks[-1] + 1
+    images, place = np.unique(matches.image[:end], return_inverse=True)
+    before = np.searchsorted(ranks, np.arange(end))  # the next true positive
+    counts = matches.counts[:, :end]
+    always: NDArray[np.bool_] = np.asarray(counts.all(0))
+
+    def between(chosen: NDArray[np.bool_]) -> Any:
+        rows = (before[chosen], place[chosen])
+        return csr_matrix((np.ones(len(rows[0])), rows), shape=(len(ranks), len(images)))
+
+    shown_by = between(always)
+    more: list[Any] = [between(row & ~always) if (row & ~always).any() else None for row in counts]
+    out = np.zeros((len(IOU), columns.shape[1]))
+    own = columns[images]
+    step = max(1, _BOOTSTRAP_CELLS // len(ranks))
+    for start in range(0, columns.shape[1], step):
+        part = slice(start, start + step)
+        drawn = np.ascontiguousarray(own[:, part])
+        shown = np.cumsum(shown_by @ drawn, axis=0)
+        for t in range(len(IOU)):
+            rows = np.flatnonzero(matches.hit[t, ranks])
+            if not len(rows):
+                continue
+            counted = shown if more[t] is None else shown + np.cumsum(more[t] @ drawn, axis=0)
+            found = np.cumsum(drawn[place[ranks[rows]]], axis=0)
+            out[t, part] = _interpolated_columns(found, counted[rows], objects[part])
     return out
+
+
+def _interpolated_columns(
+    found: NDArray[np.float64], shown: NDArray[np.float64], objects: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """:func:`interpolated` of columns ``(D, B)``."""
+    precision = found / (shown + np.spacing(1))
+    envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
+    reached = np.searchsorted(_RECALL, found / objects, side="right")
+    new = np.diff(reached, axis=0, prepend=0)
+    total: NDArray[np.float64] = (envelope * new).sum(0) / len(_RECALL)
+    return total
 
 
 def bootstrap_weights(images: int, replicates: int, seed: int) -> NDArray[np.float64]:

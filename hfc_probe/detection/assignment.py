@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .coco import Detections, GroundTruth, ImageId, IouType
+from .coco import Detections, GroundTruth, ImageId, IouType, is_federated
 from .overlap import Overlap, is_ignored, pick
 
 IOU = np.linspace(0.5, 0.95, 10)
@@ -64,7 +64,11 @@ def assign(
 
     Args:
         image_ids: sorted; objects and detections in other images do not count.
-        max_dets: detections per image and class that count, best first.
+        max_dets: detections per image and class that count, best first; under LVIS's protocol,
+            per image.
+
+    LVIS's protocol (Gupta et al., CVPR 2019, §3.2) is that of images whose entries name the
+    categories looked for.
     """
     overlap = Overlap(truth, iou_type)
     position = {image_id: k for k, image_id in enumerate(image_ids)}
@@ -84,6 +88,11 @@ def assign(
     crowd = np.array([bool(a["iscrowd"]) for a in annotations], dtype=bool)
 
     category, image, score, row, shapes, areas = _rows(overlap, image_ids, found, ids)
+    loose = np.zeros(len(score), dtype=bool)
+    if any(is_federated(truth.images[i]) for i in image_ids):
+        kept = _looked_for(truth, image_ids, ids[category], image, score, max_dets, of, ids)
+        category, image, score, row, areas = (c[kept] for c in (category, image, score, row, areas))
+        loose = _listed(truth, image_ids, "not_exhaustive_category_ids", ids[category], image)
     order = np.lexsort((-score, image, category))
     key = (category * max(len(image_ids), 1) + image)[order]
     start = np.r_[True, key[1:] != key[:-1]] if len(key) else np.zeros(0, dtype=bool)
@@ -115,7 +124,7 @@ def assign(
     met = target >= 0
     known = np.append(numbered, False)[target]
     right = known & met
-    sized = np.array([(areas >= low) & (areas <= high) for low, high in AREAS])[:, order]
+    sized = np.array([(areas >= low) & (areas <= high) & ~loose for low, high in AREAS])[:, order]
     wanted = np.stack([np.append(s, False)[t] for s, t in zip(sought, target, strict=True)])
     counts = np.where(met, wanted, True) & (right | sized[:, None])
     return Assignment(
@@ -145,6 +154,42 @@ def _rows(
             ])  # fmt: skip
     category, image, row, score, areas = (np.concatenate(c) for c in zip(*parts, strict=True))
     return category, image, score, row, shapes, areas
+
+
+def _listed(
+    truth: GroundTruth,
+    image_ids: Sequence[ImageId],
+    key: str,
+    label: NDArray[np.int64],
+    image: NDArray[np.int64],
+) -> NDArray[np.bool_]:
+    """Which detections are of a category in a list of their image's entry."""
+    lists = [frozenset(truth.images[i].get(key) or ()) for i in image_ids]
+    pairs = zip(label.tolist(), image.tolist(), strict=True)
+    return np.array([one in lists[k] for one, k in pairs], dtype=bool)
+
+
+def _looked_for(
+    truth: GroundTruth,
+    image_ids: Sequence[ImageId],
+    label: NDArray[np.int64],
+    image: NDArray[np.int64],
+    score: NDArray[np.float64],
+    most: int,
+    of: NDArray[np.int64],
+    ids: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """LVIS's choice: an image's best detections, of categories that were looked for in it."""
+    order = np.lexsort((-score, image))
+    start = np.searchsorted(image[order], image[order])
+    best = np.zeros(len(score), dtype=bool)
+    best[order[np.arange(len(order)) - start < most]] = True
+    there = {(int(ids[k]), int(i)) for k, i in of}
+    pairs = zip(label.tolist(), image.tolist(), strict=True)
+    present = np.array([pair in there for pair in pairs], dtype=bool)
+    return np.flatnonzero(
+        best & (present | _listed(truth, image_ids, "neg_category_ids", label, image))
+    )
 
 
 def _buckets(pairs: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:

@@ -159,10 +159,11 @@ def _checked(content: Any, name: str) -> GroundTruth:
                 f"{'images' if key == 'image_id' else 'categories'}, got {named(unknown)}"
             )
     lines = [f"{text} ({count} annotations)" for text, count in notes.items()]
-    if any("neg_category_ids" in image for image in images.values()):
+    if any(map(is_federated, images.values())):
         lines.append(
-            "the annotations are LVIS's, which name the categories looked for in each image; here "
-            "they are evaluated as COCO's, so that a right box of another category counts as false"
+            "the annotations are LVIS's and evaluated as LVIS does: in each image only the "
+            "categories looked for count, and max_dets are the detections of all classes together "
+            "(LVIS takes 300)"
         )
     if any(a["id"] == 0 for a in annotations):
         lines.append(
@@ -190,6 +191,11 @@ def _annotation(raw: Mapping[str, Any], notes: Counter[str]) -> dict[str, Any]:
         "iscrowd": _whole(crowd or 0),
         **{k: raw[k] for k in ("segmentation", "keypoints", "num_keypoints") if raw.get(k)},
     }
+
+
+def is_federated(image: Mapping[str, Any]) -> bool:
+    """Whether an image's entry names, as LVIS's, the categories that were looked for in it."""
+    return "neg_category_ids" in image
 
 
 def _image(raw: Mapping[str, Any]) -> dict[str, Any]:

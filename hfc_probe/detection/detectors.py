@@ -107,7 +107,7 @@ class UltralyticsDetector(nn.Module):
         self.model = model
         self.labels = None if labels is None else dict(labels)
         self.settings = dict(settings)
-        self.stride = max(int(model.stride.max()), 32)  # type: ignore[operator,union-attr]
+        self.stride = max(int(model.stride.max()), 32)  # type: ignore[operator]
 
     def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         return [self._one(image) for image in images]

@@ -16,6 +16,7 @@ from .overlap import is_ignored
 
 METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 _RECALL = np.linspace(0.0, 1.0, 101)
+_MANY = 500  # true positives
 _BOOTSTRAP_CELLS = 300_000  # replicates × true positives in work at once, as many as a cache holds
 
 
@@ -275,7 +276,7 @@ def _weighted(
     by_threshold: list[Any] = []
     for hit, row in zip(matches.hit, counts & ~always, strict=True):
         right = np.flatnonzero(hit)
-        more = until(right, row) if len(right) and row[: right[-1]].any() else None
+        more = until(right, row) if len(right) and row[: right[-1] + 1].any() else None
         by_threshold.append((right, np.searchsorted(ranks, right), more))
     shown_by = until(ranks, always)
     out = np.zeros((len(IOU), columns.shape[1]))
@@ -301,9 +302,11 @@ def _interpolated_columns(
 ) -> NDArray[np.float64]:
     """:func:`interpolated` of columns ``(D, B)``; ``shown`` is written over.
 
-    A recall level takes the envelope where recall first reaches it, and there are a hundred levels
-    and often thousands of ranks: the levels are looked up among the ranks, not the other way round.
+    If ranks are many, each of the hundred recall levels is looked up among them, not the other way
+    round.
     """
+    if len(found) < _MANY:
+        return interpolated(found.T, shown.T, objects[:, None])
     shown += np.spacing(1)
     envelope = np.divide(found, shown, out=shown)
     np.maximum.accumulate(envelope[::-1], axis=0, out=envelope[::-1])

@@ -55,7 +55,8 @@ CLAIMS = (
     *(
         Claim(f"{text} the error under corruptions", "standard/mean_error", f"{kind}/mean_error",
               "lower")
-        for kind, text in zip(KINDS[1:], ("APR-P lowers", "APR-S lowers", "Both lower"))
+        for kind, text in (("APR-P", "APR-P lowers"), ("APR-S", "APR-S lowers"),
+                           ("APR-P and S", "Both lower"))
     ),
     Claim("Both raise the AUROC against unknown images", "APR-P and S/auroc_ood",
           "standard/auroc_ood", "higher"),

@@ -45,7 +45,7 @@ SCALES = {
         keep_original=False, planted=(("band", "low"), ("classes", 4), ("strength", 6.0)),
     ),
     "small": Setting(
-        network="cnn", epochs=6, batch_size=50, learning_rate=2e-3, train_images=2500,
+        network="cnn", epochs=5, batch_size=50, learning_rate=2e-3, train_images=2000,
         test_images=1000, corruptions=None, severities=(1, 3, 5), keep_original=False,
         measured=500,
     ),

@@ -33,7 +33,7 @@ SCALES = {
     ),
     "small": Setting(
         network="plain", with_batchnorm="cnn", epochs=5, batch_size=50, learning_rate=1e-3,
-        train_images=2000, test_images=2000, measured=2000, radii=(4, 8, 16),
+        train_images=2000, test_images=2000, measured=2000, radii=(4, 16),
     ),
     "paper": Setting(),
 }  # fmt: skip

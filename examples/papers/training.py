@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,10 +64,10 @@ def against_pgd(epsilon: float, steps: int) -> Change:
 
 
 class Trained:
-    """A trained model and what its probes saw.
+    """A trained model and what its probe saw.
 
-    `curves` has for each "SET/TAG" a number per measurement, in order, each `[value, lower,
-    upper]` or `[value]`; `results` the last results themselves by "SET/MEASUREMENT".
+    `curves` has for each "SET/TAG" (of weights alone: "TAG") a number per measurement, in order,
+    each `[value, lower, upper]` or `[value]`; `results` the last results as in `probe.results`.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -76,15 +75,16 @@ class Trained:
         self.curves: dict[str, list[list[float]]] = {}
         self.results: dict[str, hfc_probe.Result] = {}
 
-    def see(self, name: str, probe: hfc_probe.Probe) -> None:
+    def see(self, probe: hfc_probe.Probe) -> None:
         for key, result in probe.results.items():
-            if self.results.get(f"{name}/{key}") is result:
+            if self.results.get(key) is result:
                 continue  # it was not due
-            self.results[f"{name}/{key}"] = result
+            self.results[key] = result
+            of_set = key.removesuffix(key.rpartition("/")[2])
             intervals = result.intervals()
             for tag, value in result.scalars().items():
                 number = [value, *intervals.get(tag, ())]
-                self.curves.setdefault(f"{name}/{tag}", []).append(number)
+                self.curves.setdefault(f"{of_set}{tag}", []).append(number)
 
     def numbers(self, prefix: str) -> Numbers:
         """The last of every curve by "PREFIX/SET/TAG", whole curves by "curves/PREFIX/SET/TAG"."""
@@ -103,10 +103,9 @@ def train(
     change: Change | None = None,
     penalty: Callable[[nn.Module], Tensor] | None = None,
 ) -> Trained:
-    """Train a network, with a probe per named set in `watch`, by default after every epoch.
+    """Train a network, with a probe on the named sets in `watch`, by default after every epoch.
 
-    Every set has an event file of its own at `log_dir/NAME`, so TensorBoard shows them as runs
-    to compare. One seed gives the same initial weights and the same order of images, whatever
+    One seed gives the same initial weights and the same order of images, whatever
     the recipe changes about the batches.
 
     Args:
@@ -122,30 +121,24 @@ def train(
     )
     order = torch.Generator().manual_seed(seed)
     trained = Trained(model)
-    with ExitStack() as stack:
-        probes = {
-            name: stack.enter_context(
-                hfc_probe.attach(
-                    model,
-                    samples,
-                    optimizer=optimizer,
-                    log_dir=log_dir / name,
-                    measurements=measurements,
-                    limit=setting.measured,
-                    budget=1.0,
-                    strict=True,
-                    final=False,
-                )
-            )
-            for name, samples in watch.items()
-        }
+    probe = hfc_probe.attach(
+        model,
+        watch,
+        optimizer=optimizer,
+        log_dir=log_dir,
+        measurements=measurements,
+        limit=setting.measured,
+        budget=1.0,
+        strict=True,
+        final=False,
+    )
+    with probe:
         for _ in range(setting.epochs):
             model.train()
             for index in torch.randperm(len(data), generator=order).split(setting.batch_size):
                 step(setting, model, optimizer, data, index, change, penalty)
-            for name, probe in probes.items():
-                probe.end_epoch()
-                trained.see(name, probe)
+            probe.end_epoch()
+            trained.see(probe)
     model.eval()
     return trained
 
@@ -173,14 +166,13 @@ def given_or_trained(
     model.load_state_dict(torch.load(data.root / setting.network, weights_only=True))
     pixels = PixelSpace.imagenet()
     trained = Trained(nn.Sequential(v2.Normalize(pixels.mean, pixels.std), model).eval())
-    for name, samples in watch.items():
-        probe = hfc_probe.attach(
-            trained.model, samples, log_dir=log_dir / name, measurements=measurements,
-            limit=setting.measured, strict=True, final=False,
-        )  # fmt: skip
-        with probe:
-            probe.measure()
-            trained.see(name, probe)
+    probe = hfc_probe.attach(
+        trained.model, watch, log_dir=log_dir, measurements=measurements,
+        limit=setting.measured, strict=True, final=False,
+    )  # fmt: skip
+    with probe:
+        probe.measure()
+        trained.see(probe)
     return trained
 
 

@@ -32,8 +32,8 @@ SCALES = {
         radii=(4, 16), seeds=(0,),
     ),
     "small": Setting(
-        network="plain", with_batchnorm="cnn", epochs=5, batch_size=50, learning_rate=1e-3,
-        train_images=2000, test_images=2000, measured=2000, radii=(4, 16),
+        network="plain", with_batchnorm="cnn", epochs=4, batch_size=50, learning_rate=1e-3,
+        train_images=2000, test_images=1000, radii=(4, 16),
     ),
     "paper": Setting(),
 }  # fmt: skip

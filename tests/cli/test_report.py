@@ -223,7 +223,7 @@ def test_seeds_that_were_measured_differently_are_no_group():
         frequencies("a_seed0", FIRST),
         frequencies("a_seed1", FIRST, settings={"closed": False}),
     ]
-    with pytest.raises(InputError, match="runs of a to be measured alike, got .*closed"):
+    with pytest.raises(InputError, match=r"runs of a to be measured alike, got .*closed"):
         mean_of("a", runs)
 
 
@@ -242,8 +242,8 @@ def test_seeds_are_grouped_as_the_tab_groups_them():
 
 def test_a_report_of_seeds_by_the_command(here):
     for k in range(2):
-        assert audit("net", f"a_seed{k}", "--limit", str(20 + k)).exit_code == 0
-        assert audit("other", f"b_seed{k}", "--limit", str(20 + k)).exit_code == 0
+        assert audit("net", f"a_seed{k}", "--limit", "12").exit_code == 0
+        assert audit("other", f"b_seed{k}", "--limit", "12").exit_code == 0
     runs = ["a_seed0", "a_seed1", "b_seed0", "b_seed1"]
     result = CliRunner().invoke(main, ["report", *runs])
     assert result.exit_code == 0, result.output

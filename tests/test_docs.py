@@ -269,6 +269,7 @@ IN_TAG = [
     (r"(?<=^hfc_)0(?=/)", "<layer>"),
     (r"(?<=^hfc_generated_corruption/)(?!clean_|mean_).*", "<corruption>"),
     (r"(?<=^hfc_detection/)AP\w*", "<AP>"),
+    (r"(?<=^hfc_detection/)AR\d+", "<AR>"),
     (r"(?<=^hfc_detection/)(images|objects)_(gain|drop)", "<what>_<change>"),
     (r"(?<=^hfc_cost/seconds/).*", "<measurement>"),
 ]
@@ -281,6 +282,7 @@ IN_TEXT = [
     (r"(?<=kernels of )0", "the layer"),
     (r"(?<=error under ).*", "the corruption"),
     (r"^AP\w* (?=on )", "AP "),
+    (r"^AR\d+ (?=on )", "average recall "),
     (r"^(images|objects) that (gain|lose)", "images or objects that gain or lose"),
     (r" \(0\.05\)$", ""),
 ]

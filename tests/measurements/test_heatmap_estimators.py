@@ -85,7 +85,7 @@ def test_a_loss_is_modelled_from_a_few_passes():
     assert few.passes <= 1500 < 0.1 * full.passes
     away = few.error - full.error
     alone = (full.upper - full.lower).mean() / 3.92 * np.sqrt(250 / few.count.mean())
-    assert np.sqrt((away**2).mean()) < 0.7 * alone  # than of as many images, cell by cell
+    assert np.sqrt((away**2).mean()) < 0.8 * alone  # than of as many images, cell by cell
     assert ((few.lower <= full.error) & (full.error <= few.upper)).mean() > 0.9
 
 

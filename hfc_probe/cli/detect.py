@@ -259,7 +259,7 @@ def _try(detector: Any, data: Any, device: Any) -> None:
     """Give a detector one image, so that what is no detector ends with a sentence."""
     from torch import nn
 
-    from ..detection.audit import _undisturbed
+    from ..detection.audit import undisturbed
     from ..detection.coco import detections_from
     from ..detection.pictures import BrokenImageError
 
@@ -268,7 +268,7 @@ def _try(detector: Any, data: Any, device: Any) -> None:
     except BrokenImageError:
         return  # said, or skipped, when its turn comes
     hint = "a classifier is measured by hfc-probe audit"
-    with _undisturbed(detector, detector if isinstance(detector, nn.Module) else None) as run:
+    with undisturbed(detector, detector if isinstance(detector, nn.Module) else None) as run:
         try:
             output = run([image])
         except Exception as error:  # whatever a stranger's model raises

@@ -213,7 +213,7 @@ class DetectionAudit:
             ranks.gather(None)  # nobody writes before everybody has read
             broken: dict[ImageId, str] = {}
             digest = getattr(dataset, "digest", None)
-            with contextlib.closing(store), _undisturbed(detector, module) as run:
+            with contextlib.closing(store), undisturbed(detector, module) as run:
                 again = store.believe(image_ids, digest, say=ranks.leads)
                 where = torch.device(device or (device_of(module) if module else "cpu"))
                 plan = _Plan(image_ids, batch_size, ranks.rank, ranks.world)
@@ -280,7 +280,7 @@ class DetectionAudit:
             )
         skipped = dict(skipped or {})
         chosen = truth.images if image_ids is None else image_ids
-        kept = sorted((i for i in chosen if i not in skipped), key=_order)
+        kept = sorted((i for i in chosen if i not in skipped), key=order)
         if not kept:
             raise InputError(
                 f"images: expected at least one image that can be read, got {len(skipped)} broken "
@@ -315,9 +315,9 @@ class DetectionAudit:
 
     def _choose(self, truth: GroundTruth, limit: int | None) -> list[ImageId]:
         limit = check_limit(limit)
-        image_ids = sorted(truth.images, key=_order)
+        image_ids = sorted(truth.images, key=order)
         if limit is not None and limit < len(image_ids):
-            image_ids = sorted(random.Random(self.seed).sample(image_ids, limit), key=_order)
+            image_ids = sorted(random.Random(self.seed).sample(image_ids, limit), key=order)
         return image_ids
 
     def fingerprint(
@@ -391,12 +391,12 @@ def _pass(
     total = sum(len(batch) for batch in batches)
     bar = tqdm(total=total, unit="image", disable=not progress, leave=False, dynamic_ncols=True)
     with bar, ThreadPoolExecutor(1, thread_name_prefix="hfc_probe") as reader:
-        coming = reader.submit(_read, dataset, batches[0]) if batches else None
+        coming = reader.submit(read_batch, dataset, batches[0]) if batches else None
         for k, batch in enumerate(batches):
             assert coming is not None
             images = coming.result()
             if k + 1 < len(batches):
-                coming = reader.submit(_read, dataset, batches[k + 1])
+                coming = reader.submit(read_batch, dataset, batches[k + 1])
             try:
                 yield _detect(run, batch, images, device, audit, background)
             except BaseException:
@@ -405,7 +405,7 @@ def _pass(
             bar.update(len(batch))
 
 
-def _read(dataset: DetectionDataset, batch: list[ImageId]) -> list[Tensor | BrokenImageError]:
+def read_batch(dataset: DetectionDataset, batch: list[ImageId]) -> list[Tensor | BrokenImageError]:
     images: list[Tensor | BrokenImageError] = []
     for image_id in batch:
         try:
@@ -464,7 +464,7 @@ def _detect(
 
 
 @contextlib.contextmanager
-def _undisturbed(detector: Detector, module: nn.Module | None) -> Iterator[Detector]:
+def undisturbed(detector: Detector, module: nn.Module | None) -> Iterator[Detector]:
     """The detector in evaluation mode, without gradients, its module left as it was."""
     if module is None:
         with protected_rng(), torch.no_grad():
@@ -499,7 +499,7 @@ def _by_variant(
     return {n: {i: finished[i][n] for i in image_ids if i in finished} for n in names}
 
 
-def _order(image_id: ImageId) -> tuple[bool, Any]:
+def order(image_id: ImageId) -> tuple[bool, Any]:
     return isinstance(image_id, str), image_id
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -210,7 +211,7 @@ class DetectionHeatmap:
 
     def _check_effort(self, count: int) -> None:
         least = count + 2 + 2 * len(self.grid.directions)
-        if self.forwards is not None and self.forwards < min(least, self.cost(count)):
+        if self.forwards is not None and self.forwards < least:
             raise InputError(
                 f"forwards: expected at least {least} ({count} images without noise, one of them "
                 f"three times, and 2 for each of {len(self.grid.directions)} directions), got "
@@ -320,14 +321,15 @@ class _SceneEngine(Engine):
         height, width = picture.shape[-2:]
         wave = fourier.basis(*self.directions[cell], height, width, device=self.device)
         signs = self._signs[cell][image].to(self.device, picture.dtype)
-        noise = self.norm * (height * width) ** 0.5 * wave.to(picture.dtype)
+        noise = self.norm * math.sqrt(height * width) * wave.to(picture.dtype)
         return (picture + signs * noise).clamp_(0, 1)
 
     def _direction_signs(self, cell: int) -> Tensor:
         i, j = self.directions[cell]
         count, channels = self.samples.images.shape[:2]
         period = _SIGNS_PERIOD
-        return direction_signs(self.seed, i, j, period, period, count, channels).to(torch.int8)
+        signs = direction_signs(self.seed, i, j, period, period, count, channels)
+        return signs.to(torch.int8)
 
     def _check_categories(self, found: Sequence[Detections]) -> None:
         if not self._asked.ignore_unknown:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .coco import Detections, GroundTruth, ImageId
-from .evaluation import evaluate
+from .coco import Detections, GroundTruth, ImageId, to_results
+from .evaluation import _coco, _image_precision
 from .matching import scenes
 
 ImageScoreKind = Literal["AP", "recall", "IoU"]
@@ -44,12 +47,11 @@ def scorer(
     def average_precision(image_id: ImageId, found: Detections) -> float:
         own = alone[image_id]
         kept = np.isin(found.labels, list(own.categories))
-        found = Detections(*(part[kept] for part in found))
-        return float(evaluate(own, [image_id], {image_id: found}, max_dets=max_dets).images[0])
+        return _average_precision(own, image_id, _rows(found, kept), max_dets)
 
     def of_objects(image_id: ImageId, found: Detections) -> float:
         kept = found.scores >= threshold
-        found = Detections(*(part[kept] for part in found))
+        found = _rows(found, kept)
         (scene,) = scenes(alone[image_id], [image_id], {image_id: found}, max_dets)
         right = scene.match >= 0
         if kind == "recall":
@@ -57,6 +59,35 @@ def scorer(
         return float(scene.overlap[right, scene.match[right]].sum() / len(scene.categories))
 
     return average_precision if kind == "AP" else of_objects
+
+
+def _rows(found: Detections, kept: NDArray[np.bool_]) -> Detections:
+    return Detections(found.boxes[kept], found.scores[kept], found.labels[kept])
+
+
+def _average_precision(
+    own: GroundTruth, image_id: ImageId, found: Detections, max_dets: int
+) -> float:
+    """As of :func:`.evaluation.evaluate`, of objects of any size alone: a sixth of the time."""
+    from pycocotools.cocoeval import COCOeval
+
+    rows = to_results({image_id: found})
+    for k, row in enumerate(rows):
+        row |= {"id": k + 1, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0}
+    images = list(own.images.values())
+    with contextlib.redirect_stdout(io.StringIO()):
+        run = COCOeval(
+            _coco(own, images, [dict(a) for a in own.annotations]),
+            _coco(own, images, rows),
+            "bbox",
+        )
+        run.params.areaRng, run.params.areaRngLbl = run.params.areaRng[:1], ["all"]
+        run.params.maxDets = [max_dets]
+        run.evaluate()
+    found_in = [
+        (record, int((np.asarray(record["gtIgnore"]) == 0).sum())) for record in run.evalImgs
+    ]
+    return float(np.mean([_image_precision(record, objects) for record, objects in found_in]))
 
 
 def _by_image(

@@ -121,3 +121,91 @@ def test_the_map_is_that_of_a_slow_loop_over_images_of_their_own_sizes():
         half = 1.96 * np.std(lost, ddof=1) / 2
         assert result.upper[at] - result.error[at] == pytest.approx(half, abs=1e-5)
     assert 0.05 < result.error[cell(result, *SECRET)] < 1
+
+
+class Shifted(Blinded):
+    """Boxes shift by the noise that passes a Gaussian filter around DC, on some images more."""
+
+    REACH = 4.0  # cycles per image
+
+    def one(self, image):
+        corners, scores, labels = super().one(image)
+        (k,) = [n for n, p in self.data.pictures.items() if p.shape == image.shape]
+        rest = (image - self.data.pictures[k])[0]
+        height, width = rest.shape
+        i = torch.fft.fftfreq(height) * height
+        j = torch.fft.fftfreq(width) * width
+        gain = torch.exp(-(i[:, None] ** 2 + j**2) / (2 * self.REACH**2))
+        passed = float(torch.fft.ifft2(torch.fft.fft2(rest) * gain).real.square().mean().sqrt())
+        return corners + 20 * passed * self.share(k), scores, labels
+
+    @staticmethod
+    def share(k):
+        return 0.3 + 0.35 * (k % 3)
+
+
+@needs_coco
+def test_a_model_of_few_passes_finds_the_map_known_in_closed_form():
+    data = Squares([(20 + k, 50 - k // 2) for k in range(61)])
+    settings = DetectionHeatmap(crop=15, score="IoU", threshold=0.5)
+    few = DetectionHeatmap(crop=15, score="IoU", threshold=0.5, forwards=settings.cost(60) // 20)
+    detector = Shifted(data)
+    result = few.measure(detector, data)
+    i, j = result.frequencies()
+    gain = np.exp(-(i[:, None] ** 2 + j**2) / (2 * Shifted.REACH**2))
+    lost = []
+    for k in result.image_ids:
+        inside = (6 - np.minimum(20 * 0.07 * gain * Shifted.share(k), 6)) ** 2
+        overlap = inside / (72 - inside)
+        lost.append(1 - np.where(overlap >= 0.5, overlap, 0))
+    expected = np.mean(lost, axis=0)
+    blind = np.zeros_like(gain, dtype=bool)  # what Blinded adds
+    for sign in (1, -1):
+        blind[cell(result, sign * SECRET[0], sign * SECRET[1])] = True
+    away = (result.error - expected)[~blind]
+    assert result.passes == few.forwards == detector.tally["shown"]
+    assert result.passes <= 0.05 * settings.cost(60)
+    assert np.ptp(expected) > 0.2
+    assert np.sqrt((away**2).mean()) < 0.03
+    inside = (result.lower <= expected) & (expected <= result.upper)
+    assert inside[~blind].mean() > 0.85
+
+
+@needs_coco
+def test_a_saved_heatmap_comes_back_and_the_tab_finds_its_map(tmp_path):
+    data = Squares()
+    result = DetectionHeatmap(crop=5).measure(Blinded(data), data)
+    again = hfc_probe.load(result.save(tmp_path / "map.json"))
+    assert str(again) == str(result)
+    np.testing.assert_array_equal(again.arrays()["lost"], result.arrays()["lost"])
+    axes = result.axes()["lost"]
+    assert [axis["name"] for axis in axes["axes"]] == ["i", "j"]
+    assert axes["axes"][0]["values"] == [-2, -1, 0, 1, 2]
+    assert result.group == "detection_heatmap/AP"
+    assert result.scalars()["hfc_detection_heatmap/AP/original"] == pytest.approx(1)
+    titles = [axes.get_title() for axes in result.figure().axes]
+    assert titles[0] == "AP lost under Fourier noise, RMS 0.07 per pixel"
+
+
+@needs_coco
+def test_what_cannot_make_a_map_is_refused_in_a_sentence():
+    data = Squares()
+    cases = [
+        (DetectionHeatmap(crop=25), r"crop: expected at most the sides .*, got 25 and image 4"),
+        (DetectionHeatmap(crop=9, forwards=50), "forwards: expected at least 88 .*, got 50"),
+    ]
+    for heatmap, message in cases:
+        with pytest.raises(InputError, match=message):
+            heatmap.measure(Blinded(data), data)
+    with pytest.raises(InputError, match="found without noise, got a mean AP of 0 on 4 images"):
+        DetectionHeatmap(crop=5).measure(lambda images: [([], [], []) for _ in images], data)
+    calls = []
+
+    def moody(images):
+        calls.append(1)
+        return [(torch.tensor([[len(calls), 0.0, 50, 50]]), [0.9], [7]) for _ in images]
+
+    with pytest.raises(InputError, match="got others in a second call"):
+        DetectionHeatmap(crop=5).measure(moody, data)
+    with pytest.raises(InputError, match=r"score: expected .*, got 'F1'"):
+        DetectionHeatmap(score="F1")

@@ -294,9 +294,9 @@ class FourierHeatmapResult(Result):
         clean = self._value(float(self.clean()[0]))
         if not self._intervals_disjoint(worst, best):
             said = (
-                f"{self.samples} images do not tell which frequency noise of {self.noise} harms most; "
-                f"{self.unit.removesuffix(' rate')}s reach {self._value(float(self.error[worst]))} "
-                f"against {clean} without noise."
+                f"{self.samples} images do not tell which frequency noise of {self.noise} harms "
+                f"most; {self.unit.removesuffix(' rate')}s reach "
+                f"{self._value(float(self.error[worst]))} against {clean} without noise."
             )
         else:
             said = (

@@ -120,6 +120,17 @@ GROUP = "hfc_probe.detection"
     show_default=True,
     help="Replicates for the intervals.",
 )
+@click.option(
+    "--heatmap",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Also measure what Fourier noise costs in AP, on N by N frequencies around DC.",
+)
+@click.option(
+    "--forwards",
+    type=click.IntRange(min=1),
+    help="With --heatmap: images shown for it. [default: every image under every noise]",
+)
 @click.option("--skip-broken", is_flag=True, help="Skip images that cannot be read.")
 @click.option(
     "--ignore-unknown",
@@ -160,6 +171,8 @@ def detect(
     margin: float,
     floor: float,
     bootstrap: int,
+    heatmap: int | None,
+    forwards: int | None,
     skip_broken: bool,
     ignore_unknown: bool,
     classes: int | None,
@@ -173,7 +186,12 @@ def detect(
     Under torchrun (torchrun --nproc-per-node N -m hfc_probe detect …) the images are shared
     among the processes.
     """
-    from ..detection import CocoImages, DetectionAudit
+    from ..detection import (
+        CocoImages,
+        DetectionAudit,
+        DetectionHeatmap,
+        DetectionHeatmapResult,
+    )
     from ..ranks import own_device, process_group, rank_and_world
 
     if (spec is None) == (detectron2_config is None):
@@ -196,7 +214,17 @@ def detect(
     )
     if (images is None) != (annotations is None):
         raise InputError("--images: expected together with --annotations, got one of the two")
-    refuse_idle("with --model", spec is not None, "classes")
+    refuse_idle("with --model", spec is not None, "classes", "heatmap")
+    refuse_idle("with --heatmap", heatmap is not None, "forwards")
+    wanted = None
+    if heatmap is not None:
+        wanted = DetectionHeatmap(
+            crop=heatmap,
+            forwards=forwards,
+            max_dets=max_dets,
+            ignore_unknown=ignore_unknown,
+            seed=seed,
+        )
     check_writable(out)
     loggers = open_loggers(logs)
     common: dict[str, Any] = {
@@ -206,6 +234,7 @@ def detect(
         "skip_broken": skip_broken,
         "progress": True,
     }
+    maps: list[DetectionHeatmapResult] = []
     with process_group():
         target = pick_device(own_device(device))
         if detectron2_config is not None:
@@ -247,11 +276,17 @@ def detect(
                 for doubt in doubts:
                     click.echo(f"Caution: {doubt}")
             result = audit.measure(detector, data, device=target, identity=identity, **common)
+            if wanted is not None:
+                del common["resume"]
+                maps = [wanted.measure(detector, data, device=target, **common)]
         if rank_and_world()[0] != 0:
             return
         files = result.save_all(out)
-        log_results([result], out, loggers)
-    click.echo(f"\n{result}\n\nIn {out}: {', '.join(sorted(file.name for file in files))}")
+        for found in maps:
+            files += found.save_all(out)
+        log_results([result, *maps], out, loggers)
+    said = "\n\n".join(map(str, [result, *maps]))
+    click.echo(f"\n{said}\n\nIn {out}: {', '.join(sorted(file.name for file in files))}")
     where_to_look(out)
 
 

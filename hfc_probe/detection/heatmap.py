@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,12 +19,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .. import fourier
+from ..core.drawing import png
 from ..core.labels import Label
 from ..core.result import Arrays
 from ..data.pixels import PixelSpace
 from ..data.samples import Samples
 from ..ground import checks
 from ..ground.errors import InputError
+from ..ground.files import write_atomically
 from ..measurements.fourier_heatmap import FourierHeatmap, FourierHeatmapResult
 from ..measurements.fourier_heatmap.engine import Engine, Outcome, direction_signs
 from ..measurements.fourier_heatmap.grid import Grid
@@ -29,6 +34,7 @@ from ..measurements.fourier_heatmap.run import Run
 from ..model.isolation import device_of, unwrap
 from ..model.subject import Subject
 from ..ranks import RankGroup, together
+from ..version import __version__
 from .audit import Detector, order, read_batch, undisturbed
 from .coco import DetectionDataset, Detections, GroundTruth, ImageId, detections_from
 from .identity import detector_identity, same_answer
@@ -171,6 +177,8 @@ class DetectionHeatmap:
             "norm": self.norm_per_pixel,
         }
         own["provenance"] = {
+            "version": __version__,
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "model": identity["detector"],
             "weights": identity["weights"],
             "passes": found.passes,
@@ -383,6 +391,10 @@ class DetectionHeatmapResult(FourierHeatmapResult):
     def noise(self) -> str:
         return f"RMS {self.norm:g} per pixel"
 
+    @property
+    def without_noise(self) -> str:
+        return f"of {self.clean_score()[0]:.2f} without noise"
+
     def clean_score(self) -> tuple[float, float, float]:
         """Mean score without noise, and its 95 % interval over images like these."""
         mean, count = float(self.clean_scores.mean()), len(self.clean_scores)
@@ -431,6 +443,12 @@ class DetectionHeatmapResult(FourierHeatmapResult):
         }
         unit = {"original": f"mean {score}"}
         return {f"{self.section}/{k}": Label(v, unit.get(k, self.unit)) for k, v in texts.items()}
+
+    def save_all(self, directory: str | os.PathLike[str]) -> list[Path]:
+        """Write the JSON and the figure; returns the files."""
+        out = Path(directory)
+        figure = write_atomically(out / f"{self.name}.png", png(self.figure()))
+        return [self.save(out / f"{self.name}.json"), figure]
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         heads, rows = super().table()

@@ -146,6 +146,11 @@ class FourierHeatmapResult(Result):
         return f"norm {self.norm:.1f}"
 
     @property
+    def without_noise(self) -> str:
+        """What the colour bar says of the images without noise."""
+        return f"no noise: {float(self.clean()[0]):.2f}"
+
+    @property
     def section(self) -> str:
         """First part of the tags."""
         return f"hfc_heatmap/{self.norm:.1f}"
@@ -359,7 +364,7 @@ def heatmap_axes(axes: Axes, result: FourierHeatmapResult) -> None:
         axes.spines[side].set_visible(True)
     bar = axes.figure.colorbar(picture, ax=axes, shrink=0.92, pad=0.02)
     clean = float(result.clean()[0])
-    bar.set_label(f"{result.unit} (no noise: {clean:.2f})")
+    bar.set_label(f"{result.unit} ({result.without_noise})")
     low, high = picture.get_clim()
     if low <= clean <= high:
         bar.ax.axhline(clean, color="white", lw=2)

@@ -60,7 +60,7 @@ GROUP = "hfc_probe.detection"
     default="128",
     show_default=True,
     metavar="R,R,…",
-    help="Cut-offs, by default in cycles per image.",
+    help="Cut-offs, by default in cycles per image, or auto: 12, placed where AP changes.",
 )
 @click.option(
     "--units",
@@ -200,7 +200,7 @@ def detect(
             f"{'both' if spec is not None else 'neither'}"
         )
     audit = DetectionAudit(
-        radii=parse_radii(radii, units) or (),
+        radii="auto" if radii == "auto" else parse_radii(radii, units) or (),
         units=units,
         hfc_background=hfc_background,
         rescale="max" if rescale == "max" else None,

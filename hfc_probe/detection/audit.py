@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +62,8 @@ class DetectionAudit:
 
     Args:
         radii: cut-offs, increasing. In cycles per image a radius does not change when the
-            detector resizes its input; the paper's is 128.
+            detector resizes its input; the paper's is 128. ``"auto"``: 12, placed where the AP
+            of LFC or HFC changes on a first look at 16 images.
         units: ``"cycles"`` per image, or ``"nyquist"``: i over H/2 and j over W/2, which
             cuts both axes of a non-square image at the same cycles per pixel.
         hfc_background: ``"zero"`` feeds the signed HFC as it is, so that a detector that
@@ -98,7 +99,7 @@ class DetectionAudit:
     ('original', 'lfc_r64', 'lfc_r128', 'hfc_r64', 'hfc_r128')
     """
 
-    radii: tuple[float, ...] = (128,)
+    radii: tuple[float, ...] | Literal["auto"] = (128,)
     units: fourier.Units = "cycles"
     hfc_background: Background = "zero"
     pixel_mean: tuple[float, ...] | None = None
@@ -114,7 +115,8 @@ class DetectionAudit:
 
     def __post_init__(self) -> None:
         checks.plain(self)
-        checks.keep(self, radii=fourier.check_radii(self.radii))
+        if self.radii != "auto":
+            checks.keep(self, radii=fourier.check_radii(self.radii))
         fourier.check_units(self.units)
         checks.choice("hfc_background", self.hfc_background, ("zero", "mean"))
         fourier.check_rescale(self.rescale)
@@ -128,9 +130,22 @@ class DetectionAudit:
             checks.keep(self, pixel_mean=mean)
 
     @property
+    def cutoffs(self) -> tuple[float, ...]:
+        """The radii as numbers.
+
+        Raises:
+            InputError: :meth:`measure` has yet to place them.
+        """
+        if self.radii == "auto":
+            raise InputError(
+                'radii: expected numbers, got "auto", which DetectionAudit.measure alone can place'
+            )
+        return self.radii
+
+    @property
     def variants(self) -> tuple[str, ...]:
         """Names of what the detector is shown."""
-        return variant_names(self.radii)
+        return variant_names(self.cutoffs)
 
     def measure(
         self,
@@ -200,6 +215,22 @@ class DetectionAudit:
         if batch_size > 1:  # an image is padded with its companions
             reading["batches"] = zlib.crc32(str(image_ids).encode())
         first = dict(identity or detector_identity(detector, module))
+        where = torch.device(device or (device_of(module) if module else "cpu"))
+        if used.radii == "auto":
+            from .placing import PlacedAudit, known_radii, placed
+
+            with together(
+                f"radii {json.dumps([first['weights'], image_ids], default=str)}"
+            ) as ranks:
+                radii = known_radii(resume) if ranks.leads else None
+                if ranks.leads and radii is None:
+                    with undisturbed(detector, module) as run:
+                        radii = placed(
+                            used, run, dataset, image_ids, device=where, background=background
+                        )
+                radii = ranks.broadcast(radii)
+            settings = {f.name: getattr(used, f.name) for f in dataclasses.fields(used)}
+            used = PlacedAudit(**settings | {"radii": radii})
         fingerprint = used.fingerprint(first, truth, reading)
         attributes = fingerprint.pop("attributes")  # may name this rank's own device
         with together(json.dumps(fingerprint, sort_keys=True, default=str)) as ranks:
@@ -215,7 +246,6 @@ class DetectionAudit:
             digest = getattr(dataset, "digest", None)
             with contextlib.closing(store), undisturbed(detector, module) as run:
                 again = store.believe(image_ids, digest, say=ranks.leads)
-                where = torch.device(device or (device_of(module) if module else "cpu"))
                 plan = _Plan(image_ids, batch_size, ranks.rank, ranks.world)
                 shown = progress and ranks.leads
                 options = (where, used, background)
@@ -398,7 +428,7 @@ def _pass(
             if k + 1 < len(batches):
                 coming = reader.submit(read_batch, dataset, batches[k + 1])
             try:
-                yield _detect(run, batch, images, device, audit, background)
+                yield detect_variants(run, batch, images, device, audit, background)
             except BaseException:
                 coming.cancel()
                 raise
@@ -428,7 +458,7 @@ def read_batch(dataset: DetectionDataset, batch: list[ImageId]) -> list[Tensor |
     return images
 
 
-def _detect(
+def detect_variants(
     run: Detector,
     batch: list[ImageId],
     images: list[Tensor | BrokenImageError],
@@ -449,7 +479,7 @@ def _detect(
     outputs = run_variants(
         run,
         [image for _, image in readable],
-        radii=audit.radii,
+        radii=audit.cutoffs,
         closed=audit.closed,
         units=audit.units,
         background=background,

@@ -121,6 +121,11 @@ GROUP = "hfc_probe.detection"
     help="Replicates for the intervals.",
 )
 @click.option(
+    "--control/--no-control",
+    default=True,
+    help="Count gains on images without frequencies that nobody sees, too.  [default: control]",
+)
+@click.option(
     "--heatmap",
     type=click.IntRange(min=1),
     metavar="N",
@@ -171,6 +176,7 @@ def detect(
     margin: float,
     floor: float,
     bootstrap: int,
+    control: bool,
     heatmap: int | None,
     forwards: int | None,
     skip_broken: bool,
@@ -211,6 +217,7 @@ def detect(
         bootstrap=bootstrap,
         ignore_unknown=ignore_unknown,
         seed=seed,
+        control=control,
     )
     if (images is None) != (annotations is None):
         raise InputError("--images: expected together with --annotations, got one of the two")

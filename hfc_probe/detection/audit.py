@@ -41,6 +41,7 @@ from .result import DetectionAuditResult
 from .signed import sign_doubt
 from .store import Finished, PredictionStore
 from .variants import (
+    CONTROL,
     ORIGINAL,
     Background,
     Place,
@@ -82,6 +83,9 @@ class DetectionAudit:
         bootstrap: replicates over images for the 95 % interval of each AP difference.
         ignore_unknown: leave out detections whose category id the annotations do not have,
             as COCOeval does, instead of stopping.
+        control: also show each image without the highest frequencies of 1/255 root mean square in
+            all, which nobody sees. The images whose AP that raises are what gains on the LFC have
+            to outnumber; without it they are held against the drops.
         seed: of the bootstrap and of the choice under ``limit``.
         at: where the filter acts: on the original ``"image"``, as the paper's r is in cycles of the
             image, or on the detector's ``"input"``, resized already, where that can be reached
@@ -112,6 +116,7 @@ class DetectionAudit:
     seed: int = 0
     rescale: fourier.Rescale | None = None
     at: Place = "image"
+    control: bool = False
 
     def __post_init__(self) -> None:
         checks.plain(self)
@@ -146,6 +151,10 @@ class DetectionAudit:
     def variants(self) -> tuple[str, ...]:
         """Names of what the detector is shown."""
         return variant_names(self.cutoffs)
+
+    @property
+    def _shown(self) -> tuple[str, ...]:
+        return (*self.variants, CONTROL) if self.control else self.variants
 
     def measure(
         self,
@@ -273,7 +282,7 @@ class DetectionAudit:
                 broken |= unreadable
             result: DetectionAuditResult = ranks.broadcast(
                 used.evaluate(
-                    truth, _by_variant(finished, image_ids, used.variants), skipped=broken,
+                    truth, _by_variant(finished, image_ids, used._shown), skipped=broken,
                     image_ids=image_ids,
                 ) if ranks.leads else None
             )  # fmt: skip
@@ -303,6 +312,8 @@ class DetectionAudit:
         Raises:
             InputError: other variants, unknown images or categories, pycocotools not installed.
         """
+        control = dict(predictions).get(CONTROL)
+        predictions = {name: found for name, found in predictions.items() if name != CONTROL}
         if set(predictions) != set(self.variants):
             raise InputError(
                 f"predictions: expected the variants {', '.join(self.variants)}, got "
@@ -341,7 +352,10 @@ class DetectionAudit:
             },
             evaluations=evaluations,
             skipped=skipped,
-        )
+            control=None if control is None else evaluation.evaluate(
+                truth, kept, control, max_dets=self.max_dets
+            ).images,
+        )  # fmt: skip
 
     def _choose(self, truth: GroundTruth, limit: int | None) -> list[ImageId]:
         limit = check_limit(limit)
@@ -368,6 +382,7 @@ class DetectionAudit:
             "images": f"{len(files)} named {zlib.crc32(chr(10).join(files).encode()):08x}",
             **reading,
             **{name: getattr(self, name) for name in names},
+            **({CONTROL: True} if self.control else {}),
         }
 
     def _check_categories(self, found: Mapping[str, Detections], truth: GroundTruth) -> None:
@@ -484,6 +499,7 @@ def detect_variants(
         units=audit.units,
         background=background,
         rescale=audit.rescale,
+        control=audit.control,
     )
     for name, output in outputs:
         for row, detections in zip(

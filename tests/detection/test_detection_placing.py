@@ -96,4 +96,4 @@ def test_radii_in_words_other_than_auto_are_refused():
     with pytest.raises(InputError, match="radii: expected"):
         DetectionAudit(radii="many")
     with pytest.raises(InputError, match=r'radii: expected numbers, got "auto", which .*measure'):
-        DetectionAudit(radii="auto").variants
+        _ = DetectionAudit(radii="auto").variants

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,7 @@ from .result import DetectionAuditResult
 from .signed import sign_doubt
 from .store import Finished, PredictionStore
 from .variants import (
+    CONTROL,
     ORIGINAL,
     Background,
     Place,
@@ -67,7 +68,8 @@ class DetectionAudit:
 
     Args:
         radii: cut-offs, increasing. In cycles per image a radius does not change when the
-            detector resizes its input; the paper's is 128.
+            detector resizes its input; the paper's is 128. ``"auto"``: 12, placed where the AP
+            of LFC or HFC changes on a first look at 16 images.
         units: ``"cycles"`` per image, or ``"nyquist"``: i over H/2 and j over W/2, which
             cuts both axes of a non-square image at the same cycles per pixel.
         hfc_background: ``"zero"`` feeds the signed HFC as it is, so that a detector that
@@ -88,6 +90,9 @@ class DetectionAudit:
             as COCOeval does, instead of stopping. Those of COCO's 91 ids that its 80 categories
             leave unused, which torchvision's detectors know, are always left out. A note counts
             them.
+        control: also show each image without the highest frequencies of 1/255 root mean square in
+            all, which nobody sees. The images whose AP that raises are what gains on the LFC have
+            to outnumber; without it they are held against the drops.
         seed: of the bootstrap and of the choice under ``limit``.
         at: where the filter acts: on the original ``"image"``, as the paper's r is in cycles of the
             image, or on the detector's ``"input"``, resized already, where that can be reached
@@ -107,7 +112,7 @@ class DetectionAudit:
     ('original', 'lfc_r64', 'lfc_r128', 'hfc_r64', 'hfc_r128')
     """
 
-    radii: tuple[float, ...] = (128,)
+    radii: tuple[float, ...] | Literal["auto"] = (128,)
     units: fourier.Units = "cycles"
     hfc_background: Background = "zero"
     pixel_mean: tuple[float, ...] | None = None
@@ -121,10 +126,12 @@ class DetectionAudit:
     rescale: fourier.Rescale | None = None
     at: Place = "image"
     iou_type: IouType = "bbox"
+    control: bool = False
 
     def __post_init__(self) -> None:
         checks.plain(self)
-        checks.keep(self, radii=fourier.check_radii(self.radii))
+        if self.radii != "auto":
+            checks.keep(self, radii=fourier.check_radii(self.radii))
         fourier.check_units(self.units)
         checks.choice("hfc_background", self.hfc_background, ("zero", "mean"))
         fourier.check_rescale(self.rescale)
@@ -141,9 +148,26 @@ class DetectionAudit:
             checks.keep(self, pixel_mean=mean)
 
     @property
+    def cutoffs(self) -> tuple[float, ...]:
+        """The radii as numbers.
+
+        Raises:
+            InputError: :meth:`measure` has yet to place them.
+        """
+        if self.radii == "auto":
+            raise InputError(
+                'radii: expected numbers, got "auto", which DetectionAudit.measure alone can place'
+            )
+        return self.radii
+
+    @property
     def variants(self) -> tuple[str, ...]:
         """Names of what the detector is shown."""
-        return variant_names(self.radii)
+        return variant_names(self.cutoffs)
+
+    @property
+    def _shown(self) -> tuple[str, ...]:
+        return (*self.variants, CONTROL) if self.control else self.variants
 
     def measure(
         self,
@@ -214,6 +238,22 @@ class DetectionAudit:
         if batch_size > 1:  # an image is padded with its companions
             reading["batches"] = zlib.crc32(str(image_ids).encode())
         first = dict(identity or detector_identity(detector, module))
+        where = torch.device(device or (device_of(module) if module else "cpu"))
+        if used.radii == "auto":
+            from .placing import PlacedAudit, known_radii, placed
+
+            with together(
+                f"radii {json.dumps([first['weights'], image_ids], default=str)}"
+            ) as ranks:
+                radii = known_radii(resume) if ranks.leads else None
+                if ranks.leads and radii is None:
+                    with undisturbed(detector, module) as run:
+                        radii = placed(
+                            used, run, dataset, image_ids, device=where, background=background
+                        )
+                radii = ranks.broadcast(radii)
+            settings = {f.name: getattr(used, f.name) for f in dataclasses.fields(used)}
+            used = PlacedAudit(**settings | {"radii": radii})
         fingerprint = used.fingerprint(first, truth, reading)
         attributes = fingerprint.pop("attributes")  # may name this rank's own device
         with together(json.dumps(fingerprint, sort_keys=True, default=str)) as ranks:
@@ -227,9 +267,8 @@ class DetectionAudit:
             ranks.gather(None)  # nobody writes before everybody has read
             broken: dict[ImageId, str] = {}
             digest = getattr(dataset, "digest", None)
-            with contextlib.closing(store), _undisturbed(detector, module) as run:
+            with contextlib.closing(store), undisturbed(detector, module) as run:
                 again = store.believe(image_ids, digest, say=ranks.leads)
-                where = torch.device(device or (device_of(module) if module else "cpu"))
                 plan = _Plan(image_ids, batch_size, ranks.rank, ranks.world)
                 shown = progress and ranks.leads
                 options = (where, used, background)
@@ -257,7 +296,7 @@ class DetectionAudit:
                 broken |= unreadable
             result: DetectionAuditResult = ranks.broadcast(
                 used.evaluate(
-                    truth, _by_variant(finished, image_ids, used.variants), skipped=broken,
+                    truth, _by_variant(finished, image_ids, used._shown), skipped=broken,
                     image_ids=image_ids,
                 ) if ranks.leads else None
             )  # fmt: skip
@@ -287,6 +326,8 @@ class DetectionAudit:
         Raises:
             InputError: other variants, unknown images or categories, pycocotools not installed.
         """
+        control = dict(predictions).get(CONTROL)
+        predictions = {name: found for name, found in predictions.items() if name != CONTROL}
         if set(predictions) != set(self.variants):
             raise InputError(
                 f"predictions: expected the variants {', '.join(self.variants)}, got "
@@ -294,7 +335,7 @@ class DetectionAudit:
             )
         skipped = dict(skipped or {})
         chosen = truth.images if image_ids is None else image_ids
-        kept = sorted((i for i in chosen if i not in skipped), key=_order)
+        kept = sorted((i for i in chosen if i not in skipped), key=order)
         if not kept:
             raise InputError(
                 f"images: expected at least one image that can be read, got {len(skipped)} broken "
@@ -316,7 +357,7 @@ class DetectionAudit:
                 truth,
                 kept,
                 predictions[name],
-                max_dets=self.max_dets or MOST[self.iou_type],
+                max_dets=self.most_dets,
                 iou_type=self.iou_type,
             )
             for name in self.variants
@@ -331,13 +372,21 @@ class DetectionAudit:
             },
             evaluations=evaluations,
             skipped=skipped,
-        )
+            control=None if control is None else evaluation.image_precisions(
+                truth, kept, control, max_dets=self.most_dets, iou_type=self.iou_type
+            ),
+        )  # fmt: skip
+
+    @property
+    def most_dets(self) -> int:
+        """Detections per image and class that count."""
+        return self.max_dets or MOST[self.iou_type]
 
     def _choose(self, truth: GroundTruth, limit: int | None) -> list[ImageId]:
         limit = check_limit(limit)
-        image_ids = sorted(truth.images, key=_order)
+        image_ids = sorted(truth.images, key=order)
         if limit is not None and limit < len(image_ids):
-            image_ids = sorted(random.Random(self.seed).sample(image_ids, limit), key=_order)
+            image_ids = sorted(random.Random(self.seed).sample(image_ids, limit), key=order)
         return image_ids
 
     def fingerprint(
@@ -361,6 +410,7 @@ class DetectionAudit:
             **(
                 {} if self.iou_type == "bbox" else {"iou_type": self.iou_type}
             ),  # an older version's
+            **({CONTROL: True} if self.control else {}),
         }
 
     def _check_categories(self, found: Mapping[str, Detections], truth: GroundTruth) -> None:
@@ -417,21 +467,21 @@ def _pass(
     total = sum(len(batch) for batch in batches)
     bar = tqdm(total=total, unit="image", disable=not progress, leave=False, dynamic_ncols=True)
     with bar, ThreadPoolExecutor(1, thread_name_prefix="hfc_probe") as reader:
-        coming = reader.submit(_read, dataset, batches[0]) if batches else None
+        coming = reader.submit(read_batch, dataset, batches[0]) if batches else None
         for k, batch in enumerate(batches):
             assert coming is not None
             images = coming.result()
             if k + 1 < len(batches):
-                coming = reader.submit(_read, dataset, batches[k + 1])
+                coming = reader.submit(read_batch, dataset, batches[k + 1])
             try:
-                yield _detect(run, batch, images, device, audit, background)
+                yield detect_variants(run, batch, images, device, audit, background)
             except BaseException:
                 coming.cancel()
                 raise
             bar.update(len(batch))
 
 
-def _read(dataset: DetectionDataset, batch: list[ImageId]) -> list[Tensor | BrokenImageError]:
+def read_batch(dataset: DetectionDataset, batch: list[ImageId]) -> list[Tensor | BrokenImageError]:
     images: list[Tensor | BrokenImageError] = []
     for image_id in batch:
         try:
@@ -454,7 +504,7 @@ def _read(dataset: DetectionDataset, batch: list[ImageId]) -> list[Tensor | Brok
     return images
 
 
-def _detect(
+def detect_variants(
     run: Detector,
     batch: list[ImageId],
     images: list[Tensor | BrokenImageError],
@@ -475,11 +525,12 @@ def _detect(
     outputs = run_variants(
         run,
         [image for _, image in readable],
-        radii=audit.radii,
+        radii=audit.cutoffs,
         closed=audit.closed,
         units=audit.units,
         background=background,
         rescale=audit.rescale,
+        control=audit.control,
     )
     for name, output in outputs:
         for row, detections in zip(
@@ -490,7 +541,7 @@ def _detect(
 
 
 @contextlib.contextmanager
-def _undisturbed(detector: Detector, module: nn.Module | None) -> Iterator[Detector]:
+def undisturbed(detector: Detector, module: nn.Module | None) -> Iterator[Detector]:
     """The detector in evaluation mode, without gradients, its module left as it was."""
     if module is None:
         with protected_rng(), torch.no_grad():
@@ -525,7 +576,7 @@ def _by_variant(
     return {n: {i: finished[i][n] for i in image_ids if i in finished} for n in names}
 
 
-def _order(image_id: ImageId) -> tuple[bool, Any]:
+def order(image_id: ImageId) -> tuple[bool, Any]:
     return isinstance(image_id, str), image_id
 
 

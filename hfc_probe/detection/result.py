@@ -40,7 +40,7 @@ from .evaluation import (
 from .operating_point import OperatingPoint, best_threshold, operating_point
 from .overlap import OF
 from .rows import FILES
-from .variants import ORIGINAL, variant_names
+from .variants import CONTROL, ORIGINAL, variant_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -89,7 +89,7 @@ class DetectionAuditResult(Result):
       ``_lower``, ``_upper`` (95 % Wilson), ``_correct``, ``_count``;
     - ``class_ids`` (K,), ``original_class`` (K,), ``lfc_class``, ``hfc_class`` (R, K);
     - ``image_ids`` (I,), ``original_image`` (I,), ``lfc_image``, ``hfc_image`` (R, I): AP of
-      each image alone;
+      each image alone; ``control_image`` (I,) if the audit had a control;
     - ``object_ids`` (G,), ``original_object`` (G,), ``lfc_object``, ``hfc_object`` (R, G): score
       of the detection that matches the object at IoU 0.5, NaN if it is missed;
     - ``original_f1`` (), ``lfc_f1``, ``hfc_f1`` (R,) at ``threshold``, with ``_lower`` and
@@ -103,6 +103,7 @@ class DetectionAuditResult(Result):
         match: per variant, which of its image's detections matched each object; −1: none.
         skipped: images left out, and why.
         notes: what a reader of the numbers has to know.
+        control: AP of each image without frequencies that nobody sees, ``(I,)``, if shown so.
         doubts: what is wrong with the detector's boxes or labels; the caveats.
         dataset: where pictures for :meth:`examples_figure` are read again.
     """
@@ -121,6 +122,7 @@ class DetectionAuditResult(Result):
     skipped: Mapping[ImageId, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
+    control: NDArray[np.float64] | None = None
     dataset: DetectionDataset | None = None
     recalls: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
@@ -134,6 +136,7 @@ class DetectionAuditResult(Result):
         predictions: Mapping[str, Mapping[ImageId, Detections]],
         evaluations: Mapping[str, Evaluation],
         skipped: Mapping[ImageId, str],
+        control: NDArray[np.float64] | None = None,
     ) -> DetectionAuditResult:
         """Put evaluations together and bootstrap their differences."""
         intervals = {n: np.full((3, 2), np.nan) for n in evaluations if n != ORIGINAL}
@@ -166,6 +169,7 @@ class DetectionAuditResult(Result):
             intervals_of=own,
             difference_intervals=intervals,
             skipped=skipped,
+            control=control,
             notes=_notes(settings, truth, image_ids, predictions, skipped),
             doubts=doubts_about(truth, image_ids, predictions[ORIGINAL]),
         )
@@ -267,6 +271,13 @@ class DetectionAuditResult(Result):
                 objects_any=_largest(after, appeared),
             )
 
+    def changed_by_control(self) -> dict[Direction, NDArray[np.int64]]:
+        """Positions of the images that the control gets better or worse by any margin."""
+        if self.control is None:
+            return {}
+        change = self.control - self.images_ap[ORIGINAL]
+        return {"gain": np.flatnonzero(change > 0), "drop": np.flatnonzero(change < 0)}
+
     def scalars(self) -> dict[str, float]:
         out = {
             self._tag(metric, name): float(values[k])
@@ -284,6 +295,8 @@ class DetectionAuditResult(Result):
                     count, anything = getattr(changes, what), getattr(changes, f"{what}_any")
                     out[self._tag(f"{what}_{direction}", name)] = float(len(count))
                     out[self._tag(f"{what}_{direction}_any", name)] = float(len(anything))
+        for direction, images in self.changed_by_control().items():
+            out[self._tag(f"images_{direction}_any", CONTROL)] = float(len(images))
         return out
 
     def labels(self) -> dict[str, Label]:
@@ -304,6 +317,10 @@ class DetectionAuditResult(Result):
                         text = f"{what} that {verb} on {part.upper()}({radius:g}) by {by}"
                         tag = self._tag(f"{what}_{direction}{any_}", name)
                         out[tag] = Label(text, "count", part, radius)
+        verbs = dict(zip(_DIRECTIONS, ("gain", "lose"), strict=True))
+        for direction in self.changed_by_control():
+            text = f"images that {verbs[direction]} without frequencies that nobody sees"
+            out[self._tag(f"images_{direction}_any", CONTROL)] = Label(text, "count", CONTROL)
         return out
 
     def intervals(self) -> dict[str, tuple[float, float]]:
@@ -323,6 +340,7 @@ class DetectionAuditResult(Result):
             "metrics": np.asarray(METRICS),
             "class_ids": np.asarray(sorted(self.truth.categories)),
             "image_ids": np.asarray(self.image_ids),
+            **({} if self.control is None else {"control_image": self.control}),
             "object_ids": np.asarray([o["id"] for o in self.objects], dtype=np.int64),
         }
         count = len(self.radii)
@@ -554,7 +572,6 @@ class DetectionAuditResult(Result):
         middle = count // 2
         low, high = self.variants[1 + middle], self.variants[1 + count + middle]
         better, worse = self.changes(low), self.changes(low, "drop")
-        balance = sign_test(len(better.images_any), len(worse.images_any))
         lower, upper = (float(v) for v in wilson(len(better.images_any), self.samples))
         share = percent(len(better.images_any) / self.samples, lower, upper)
         text = (
@@ -563,11 +580,27 @@ class DetectionAuditResult(Result):
             f"higher AP on the LFC, {len(better.images)} of them by more than "
             f"{self.settings['margin']:g} from an original AP of at least "
             f"{self.settings['floor']:g}, and {len(worse.images_any)} a lower one "
-            f"(noise alone would raise as many as it lowers: sign test, p = {balance:.2g})."
+            f"({self._null(better.images_any, worse.images_any)})."
         )
         if self.settings.get("at") == "input":
             text += " The filter acted on the detector's resized input."
         return text + "".join(f" Note: {note}." for note in self.notes)
+
+    def _null(self, better: NDArray[np.int64], worse: NDArray[np.int64]) -> str:
+        """What the images that gain are held against, in words."""
+        control = self.changed_by_control()
+        if not control:
+            balance = sign_test(len(better), len(worse))
+            return f"noise alone would raise as many as it lowers: sign test, p = {balance:.2g}"
+        other = control["gain"]
+        p = sign_test(len(np.setdiff1d(better, other)), len(np.setdiff1d(other, better)))
+        said = "more" if len(better) > len(other) else "fewer"
+        if p >= 0.05:
+            said = "no clear difference"
+        return (
+            f"a filter that nobody sees, of 1/255, raises {len(other)} and lowers "
+            f"{len(control['drop'])}: {said}, McNemar's test on the gains, p = {p:.2g}"
+        )
 
     def save_all(self, directory: str | os.PathLike[str]) -> list[Path]:
         """Write everything: JSON, figures, CSV per class, image and object, COCO results.

@@ -33,6 +33,7 @@ extras = {
     "timm": ["timm>=1.0"],
     "transformers": ["accelerate>=1.0", "transformers>=4.45"],
     "test": [
+        "axe-playwright-python>=0.1.8",  # brings axe-core 4.x, 0.2 MB
         "foolbox>=3.3",
         "hypothesis>=6.100",
         "mypy>=1.15",

@@ -1,9 +1,6 @@
 """The tab by keyboard and by ear: focus, names, numbers behind the pictures, axe-core's rules."""
 
-import os
-import shutil
-import subprocess
-from pathlib import Path
+from importlib.resources import files
 
 import pytest
 
@@ -57,21 +54,10 @@ def test_every_picture_can_be_read_as_a_table(tab, server):
             assert card.locator("table").inner_text() != before  # of the step that is drawn
 
 
-def axe() -> str:
-    """The script of axe-core, wherever npm has put it."""
-    places = [Path(os.environ.get("HFC_PROBE_AXE", "axe.min.js"))]
-    if shutil.which("npm"):
-        root = subprocess.run(["npm", "root", "-g"], capture_output=True, text=True, check=False)
-        places.append(Path(root.stdout.strip()) / "axe-core" / "axe.min.js")
-    for place in places:
-        if place.is_file():
-            return place.read_text()
-    pytest.skip("needs axe-core (npm install -g axe-core, or HFC_PROBE_AXE=…/axe.min.js)")
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing(tab, server, scheme):
-    script = axe()
+    axe = pytest.importorskip("axe_playwright_python", reason="pip install axe-playwright-python")
+    script = (files(axe) / "axe.min.js").read_text()
     tab.page.emulate_media(color_scheme=scheme)
     for view in VIEWS:
         tab.open(server, f"p.hfc.view={view}")

@@ -7,6 +7,7 @@ import pytest
 from .runs import RunWriter
 from .test_browser import CURVES, download, rows_of, served
 
+LATER_ROWS = "tbody tr:nth-child(n+9)"  # like those before them
 VIEWS = ("overview", "curves", "heatmap", "kernels", "cost", "detections")
 FOCUS = "() => document.activeElement.ariaLabel || document.activeElement.textContent"
 
@@ -59,12 +60,14 @@ def test_axe_finds_nothing(tab, server, scheme):
     axe = pytest.importorskip("axe_playwright_python", reason="pip install axe-playwright-python")
     script = (files(axe) / "axe.min.js").read_text()
     tab.page.emulate_media(color_scheme=scheme)
+    rules = "{}" if scheme == "light" else "{ runOnly: ['color-contrast'] }"  # colours alone differ
     for view in VIEWS:
-        tab.open(server, f"p.hfc.view={view}")
+        tab.open(server, f"p.hfc.view={view}&p.hfc.step=20")
         for button in tab.find("figure button", has_text="Table").all():
-            if button.is_visible():
+            if scheme == "light" and button.is_visible():
                 button.click()
+        tab.run(f"() => document.querySelectorAll('{LATER_ROWS}').forEach((row) => row.remove())")
         tab.page.evaluate(script)
-        found = tab.page.evaluate("() => axe.run()")
+        found = tab.page.evaluate(f"() => axe.run({rules})")
         assert [(one["id"], one["nodes"][0]["html"]) for one in found["violations"]] == []
-        assert len(found["passes"]) > 20
+        assert len(found["passes"]) > (20 if scheme == "light" else 0)

@@ -190,6 +190,13 @@ export class Places extends Runs {
     return choice("Along", options, this.state.get("x"), (value) => this.state.set({ x: value }));
   }
 
+  /** The weight of the past in smoothed lines, as TensorBoard's. */
+  smoothingChoice() {
+    const value = h("output", {}, this.state.get("smooth"));
+    const slider = h("input", { type: "range", min: 0, max: 0.99, step: 0.01, value: this.state.get("smooth"), oninput: () => (value.textContent = slider.value), onchange: () => this.state.set({ smooth: slider.value }) });
+    return h("label", { class: "choice" }, h("span", {}, "Smoothing"), slider, value);
+  }
+
   /** Where the data of a run lie along the training. */
   xAxis(runs, seriesOf) {
     const known = runs.every((run) => this.hasEpochs(run, seriesOf(run)));

@@ -1,19 +1,19 @@
 // The runs: which are shown, which are A and B, how each is drawn, and their list.
 
 import { theme } from "./charts/cards.js";
-import { colorOf, runColor } from "./charts/colors.js";
-import { h } from "./dom.js";
-import { commonPrefix, matching, shortened } from "./names.js";
+import { runStyle, styleOf } from "./charts/colors.js";
+import { chip, h, segments } from "./dom.js";
+import { commonPrefix, matching } from "./names.js";
 
 const RUNS_AT_FIRST = 6;
-const NAME_LENGTH = 24; // in the list; the whole name is its title
+const TAIL = 10; // letters at the end of a name that the list always shows; its title is the whole name
 
 export class Runs {
   constructor(data, state) {
     this.data = data;
     this.state = state;
     this.runs = h("aside", { class: "runs", "aria-label": "Runs" });
-    this.colors = new Map(); // run → number of its colour, kept while the page is open
+    this.styles = new Map(); // run → number of its style, kept while the page is open
     this.chosen = []; // runs shown unless somebody chose others
     this.letters = ["", ""]; // A and B, likewise
     this.filter = "";
@@ -52,15 +52,39 @@ export class Runs {
     return this.letters;
   }
 
-  color(run) {
-    if (!this.colors.has(run)) {
+  /** Run B, if all runs shown are compared with it, and not A alone; else "". */
+  baseline() {
+    return this.state.get("all") === "1" ? this.pair()[1] : "";
+  }
+
+  /** The runs that are compared, with run B, which comes last: A, or all that are shown. */
+  compared() {
+    const [a, b] = this.pair();
+    const others = this.baseline() ? this.selected().filter((name) => name !== b) : [a];
+    return [...others, b].filter(Boolean);
+  }
+
+  /** A run's name with its letter. */
+  lettered(run) {
+    const [a, b] = this.pair();
+    if (this.baseline()) return run === b ? `baseline ${run}` : run;
+    return run === a ? `A: ${run}` : run === b ? `B: ${run}` : run;
+  }
+
+  /** {color, shape} of a run. */
+  style(run) {
+    if (!this.styles.has(run)) {
       const start = new Map(this.data.index.runs.map((one) => [one.name, one.start || 0]));
-      const fresh = this.names().filter((name) => !this.colors.has(name));
-      // In the order of their beginnings, so that a new run changes no other's colour.
+      const fresh = this.names().filter((name) => !this.styles.has(name));
+      // In the order of their beginnings, so that a new run changes no other's style.
       fresh.sort((a, b) => start.get(a) - start.get(b) || (a < b ? -1 : 1));
-      for (const name of fresh) this.colors.set(name, colorOf(name, [...this.colors.values()]));
+      for (const name of fresh) this.styles.set(name, styleOf(name, [...this.styles.values()]));
     }
-    return runColor(this.colors.get(run) ?? 0, theme());
+    return runStyle(this.styles.get(run) ?? 0, theme());
+  }
+
+  color(run) {
+    return this.style(run).color;
   }
 
   theme() {
@@ -112,8 +136,9 @@ export class Runs {
                   choose(chosen);
                 },
               }),
-              h("i", { class: "chip", style: { background: this.color(name) } }),
-              h("span", {}, shortened(name.slice(prefix.length), NAME_LENGTH)),
+              chip(this.style(name)),
+              // The end of a name stays whole, since seeds differ there; what is left out comes before it.
+              h("span", { class: "name" }, h("span", {}, name.slice(prefix.length, -TAIL)), h("span", {}, name.slice(Math.max(prefix.length, name.length - TAIL)))),
             ),
             pick(name, "a", "b"),
             pick(name, "b", "a"),
@@ -145,6 +170,9 @@ export class Runs {
           "None",
         ),
       ),
+      names.length > 2
+        ? segments("Compare", [["0", "A with B"], ["1", "all with B"]], this.state.get("all"), (value) => this.state.set({ all: value }))
+        : "",
       list,
       this.data.index.other_runs
         ? h("p", { class: "small" }, `${this.data.index.other_runs} more without anything from hfc_probe`)

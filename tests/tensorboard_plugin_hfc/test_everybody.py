@@ -55,6 +55,7 @@ def test_every_picture_can_be_read_as_a_table(tab, server):
             assert card.locator("table").inner_text() != before  # of the step that is drawn
 
 
+@pytest.mark.slow  # 10 s; .ci/run runs them
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing(tab, server, scheme):
     axe = pytest.importorskip("axe_playwright_python", reason="pip install axe-playwright-python")

@@ -33,6 +33,7 @@ Long because the model, its fit and its intervals are one derivation.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 
@@ -41,7 +42,7 @@ import torch
 from numpy.typing import NDArray
 
 from .design import Design, Gaussian, amount_rows
-from .field import NOTHING, Field, Past, Seen
+from .field import NOTHING, Field, Part, Past, Prediction, Seen
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -136,6 +137,12 @@ def cell_intervals(fit: Fit, total: int) -> tuple[Floats, Floats]:
     return np.clip(lower, 0, 1), np.clip(upper, 0, 1)
 
 
+def mean_intervals(fit: Fit) -> tuple[Floats, Floats]:
+    """95 % intervals of the cells' mean scores, ``(lower, upper)``."""
+    half = 1.96 * (_WIDER_LATER if fit.resemblance else _WIDER) * fit.deviation
+    return fit.error - half, fit.error + half
+
+
 def threshold(directions: int, level: float = 0.05) -> float:
     """The residual beyond which a cell of a smooth map is flagged by chance with that level.
 
@@ -193,65 +200,21 @@ class Model:
         found: Floats = np.arcsinh(np.clip(margins / self.unit, -1e3, 1e3))
         return found
 
-    def fit(
+    def smoothed(
         self,
         cells: Ints,
         images: Ints,
         margins: Floats,
         wrong: NDArray[np.int8],
         apart: NDArray[np.bool_] | None = None,
-    ) -> Fit:
-        """Fit it to observations.
-
-        Args:
-            cells, images, margins, wrong: ``(n,)`` observations; margins are NaN if there are none.
-            apart: ``(D,)`` cells known not to be smooth, which the model does not learn from.
-        """
+    ) -> Smoothed:
+        """The margins' expectation and how images depart from it; arguments of :meth:`fit`."""
+        design, past = self.design, self.memory
         used = np.ones(len(cells), bool) if apart is None else ~apart[cells]
         if not used.any():
             used[:] = True
-        learnt = self._learn(cells[used], images[used], margins[used], wrong[used])
-        shape = len(self.design.correlation), self.design.total
-        known = np.full(shape, -1, np.int8)
-        known[cells, images] = wrong
-        error, deviation, p = self._of_cells(learnt, known)
-        own = p[cells, images].astype(np.float64)
-        own[used] = learnt.p  # of those used, from the other observations alone
-        residual = self._residual(cells, wrong, own)
-        past = self.memory
-        doubt = residual
-        if past is not None:
-            doubt = (_FADE * past.doubt + residual) / (1 + _FADE**2) ** 0.5
-        memory = Memory(
-            learnt.found.weights,
-            learnt.found.covariance,
-            learnt.found.variances,
-            learnt.amounts,
-            learnt.links,
-            learnt.seen,
-            learnt.nugget,
-            doubt,
-            float(deviation.mean()),
-        )
-        return Fit(error, deviation, residual, memory, learnt.resemblance)
-
-    def residuals(
-        self, cells: Ints, images: Ints, margins: Floats, wrong: NDArray[np.int8]
-    ) -> Floats:
-        """The :attr:`Fit.residual` of observations alone, without a map."""
-        return self._residual(cells, wrong, self._learn(cells, images, margins, wrong).p)
-
-    def _residual(self, cells: Ints, wrong: NDArray[np.int8], p: Floats) -> Floats:
-        count = len(self.design.correlation)
-        excess = np.bincount(cells, wrong - p, count)
-        noise = np.bincount(cells, p * (1 - p), count)
-        found: Floats = excess / np.sqrt(np.maximum(noise, 0.25))
-        return found
-
-    def _learn(self, at: Ints, of: Ints, margins: Floats, wrong: NDArray[np.int8]) -> _Learnt:
-        """Weights, amounts, scales, drift and link of the observations."""
-        design, past = self.design, self.memory
-        y = np.where(np.isnan(margins), 1.0 - 2.0 * wrong, self._bounded(margins))
+        at, of = cells[used], images[used]
+        y = np.where(np.isnan(margins), 1.0 - 2.0 * wrong, self._bounded(margins))[used]
         rows, grey = design.rows(at, of), design.grey[at, of]
         flat = design.flat_amounts(max(float(np.var(y)) / 2, _LEAST))
         amounts = self._amounts or flat
@@ -277,32 +240,71 @@ class Model:
                 nugget, drift = self._chosen(field, values, nugget)
                 field.assume(nugget, drift)
             own = field.scale(values)
-
-        # The probability of an error, by what the others make of each observation.
+        found, kept = posterior.whole(), self._past.seen
+        self._amounts, self._drift, self._variances = amounts, drift, found.variances
+        seen = replace(kept, times=kept.times + drift) + Seen(at, of, values, np.zeros(len(at)))
         resemblance = 0.0 if past is None else float(np.exp(-drift))
         mean, spread = field.others(values)
-        deviations = -((y - rest) / amount + mean) / np.sqrt(spread * own[of])
+        expected, spread = (y - rest) / amount + mean, np.sqrt(spread * own[of])
+        return Smoothed(
+            used, field, seen, values, scaled, own, amounts, found, nugget, resemblance,
+            expected, y / amount - expected, spread, design.parts,
+        )  # fmt: skip
+
+    def fit(
+        self,
+        cells: Ints,
+        images: Ints,
+        margins: Floats,
+        wrong: NDArray[np.int8],
+        apart: NDArray[np.bool_] | None = None,
+    ) -> Fit:
+        """Fit it to observations.
+
+        Args:
+            cells, images, margins, wrong: ``(n,)`` observations; margins are NaN if there are none.
+            apart: ``(D,)`` cells known not to be smooth, which the model does not learn from.
+        """
+        made = self.smoothed(cells, images, margins, wrong, apart)
+        links, expected = self._linked(made, cells, wrong)
+        known = np.full((len(self.design.correlation), self.design.total), -1, np.int8)
+        known[cells, images] = wrong
+        error, deviation, p = self._of_cells(made, links, known)
+        own = p[cells, images].astype(np.float64)
+        own[made.used] = expected  # of those used, from the other observations alone
+        residual = self._residual(cells, wrong, own)
+        past, doubt = self.memory, residual
+        if past is not None:
+            doubt = (_FADE * past.doubt + residual) / (1 + _FADE**2) ** 0.5
+        memory = made.memory(links, doubt, deviation)
+        return Fit(error, deviation, residual, memory, made.resemblance)
+
+    def residuals(
+        self, cells: Ints, images: Ints, margins: Floats, wrong: NDArray[np.int8]
+    ) -> Floats:
+        """The :attr:`Fit.residual` of observations alone, without a map."""
+        made = self.smoothed(cells, images, margins, wrong)
+        return self._residual(cells, wrong, self._linked(made, cells, wrong)[1])
+
+    def _linked(
+        self, made: Smoothed, cells: Ints, wrong: NDArray[np.int8]
+    ) -> tuple[Gaussian, Floats]:
+        """The link, and the probability of an error by what the others make of each in use."""
+        design, past = self.design, self.memory
+        deviations = -made.expected / made.spread
         before = design.flat_link()
         if past is not None:
-            before = past.links.faded(resemblance**2, before)
-        links = _link(design.link[at], deviations, wrong.astype(float), before)
-        self._amounts, self._drift = amounts, drift
-        found = posterior.whole()
-        self._variances = found.variances
-        kept = self._past.seen
-        return _Learnt(
-            field,
-            scaled,
-            values,
-            own,
-            amounts,
-            found,
-            links,
-            _normal(links.mean[0] + links.mean[1] * deviations),
-            replace(kept, times=kept.times + drift) + Seen(at, of, values, np.zeros(len(at))),
-            nugget,
-            resemblance,
-        )
+            before = past.links.faded(made.resemblance**2, before)
+        errors = wrong[made.used].astype(float)
+        links = _link(design.link[cells[made.used]], deviations, errors, before)
+        return links, _normal(links.mean[0] + links.mean[1] * deviations)
+
+    def _residual(self, cells: Ints, wrong: NDArray[np.int8], p: Floats) -> Floats:
+        count = len(self.design.correlation)
+        excess = np.bincount(cells, wrong - p, count)
+        noise = np.bincount(cells, p * (1 - p), count)
+        found: Floats = excess / np.sqrt(np.maximum(noise, 0.25))
+        return found
 
     def _chosen(self, field: Field, values: Floats, nugget: float) -> tuple[float, float]:
         """The likeliest nugget of a first map, the likeliest drift of a later one."""
@@ -312,22 +314,22 @@ class Model:
         return max(tried, key=lambda each: field.assume(*each).likelihood(values))
 
     def _of_cells(
-        self, learnt: _Learnt, known: NDArray[np.int8]
+        self, made_of: Smoothed, links: Gaussian, known: NDArray[np.int8]
     ) -> tuple[Floats, Floats, NDArray[np.float32]]:
         """Error rate and its deviation ``(D,)``, and the probabilities ``(D, N)``."""
-        design, links, found = self.design, learnt.links, learnt.found
+        design, found = self.design, made_of.found
         count, total = known.shape
         # Images first, in single precision: these are all pairs.
         expected = torch.from_numpy(design.expected(found.weights).T).float()
-        amount = torch.from_numpy(design.amounts(learnt.amounts.mean)).float()
+        amount = torch.from_numpy(design.amounts(made_of.amounts.mean)).float()
         grey, new = torch.from_numpy(design.grey.T), torch.from_numpy(known.T < 0)
-        own = torch.from_numpy(learnt.own).float()
+        own = torch.from_numpy(made_of.own).float()
         level = torch.from_numpy(links.mean[0] + design.link @ links.mean[2:]).float()
         slope = float(links.mean[1])
         p, slopes = np.empty((2, total, count), np.float32)
         of_link = np.zeros((count, len(links.mean)))
         gradient = np.zeros((count, design.size))
-        for part, made in learnt.field.predict(learnt.values, learnt.rows, design.parts):
+        for part, made in made_of.predict():
             images = part.images
             scale = torch.where(grey[images] == 1, amount[:, 1], amount[:, 0])
             spread = (made.variance * own[images, None]).sqrt()
@@ -353,25 +355,8 @@ class Model:
         # The form of the expectation is not quite the network's. It matters if most is explained.
         whole = error * (1 - error)
         explained = max(0.0, 1 - float(unknown.mean(dtype=np.float64) / max(whole.mean(), 1e-9)))
-        variance += _FORM * whole * explained**3 / len(learnt.seen.cells)
+        variance += _FORM * whole * explained**3 / len(made_of.seen.cells)
         return error, np.sqrt(variance), p
-
-
-@dataclass(frozen=True)
-class _Learnt:
-    """What the observations tell: the arguments of the map, and what each was expected to be."""
-
-    field: Field
-    rows: Floats
-    values: Floats
-    own: Floats
-    amounts: Gaussian
-    found: _Posterior
-    links: Gaussian
-    p: Floats
-    seen: Seen
-    nugget: float
-    resemblance: float
 
 
 def _normal(x: Floats) -> Floats:
@@ -379,6 +364,53 @@ def _normal(x: Floats) -> Floats:
 
     found: Floats = np.clip(ndtr(x), 1e-7, 1 - 1e-7)
     return found
+
+
+@dataclass(frozen=True)
+class Smoothed:
+    """The margins' expectation and the images' departures from it, n observations in use.
+
+    Attributes:
+        used: which of the observations the model learns from.
+        field, values: the departures.
+        seen: the same, those remembered first.
+        rows: of the design, over the amounts.
+        own: ``(N,)`` variances of the images' departures, relative to the mean one.
+        amounts: of the departures.
+        found: the weights of the expectation.
+        nugget, resemblance: as of :class:`Memory` and :class:`Fit`.
+        expected: ``(n,)`` by the other observations, over the amounts.
+        away: ``(n,)`` what was seen less that.
+        spread: ``(n,)`` its standard deviation.
+        parts: of the images.
+    """
+
+    used: NDArray[np.bool_]
+    field: Field
+    seen: Seen
+    values: Floats
+    rows: Floats
+    own: Floats
+    amounts: Gaussian
+    found: _Posterior
+    nugget: float
+    resemblance: float
+    expected: Floats
+    away: Floats
+    spread: Floats
+    parts: list[Part]
+
+    def predict(self) -> Iterator[tuple[Part, Prediction]]:
+        """Every pair, a few images at a time."""
+        return self.field.predict(self.values, self.rows, self.parts)
+
+    def memory(self, links: Gaussian, doubt: Floats, deviation: Floats) -> Memory:
+        """For the next map."""
+        found = self.found
+        return Memory(
+            found.weights, found.covariance, found.variances, self.amounts, links, self.seen,
+            self.nugget, doubt, float(deviation.mean()),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

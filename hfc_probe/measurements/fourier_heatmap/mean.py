@@ -1,0 +1,93 @@
+"""The model of :mod:`.model` for a score that is a number: its mean in each cell.
+
+The score of image n under noise of direction c takes the margin's place, on its own scale. No link
+is needed: the mean of a cell is that of the scores seen and of what is expected of the others.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .model import Fit, Floats, Ints, Model, Smoothed
+
+# Bound of a single observation's residual: scores have heavier tails than a normal distribution.
+_MOST = 3.0
+
+
+class MeanModel(Model):
+    """As :class:`.model.Model`; the ``margins`` are scores."""
+
+    def _bounded(self, margins: Floats) -> Floats:
+        found: Floats = margins / self.unit
+        return found
+
+    def fit(
+        self,
+        cells: Ints,
+        images: Ints,
+        margins: Floats,
+        wrong: NDArray[np.int8],
+        apart: NDArray[np.bool_] | None = None,
+    ) -> Fit:
+        """Fit it to observations; ``error`` is the mean score, and ``wrong`` is not looked at."""
+        made = self.smoothed(cells, images, margins, wrong, apart)
+        scores = self._bounded(margins)
+        known = np.full((len(self.design.correlation), self.design.total), np.nan)
+        known[cells, images] = scores
+        expected, spread, mean, deviation = self._of_pairs(made, known)
+        z = (scores - expected[cells, images]) / spread[cells, images]
+        z[made.used] = made.away / made.spread
+        residual = self._standardised(cells, z)
+        memory = made.memory(self.design.flat_link(), residual, deviation)
+        return Fit(self.unit * mean, self.unit * deviation, residual, memory, made.resemblance)
+
+    def smoothed(
+        self,
+        cells: Ints,
+        images: Ints,
+        margins: Floats,
+        wrong: NDArray[np.int8],
+        apart: NDArray[np.bool_] | None = None,
+    ) -> Smoothed:
+        if self._first:  # the clean scores may be on another scale, and all alike
+            self.unit = float(np.sqrt((margins**2).mean())) or 1.0
+            self._first = False
+        return super().smoothed(cells, images, margins, wrong, apart)
+
+    _first = True
+
+    def residuals(
+        self, cells: Ints, images: Ints, margins: Floats, wrong: NDArray[np.int8]
+    ) -> Floats:
+        made = self.smoothed(cells, images, margins, wrong)
+        return self._standardised(cells, made.away / made.spread)
+
+    def _standardised(self, cells: Ints, z: Floats) -> Floats:
+        count = np.bincount(cells, minlength=len(self.design.correlation))
+        total = np.bincount(cells, np.clip(z, -_MOST, _MOST), len(count))
+        found: Floats = total / np.sqrt(np.maximum(count, 1))
+        return found
+
+    def _of_pairs(self, made: Smoothed, known: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+        """Expectation and deviation of every pair ``(D, N)`` and of every cell's mean ``(D,)``."""
+        design, total = self.design, known.shape[1]
+        expected, spread = design.expected(made.found.weights), np.empty(known.shape)
+        amount = np.take_along_axis(design.amounts(made.amounts.mean), design.grey, 1)
+        slopes = np.isnan(known) / total
+        gradient = design.gradients(slopes)
+        for part, of in made.predict():
+            images = part.images
+            expected[:, images] += amount[:, images] * of.mean.numpy().T
+            spread[:, images] = amount[:, images] * np.sqrt(
+                of.variance.numpy().T * made.own[images]
+            )
+            pull = torch.from_numpy((slopes * amount)[:, images].T).float()[:, None, :]
+            cross = (of.cross * pull).flatten(0, 1)
+            change = cross.T @ of.white.flatten(0, 1)
+            gradient[:, part.columns] -= change.double().numpy()
+        mean = np.where(np.isnan(known), expected, known).mean(1)
+        variance = ((gradient @ made.found.covariance) * gradient).sum(1)
+        variance += ((slopes * spread) ** 2).sum(1)
+        return expected, spread, mean, np.sqrt(variance)

@@ -159,7 +159,7 @@ def main() -> None:
             epochs = [int(k) for k in options.epochs.split(",") if int(k) < len(truth.clean)]
         efforts = [
             {"forwards": int(float(share) * truth.exhaustive())}
-            for share in options.shares.split(",")
+            for share in filter(None, options.shares.split(","))
         ]
         if options.precision:
             efforts.append({"precision": options.precision})

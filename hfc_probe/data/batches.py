@@ -20,6 +20,9 @@ def unpack(batch: Any) -> tuple[Tensor, Tensor]:
     Raises:
         InputError: another form of batch, images or labels.
     """
+    if isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], Mapping):
+        parts = [unpack(one) for one in batch]  # DALI's: a mapping for each of its pipelines
+        return torch.cat([images for images, _ in parts]), torch.cat([one for _, one in parts])
     if isinstance(batch, Mapping):
         image_key = next((k for k in _IMAGE_KEYS if k in batch), None)
         target_key = next((k for k in _TARGET_KEYS if k in batch), None)
@@ -55,7 +58,7 @@ def unpack(batch: Any) -> tuple[Tensor, Tensor]:
 
 def rival_labels(batch: Any) -> Iterator[str]:
     """The sentence on further fields of a batch that could be its labels as well."""
-    if not isinstance(batch, (tuple, list)) or not isinstance(batch[1], Tensor):
+    if not isinstance(batch, (tuple, list)) or not all(isinstance(b, Tensor) for b in batch[:2]):
         return
     rivals = [
         str(k)

@@ -40,6 +40,7 @@ _WATCH_SECONDS = 5.0
 _LOOKS, _SURE, _SAME, _OTHER = (1, 4), 1.15, 0.9, (2, 0.1)
 # Settings that say what is spent, and not on what.
 _EFFORT = ("precision", "forwards", "seconds", "radial", "autocast", "channels_last")
+_NOT_DESCRIBED = ("checkpoint", "watch", "targets")
 # Images of each cell that was not smooth in the last map.
 _ALONE = 48
 # Images of a later map, as a share of all, for the cells that may not be smooth.
@@ -100,9 +101,11 @@ class Run:
         score = self.settings.score
         own = settings_of(self.settings) | {
             "norm": self.norm,
-            "score": None if score is None else getattr(score, "__name__", type(score).__name__),
+            "score": score
+            if score is None or isinstance(score, str)
+            else getattr(score, "__name__", type(score).__name__),
         }
-        return {name: value for name, value in own.items() if name not in ("checkpoint", "watch")}
+        return {name: value for name, value in own.items() if name not in _NOT_DESCRIBED}
 
     def remember(self, last: Any, samples: Samples) -> None:
         """Start from an earlier result of these samples, if it is of them under this noise.
@@ -198,9 +201,11 @@ class Run:
             variance = np.maximum(sums[:, 1] / safe - mean**2, 0) * safe / np.maximum(safe - 1, 1)
             half = 1.96 * np.sqrt(variance / safe)
             half = np.where(seen > 1, half, np.inf)
+            assert self.clean is not None
+            is_loss = bool((self.clean.loss >= 0).all()) and not (mean < 0).any()
             return self.make(
                 mean,
-                mean - half,
+                np.maximum(mean - half, 0) if is_loss else mean - half,
                 mean + half,
                 seen,
                 loss=mean,

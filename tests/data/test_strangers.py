@@ -305,7 +305,7 @@ def test_dalis_own_iterator(tmp_path):
 
     @pipeline_def(batch_size=3, num_threads=1, device_id=None)
     def pipeline():
-        files, labels = fn.readers.file(file_root=str(tmp_path), name="reader")
+        files, labels = fn.readers.file(file_root=str(tmp_path), name="reader", pad_last_batch=True)
         images = fn.decoders.image(files, device="cpu", output_type=types.RGB)
         statistics = {name: [255 * v for v in getattr(IMAGENET, name)] for name in ("mean", "std")}
         images = fn.crop_mirror_normalize(images, output_layout="CHW", **statistics)

@@ -41,9 +41,11 @@ def unpack(batch: Any) -> tuple[Tensor, Tensor]:
             f"{f' of length {len(batch)}' if isinstance(batch, (tuple, list)) else ''}"
             "; give labels with the images, plain tensors as Samples(images, targets)"
         )
-    if not isinstance(images, Tensor) or images.dim() != 4:
+    if not isinstance(images, Tensor) or images.dim() not in (4, 5):
         what = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise InputError(f"data: expected batches of images (N, C, H, W), got {what}")
+        raise InputError(
+            f"data: expected batches of images (N, C, H, W) or (N, C, T, H, W), got {what}"
+        )
     labels = plain_targets(targets)
     if labels.dim() == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]

@@ -55,13 +55,14 @@ class ImageScore(ComponentMeasurement):
         classes: names of the classes or labels, for a score that has values by class.
         bootstrap: resamples of the images, for 95 % intervals.
         seed: of the resamples.
-        radii, hfc_background, closed, units, rescale: as for :class:`FrequencyAccuracy`.
+        radii, hfc_background, closed, units, rescale, axes: as for :class:`FrequencyAccuracy`.
 
     Raises:
         InputError: a score that is neither a function nor one of :data:`SCORES`.
     """
 
     needs_logits: ClassVar[bool] = False
+    any_shape: ClassVar[bool] = True
 
     score: Any = field(default="accuracy", kw_only=True)
     targets: Any = field(default=None, kw_only=True, compare=False, repr=False)
@@ -86,7 +87,7 @@ class ImageScore(ComponentMeasurement):
 
     def compute(self, subject: Subject) -> ImageScoreResult:
         samples = subject.samples
-        radii = self.radii_for(*samples.image_shape[1:])
+        radii = self.radii_for(*samples.image_shape[-2:])
         score = score_named(self.score)
         clean = is_clean(self.targets)
         rows_of = score.rows if isinstance(score, SetScore) else score
@@ -101,6 +102,7 @@ class ImageScore(ComponentMeasurement):
                 units=self.units,
                 background=background,
                 rescale=self.rescale,
+                axes=self.axes,
             )
             found, targets = [], None if clean else targets_of(self.targets, rows)
             for view in views:

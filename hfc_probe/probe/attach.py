@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..core import loggers
-from ..core.measurement import settings_of
+from ..core.measurement import check_shape, settings_of
 from ..core.provenance import images_hash
 from ..data.samples import PixelSpace, Samples, check_pixels
 from ..ground import checks
@@ -106,9 +106,9 @@ def attach(
         samples = Samples.collect(data, pixels=pixels, limit=limit)
         pixels = samples.normalization
         (pixels or PixelSpace()).check(samples.image_shape[0])
-    shape = samples.image_shape if samples is not None else None
+    plain = samples.image_shape if samples is not None and samples.is_plain else None
     if chosen is None:
-        chosen = list(default_measurements(model, shape).items())
+        chosen = list(default_measurements(model, plain).items())
     several = rank_and_world()[1] > 1
     group = form(_given(chosen, samples, pixels), divides=can_divide(model)) if several else None
     if group is None and several and is_sharded(model):
@@ -117,7 +117,9 @@ def attach(
             "got fewer; call attach on every rank, not on rank 0 alone"
         )
     for measurement, _ in chosen:
-        measurement.validate(model, shape)
+        if samples is not None and measurement.needs_data:
+            check_shape(measurement, samples)
+        measurement.validate(model, plain)
     if samples is not None:
         _try_out(model, samples, [m for m, _ in chosen], pixels, predict)
     own = _open_writers(log_dir) if leads else []

@@ -288,6 +288,8 @@ IN_TAG = [
     (r"(?<=^hfc_)0(?=/)", "<layer>"),
     (r"(?<=^hfc_generated_corruption/)(?!clean_|mean_).*", "<corruption>"),
     (r"(?<=^hfc_detection/)AP\w*", "<AP>"),
+    (r"(?<=^hfc_detection/)AR\d+", "<AR>"),
+    (r"(?<=^hfc_detection_heatmap/)AP", "<score>"),
     (r"(?<=^hfc_detection/)(images|objects)_(gain|drop)", "<what>_<change>"),
     (r"(?<=^hfc_cost/seconds/).*", "<measurement>"),
 ]
@@ -300,6 +302,9 @@ IN_TEXT = [
     (r"(?<=kernels of )0", "the layer"),
     (r"(?<=error under ).*", "the corruption"),
     (r"^AP\w* (?=on )", "AP "),
+    (r"^AR\d+ (?=on )", "average recall "),
+    (r"(?<=t )AP(?= lost)|(?<=n )AP(?= of single| lost)", "<score>"),
+    (r"(?<=RMS )[\d.]+", "v"),
     (r"^(images|objects) that (gain|lose)", "images or objects that gain or lose"),
     (r" \(0\.05\)$", ""),
 ]
@@ -325,8 +330,15 @@ def logged(tmp_path_factory):
     results.append(score.measure(model, samples))
     audit = hfc_probe.detection.DetectionAudit(radii=(12,), bootstrap=0)
     results.append(audit.measure(OneBox(BLOB), PlantedShapes(2, 0)))
+    shapes = PlantedShapes(2, 0)
+    boxes, labels = (
+        torch.cat([t[k] for t in shapes.targets.values()]) for k in ("boxes", "labels")
+    )
+    answer = [(boxes, torch.full((len(labels),), 0.9), labels)]  # those of both images
+    heatmap = hfc_probe.detection.DetectionHeatmap(crop=1)
+    results.append(heatmap.measure(lambda images: answer, shapes))
     with SummaryWriter(str(folder)) as writer:
-        for result in results[-2:]:
+        for result in results[-3:]:
             result.log(writer, 0, figure=True)
     labels = {tag: one.text for result in results for tag, one in result.labels().items()}
     kinds = {"scalars": "scalar", "images": "picture", "histograms": "histogram"}

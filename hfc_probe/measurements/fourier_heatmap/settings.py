@@ -72,7 +72,7 @@ class FourierHeatmap(Measurement):
         score: in place of top-k errors, for other tasks: ``score(outputs, targets) -> (n,)`` or
             a name, both as for :class:`ImageScore`, or ``score(model, inputs, targets) -> (n,)``,
             which calls the model itself. A bool per image, True if right, or a number, a loss,
-            which is measured exhaustively only.
+            which is measured exhaustively or by the model (``forwards``, ``seconds``).
         targets: of the score, as for :class:`ImageScore`.
         autocast: run the model in bfloat16 if autocast allows. Changes predictions a little.
         channels_last: hand over images in that memory format. May change predictions a little.

@@ -100,9 +100,20 @@ def transform(fft: Callable[..., Tensor], images: Tensor, **options: Any) -> Ten
     return one[tuple(slice(size) for size in images.shape[:-2])]
 
 
-def corner(height: int, width: int, *, units: Units = "cycles") -> float:
+def corner(*sizes: int, units: Units = "cycles") -> float:
     """Largest distance that occurs: from this radius on, LFC is the whole image."""
-    return float(distance(height, width, units=units, centred=False).max())
+    return float(_distances(sizes, units).max())
+
+
+def _distances(sizes: Sequence[int], units: Units) -> Tensor:
+    """:func:`distance` over two axes or three, in FFT order."""
+    if len(sizes) == 2:
+        return distance(*sizes, units=units, centred=False)
+    squares = torch.zeros(())
+    for size in sizes:
+        index = frequencies(size).to(torch.float64)
+        squares = squares[..., None] + (index / (size / 2 if units == "nyquist" else 1)) ** 2
+    return squares.sqrt()
 
 
 def bands(
@@ -111,6 +122,7 @@ def bands(
     *,
     closed: bool = True,
     units: Units = "cycles",
+    axes: int = 2,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Low- and high-frequency components for each radius, from one forward transform.
 
@@ -121,17 +133,20 @@ def bands(
     check_units(units)
     cutoffs = [check_radius(radius) for radius in checks.listed(radii)]
     closed = checks.flag("closed", closed)
-    return _bands(images, cutoffs, closed, units)
+    axes = check_axes(axes)
+    if images.dim() < axes:
+        raise InputError(f"images: expected (..., T, H, W) for axes=3, got {tuple(images.shape)}")
+    return _bands(images, cutoffs, closed, units, axes)
 
 
 def _bands(
-    images: Tensor, cutoffs: list[float], closed: bool, units: Units
+    images: Tensor, cutoffs: list[float], closed: bool, units: Units, axes: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    height, width = images.shape[-2:]
+    sizes, dims = images.shape[-axes:], tuple(range(-axes, 0))
     dtype = torch.promote_types(images.dtype, torch.float32)
     images = images.to(dtype)
     # Masks are made on the CPU: not every device has the float64 that they are computed in.
-    d = distance(height, width, units=units, centred=False)[:, : width // 2 + 1]
+    d = _distances(sizes, units)[..., : sizes[-1] // 2 + 1]
     spectrum: Tensor | None = None
     for cutoff in cutoffs:
         keep = d <= cutoff + _ROUNDING if closed else d < cutoff - _ROUNDING
@@ -140,13 +155,19 @@ def _bands(
             yield images.clone(), torch.zeros_like(images)
             continue
         if spectrum is None:
-            spectrum = transform(torch.fft.rfft2, images)
-        low = transform(torch.fft.irfft2, spectrum * sent(keep, images.device), s=(height, width))
+            spectrum = transform(torch.fft.rfftn, images, dim=dims)
+        kept = spectrum * sent(keep, images.device)
+        low = transform(torch.fft.irfftn, kept, s=sizes, dim=dims)
         yield low, images - low
 
 
 def split(
-    images: Tensor, radius: float, *, closed: bool = True, units: Units = "cycles"
+    images: Tensor,
+    radius: float,
+    *,
+    closed: bool = True,
+    units: Units = "cycles",
+    axes: int = 2,
 ) -> tuple[Tensor, Tensor]:
     """Split images into a low- and a high-frequency component.
 
@@ -157,6 +178,7 @@ def split(
         closed: the low component holds coefficients with ``d <= radius``;
             ``False`` gives ``d < radius``, as the authors' code does.
         units: see :func:`distance`.
+        axes: how many of the last axes frequencies are of: 2, or 3 for video and volumes.
 
     Returns:
         ``(low, high)`` of the shape of ``images``, float32 at least. ``high`` is
@@ -173,7 +195,7 @@ def split(
     >>> float(low[0, 0, 2, 3]), float(high.sum())
     (7.5, 0.0)
     """
-    return next(bands(images, (radius,), closed=closed, units=units))
+    return next(bands(images, (radius,), closed=closed, units=units, axes=axes))
 
 
 class Component(NamedTuple):
@@ -202,12 +224,13 @@ def components(
     background: Tensor | Sequence[float] | float | None = None,
     rescale: Rescale | None = None,
     full_scale: float = 1.0,
+    axes: int = 2,
 ) -> Iterator[Component]:
     """The original, then LFC(r) and HFC(r) of each radius, as a model is shown them.
 
     Args:
-        images: real floating tensor ``(..., C, H, W)`` in pixel space.
-        radii, closed, units: see :func:`split`.
+        images: real floating tensor ``(..., C, H, W)`` in pixel space; video ``(N, C, T, H, W)``.
+        radii, closed, units, axes: see :func:`split`.
         background: added to the HFC, one number or one per channel; None: nothing.
         rescale: see :func:`rescaled`; it comes last and acts on the original as well, so that
             LFC up to the corner is the original.
@@ -226,7 +249,7 @@ def components(
     ['original', 'LFC(1)', 'HFC(1)', 'LFC(2)', 'HFC(2)']
     """
     check_rescale(rescale)
-    pairs = bands(images, radii, closed=closed, units=units)
+    pairs = bands(images, radii, closed=closed, units=units, axes=axes)
     return _components(images, radii, pairs, background, rescale, full_scale)
 
 
@@ -242,7 +265,7 @@ def _components(
     for radius, (low, high) in zip(radii, pairs, strict=True):
         if background is not None:
             added = torch.as_tensor(background, dtype=high.dtype)
-            high = high + added.to(high.device).reshape(-1, 1, 1)
+            high = high + added.to(high.device).reshape(-1, *[1] * max(2, high.dim() - 2))
         yield Component("lfc", radius, rescaled(low, rescale, full_scale))
         yield Component("hfc", radius, rescaled(high, rescale, full_scale))
 
@@ -255,7 +278,7 @@ def rescaled(images: Tensor, how: Rescale | None = "max", full_scale: float = 1.
     transforms) stays as it is: the authors' code divides zero by zero there.
 
     Args:
-        images: ``(..., C, H, W)``.
+        images: ``(..., C, H, W)``, or video ``(N, C, T, H, W)``.
         how: ``"max"`` or None.
         full_scale: see :func:`components`.
 
@@ -273,7 +296,8 @@ def rescaled(images: Tensor, how: Rescale | None = "max", full_scale: float = 1.
         return images
     if images.dim() < 3:
         raise InputError(f"rescaled: expected (..., C, H, W), got {tuple(images.shape)}")
-    largest = images.amax((-3, -2, -1), keepdim=True) / full_scale
+    own = tuple(range(-4 if images.dim() == 5 else -3, 0))
+    largest = images.amax(own, keepdim=True) / full_scale
     return images / torch.where(largest > _NOTHING, largest, torch.ones_like(largest))
 
 
@@ -472,6 +496,11 @@ def check_radii(radii: Any) -> tuple[float, ...]:
     (4, 8, 12)
     """
     return tuple(int(r) if r % 1 == 0 else r for r in checks.numbers("radii", radii))
+
+
+def check_axes(axes: int) -> int:
+    """2 or 3; otherwise an :class:`InputError`."""
+    return checks.whole("axes", axes, 2, 3)
 
 
 def check_units(units: Units) -> Units:

@@ -238,7 +238,7 @@ def _change(
 def _differing(name: str, first: Stored, second: Stored) -> Iterator[Differing]:
     """In what two results of one measurement were not made alike."""
     one, two = (
-        {**result.get("settings", {}), "samples looked at": result.get("samples")}
+        {"axes": 2, **result.get("settings", {}), "samples looked at": result.get("samples")}
         for result in (first, second)
     )
     for key in dict.fromkeys((*one, *two)):

@@ -26,6 +26,7 @@ class ComponentMeasurement(Measurement):
     closed: bool = True
     units: fourier.Units = field(default="cycles", kw_only=True)
     rescale: fourier.Rescale | None = field(default=None, kw_only=True)
+    axes: int = field(default=2, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -34,6 +35,7 @@ class ComponentMeasurement(Measurement):
         checks.choice("hfc_background", self.hfc_background, ("zero", "mean"))
         fourier.check_units(self.units)
         fourier.check_rescale(self.rescale)
+        fourier.check_axes(self.axes)
 
     def radii_for(self, height: int, width: int) -> tuple[float, ...]:
         """The radii used for images of that size.
@@ -51,18 +53,19 @@ class ComponentMeasurement(Measurement):
         return tuple(sorted({max(1, int(q * half + 0.5)) for q in quarters}))
 
     def cost(self, samples: int, image_shape: tuple[int, int, int]) -> int:
-        return samples * (1 + 2 * len(self.radii_for(*image_shape[1:])))
+        return samples * (1 + 2 * len(self.radii_for(*image_shape[-2:])))
 
     def logits(self, subject: Subject, start: int, images: Tensor) -> Iterator[Tensor]:
         """Logits of the original, then of LFC(r) and HFC(r) of each radius, for one batch."""
         return subject.components(
             start,
             images,
-            self.radii_for(*images.shape[-2:]),
+            self.radii_for(*subject.samples.image_shape[-2:]),
             closed=self.closed,
             units=self.units,
             background=self.hfc_background,
             rescale=self.rescale,
+            axes=self.axes,
         )
 
 

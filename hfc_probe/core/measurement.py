@@ -35,6 +35,7 @@ class Computes(Protocol[R_co]):
 
     needs_data: ClassVar[bool]
     needs_logits: ClassVar[bool]
+    any_shape: ClassVar[bool]
 
     def compute(self, subject: Subject) -> R_co: ...
 
@@ -59,6 +60,7 @@ class Measurement(ABC):
 
     needs_data: ClassVar[bool] = True
     needs_logits: ClassVar[bool] = True  # otherwise no trial pass asks for them
+    any_shape: ClassVar[bool] = False  # whether it takes video, volumes, images of several sizes
 
     def __post_init__(self) -> None:
         checks.plain(self)
@@ -144,6 +146,8 @@ class Measurement(ABC):
             raise InputError(
                 f"{type(self).__name__}: expected data (a loader or Samples), got none"
             )
+        if samples is not None and self.needs_data:
+            check_shape(self, samples)
         while True:
             try:
                 with (
@@ -210,6 +214,27 @@ class Measurement(ABC):
     def overhead(self, samples: int, image_shape: tuple[int, int, int]) -> float:
         """Approximate seconds spent outside forward passes, if significant."""
         return 0.0
+
+
+def check_shape(measurement: Computes[Any], samples: Samples) -> None:
+    """Refuse video, volumes and images of several sizes, unless a measurement takes them.
+
+    Raises:
+        InputError: with those that do.
+    """
+    shape = tuple(samples.images.shape[1:])
+    if getattr(measurement, "axes", 2) == 3 and len(shape) != 4:
+        raise InputError(
+            "axes: expected video or volumes (C, T, H, W) for axes=3, got images of shape "
+            f"{shape}; leave it out"
+        )
+    if measurement.any_shape or samples.is_plain:
+        return
+    got = f"images of shape {shape}" if samples.sizes is None else "images of several sizes"
+    raise InputError(
+        f"{type(measurement).__name__}: expected images (C, H, W) of one size, got {got}; "
+        "FrequencyAccuracy and ImageScore take them, and KernelSpectra needs none"
+    )
 
 
 def settings_of(measurement: Measurement) -> dict[str, Any]:

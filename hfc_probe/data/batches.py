@@ -20,6 +20,9 @@ def unpack(batch: Any) -> tuple[Tensor, Tensor]:
     Raises:
         InputError: another form of batch, images or labels.
     """
+    if isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], Mapping):
+        parts = [unpack(one) for one in batch]  # DALI's: a mapping for each of its pipelines
+        return torch.cat([images for images, _ in parts]), torch.cat([one for _, one in parts])
     if isinstance(batch, Mapping):
         image_key = next((k for k in _IMAGE_KEYS if k in batch), None)
         target_key = next((k for k in _TARGET_KEYS if k in batch), None)
@@ -38,9 +41,11 @@ def unpack(batch: Any) -> tuple[Tensor, Tensor]:
             f"{f' of length {len(batch)}' if isinstance(batch, (tuple, list)) else ''}"
             "; give labels with the images, plain tensors as Samples(images, targets)"
         )
-    if not isinstance(images, Tensor) or images.dim() != 4:
+    if not isinstance(images, Tensor) or images.dim() not in (4, 5):
         what = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise InputError(f"data: expected batches of images (N, C, H, W), got {what}")
+        raise InputError(
+            f"data: expected batches of images (N, C, H, W) or (N, C, T, H, W), got {what}"
+        )
     labels = plain_targets(targets)
     if labels.dim() == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
@@ -55,7 +60,7 @@ def unpack(batch: Any) -> tuple[Tensor, Tensor]:
 
 def rival_labels(batch: Any) -> Iterator[str]:
     """The sentence on further fields of a batch that could be its labels as well."""
-    if not isinstance(batch, (tuple, list)) or not isinstance(batch[1], Tensor):
+    if not isinstance(batch, (tuple, list)) or not all(isinstance(b, Tensor) for b in batch[:2]):
         return
     rivals = [
         str(k)

@@ -65,11 +65,15 @@ class Gathered:
         self._revised = False
 
     def add(self, images: Tensor, targets: Tensor) -> None:
+        ranged = self.given is not None and max(self.given.std) < 1 / 256
+        if ranged and not images.is_floating_point() and images.dtype != torch.uint8:
+            images = images.float()  # the declared range says what their values are
         self._shape = shape = self._shape or images.shape[1:]
         if images.shape[1:] != shape:
             raise InputError(
                 f"data: expected images of one size, got {tuple(shape)} and "
-                f"{tuple(images.shape[1:])}; crop or resize them in the transform"
+                f"{tuple(images.shape[1:])}; crop or resize them in the transform, or pass "
+                "Samples([image, …], targets)"
             )
         self.count += len(images)
         self.batches += 1

@@ -37,7 +37,7 @@ class PixelSpace:
             object.__setattr__(self, name, values)
         if min(self.std) <= 0:
             raise InputError(f"PixelSpace: expected std above 0, got {self.std}")
-        if not all(-1 <= value <= 1 for value in self.mean) or max(self.std) > 1:
+        if max(self.mean) > 1 or max(self.std) > 1:
             raise InputError(
                 f"PixelSpace: expected the mean and std of images in [0, 1], got {self.mean} and "
                 f"{self.std}; divide a mean and std of 8-bit values by 255"
@@ -58,8 +58,22 @@ class PixelSpace:
         """Per-channel mean and standard deviation of the CIFAR-10 training set."""
         return cls((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 
+    @classmethod
+    def of_range(cls, low: float, high: float) -> PixelSpace:
+        """Of a model and a loader whose values go from ``low`` to ``high``, as they are.
+
+        For 16-bit or 12-bit images, CT in Hounsfield units, log-scaled radar. Pixel space is the
+        range mapped to [0, 1], so that a norm or a strength is a share of it.
+
+        >>> PixelSpace.of_range(-1024, 3071).normalize(torch.tensor([[[[0.25]]]])).item()
+        -0.25
+        """
+        low = checks.number("low", low, -math.inf, open_low=True)
+        high = checks.number("high", high, low, open_low=True)
+        return cls((-low / (high - low),), (1 / (high - low),))
+
     def normalize(self, images: Tensor) -> Tensor:
-        """Pixel space ``(N, C, H, W)`` in [0, 1] to the model's input."""
+        """Pixel space ``(N, C, …)`` in [0, 1] to the model's input."""
         mean, std = self._statistics(images)
         return (images - mean).div_(std)
 
@@ -115,7 +129,7 @@ class PixelSpace:
     def _statistics(self, images: Tensor) -> tuple[Tensor, Tensor]:
         self.check(images.shape[1])
         make = _statistics if type(images) is Tensor else _statistics.__wrapped__
-        return make(self, images.dtype, images.device)
+        return make(self, images.dtype, images.device, images.dim())
 
     def __str__(self) -> str:
         mean, std = (", ".join(f"{v:.4g}" for v in values) for values in (self.mean, self.std))
@@ -124,12 +138,12 @@ class PixelSpace:
 
 @functools.lru_cache(maxsize=64)
 def _statistics(
-    pixels: PixelSpace, dtype: torch.dtype, device: torch.device
+    pixels: PixelSpace, dtype: torch.dtype, device: torch.device, dim: int = 4
 ) -> tuple[Tensor, Tensor]:
     """Mean and std by channel, made once: on a GPU each would wait for a copy from the host."""
     with torch.inference_mode(False):
         mean, std = (
-            torch.tensor(values, dtype=dtype, device=device).view(1, -1, 1, 1)
+            torch.tensor(values, dtype=dtype, device=device).view(1, -1, *[1] * (dim - 2))
             for values in (pixels.mean, pixels.std)
         )
     return mean, std

@@ -166,7 +166,7 @@ def _plan(data: Any, limit: int | None, seed: int) -> _Plan:
         again = _batched(some, max(1, len(some) // 2))  # in other company than before
         batches = [[indices[k] for k in batch] for batch in [*positions, *again]]
         return _Plan(_reader(data, batches, seed), selection, positions, again, caveats)
-    if isinstance(data, Iterator):
+    if isinstance(data, Iterator) and not callable(getattr(data, "reset", None)):
         raise InputError(
             f"data: expected a loader that can be read again, got {type(data).__name__}, an "
             "iterator that the probe would use up; pass the loader itself or Samples"
@@ -209,8 +209,23 @@ def _reader(loader: DataLoader[Any], batches: list[list[Any]], seed: int) -> Dat
 
 def _restored(data: Iterable[Any]) -> Generator[Any, None, None]:
     """Batches of the user's own loader, which stays as it was."""
+    if isinstance(data, Iterator):
+        yield from _epoch(data)
+        return
     with untouched(data):
         yield from data
+
+
+def _epoch(data: Iterator[Any]) -> Generator[Any, None, None]:
+    """One epoch of an iterator of DALI's, which starts anew by ``reset``, at its end alone."""
+    ended = False
+    try:
+        yield from data
+        ended = True
+    finally:
+        for _ in () if ended else data:
+            pass
+        data.reset()  # type: ignore[attr-defined]
 
 
 def _changed(

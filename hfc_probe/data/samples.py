@@ -7,7 +7,7 @@ import logging
 import random
 import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -34,8 +34,10 @@ class Samples:
     """Images in pixel space with their class indices, held in memory.
 
     Args:
-        images: ``(N, C, H, W)``, float in [0, 1], or uint8 (a quarter of the memory; read as
-            ``value / 255``) or uint16 (read as ``value / 65535``). NumPy arrays are taken too.
+        images: ``(N, C, H, W)``, or video and volumes ``(N, C, T, H, W)``; float in [0, 1], or
+            uint8 (a quarter of the memory; read as ``value / 255``) or uint16 (read as
+            ``value / 65535``). NumPy arrays are taken too, and a list of ``(C, H, W)`` of several
+            sizes: a model is then given one image at a time.
         targets: ``(N,)`` class indices from 0.
         selection: how they were chosen; ``"random"`` and ``"all"`` are beyond suspicion,
             ``"first"`` is checked for covering few of the classes.
@@ -44,6 +46,7 @@ class Samples:
             ``normalization`` (where the statistics came from), ``selection``, ``resampling``.
         normalization: how the model is given them unless ``pixels=`` says otherwise: as the
             loader that they were read from does it. None: as they are.
+        sizes: ``(N, 2)``, height and width of each image if they differ; the rest is padding.
 
     Raises:
         InputError: wrong shapes or lengths, no images, values outside [0, 1] or not finite,
@@ -56,19 +59,30 @@ class Samples:
     caveats: tuple[str, ...] = field(default=(), kw_only=True)
     provenance: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     normalization: PixelSpace | None = field(default=None, kw_only=True)
+    sizes: Tensor | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
+        if isinstance(self.images, (list, tuple)):
+            images, sizes = _padded(self.images)
+            object.__setattr__(self, "images", images)
+            object.__setattr__(self, "sizes", sizes)
         if not isinstance(self.images, Tensor):
             object.__setattr__(self, "images", _as_tensor("images", self.images))
         images = plain_tensor(self.images)
         targets = plain_targets(self.targets)
-        if images.dim() != 4 or 0 in images.shape[1:]:
+        if images.dim() not in (4, 5) or 0 in images.shape[1:]:
             raise InputError(
-                f"Samples: expected images of shape (N, C, H, W), got {tuple(images.shape)}"
+                "Samples: expected images of shape (N, C, H, W) or (N, C, T, H, W), got "
+                f"{tuple(images.shape)}"
             )
         if images.shape[0] == 0:
             raise InputError("Samples: expected at least one image, got none; is the data empty?")
-        if images.shape[3] in (1, 3) and min(images.shape[1:3]) >= 8:
+        if images.dim() == 5 and images.shape[2] in (1, 3) and images.shape[1] not in (1, 3):
+            raise InputError(
+                f"Samples: expected video of shape (N, C, T, H, W), got {tuple(images.shape)} with "
+                "the channels third; pass images.permute(0, 2, 1, 3, 4)"
+            )
+        if images.dim() == 4 and images.shape[3] in (1, 3) and min(images.shape[1:3]) >= 8:
             raise InputError(
                 f"Samples: expected images of shape (N, C, H, W), got {tuple(images.shape)} with "
                 "the channels last; pass images.permute(0, 3, 1, 2)"
@@ -99,6 +113,7 @@ class Samples:
 
     def __repr__(self) -> str:
         shape = "×".join(map(str, self.images.shape[1:]))
+        shape = shape if self.sizes is None else f"up to {shape}"
         classes = int(self.targets.unique().numel())
         return f"<Samples, {len(self)} images of {shape} ({self.images.dtype}), {classes} classes>"
 
@@ -107,13 +122,28 @@ class Samples:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
-        channels, height, width = self.images.shape[1:]
-        return int(channels), int(height), int(width)
+        """(C, H, W), of several sizes the smallest height and width; (C, T, H, W) of video."""
+        if self.sizes is not None:
+            height, width = self.sizes.amin(0).tolist()
+            return int(self.images.shape[1]), int(height), int(width)
+        return tuple(map(int, self.images.shape[1:]))  # type: ignore[return-value]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether they are images of one size, which every measurement takes."""
+        return self.images.dim() == 4 and self.sizes is None
 
     def pixels(self, index: slice | Tensor = slice(None)) -> Tensor:
         """Images as float32 in [0, 1] (float64 stays float64)."""
         images = self.images[index]
+        if self.sizes is not None:
+            sizes = self.sizes[index]
+            if bool((sizes != sizes[:1]).any()):
+                raise InputError(
+                    "Samples: expected images of one size at a time, got several; read them one by "
+                    "one, as samples.pixels(slice(k, k + 1))"
+                )
+            images = images[..., : int(sizes[0, 0]), : int(sizes[0, 1])]
         if images.dtype in LARGEST:
             return images.to(torch.float32) / LARGEST[images.dtype]
         return images.to(torch.promote_types(images.dtype, torch.float32))
@@ -122,11 +152,12 @@ class Samples:
     def mean(self) -> Tensor:
         """Mean of each channel over all images, ``(C,)`` float64."""
         total = torch.zeros(self.image_shape[0], dtype=torch.float64, device="cpu")
-        for start in range(0, len(self), 256):
-            part = self.pixels(slice(start, start + 256)).to(torch.float64)
-            total += part.sum((0, 2, 3))
-        _, height, width = self.image_shape
-        return total / (len(self) * height * width)
+        count, size = 0, 256 if self.sizes is None else 1
+        for start in range(0, len(self), size):
+            part = self.pixels(slice(start, start + size)).to(torch.float64)
+            total += part.flatten(2).sum((0, 2))
+            count += part[:, 0].numel()
+        return total / count
 
     def subset(self, limit: int | None, *, seed: int = 0) -> Samples:
         """A seeded random subset of at most ``limit`` samples, in their order; all for None."""
@@ -141,6 +172,7 @@ class Samples:
             self,
             images=self.images[index],
             targets=self.targets[index],
+            sizes=None if self.sizes is None else self.sizes[index],
             selection=selection,
             provenance={**self.provenance, "selection": selection},
         )
@@ -276,6 +308,23 @@ def _tell(data: Any, caveats: tuple[str, ...]) -> None:
         _told_of.add(data)
     for caveat in caveats:
         logger.warning("hfc_probe: %s", caveat)
+
+
+def _padded(images: Sequence[Any]) -> tuple[Any, Tensor | None]:
+    """Images of several sizes in one tensor, and their sizes; those of one size as they are."""
+    tensors = [one if isinstance(one, Tensor) else _as_tensor("images", one) for one in images]
+    shapes = {tuple(one.shape) for one in tensors}
+    if len(shapes) < 2:
+        return (torch.stack(tensors) if tensors else torch.as_tensor(images)), None
+    if any(one.dim() != 3 for one in tensors) or len({one.shape[0] for one in tensors}) > 1:
+        shown = ", ".join(map(str, sorted(shapes)[:3]))
+        raise InputError(f"images: expected (C, H, W) of one number of channels, got {shown}")
+    sizes = torch.tensor([tuple(one.shape[1:]) for one in tensors])
+    height, width = sizes.amax(0).tolist()
+    out = tensors[0].new_zeros(len(tensors), len(tensors[0]), height, width)
+    for whole, one in zip(out, tensors, strict=True):
+        whole[:, : one.shape[1], : one.shape[2]] = one
+    return out, sizes
 
 
 def _as_tensor(name: str, value: Any) -> Tensor:

@@ -37,7 +37,7 @@ class Calibration(ComponentMeasurement):
     more confident than every other image, 0.5 where confidence says nothing.
 
     Args:
-        radii, hfc_background, closed, units, rescale: as :class:`FrequencyAccuracy`; a second
+        radii, hfc_background, closed, units, rescale, axes: as :class:`FrequencyAccuracy`; a second
             data set is rescaled as well.
         bins: of the ECE.
         ood: a second data set's samples, of the same shape; its labels are not looked at.

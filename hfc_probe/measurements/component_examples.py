@@ -46,7 +46,7 @@ class ComponentExamples(ComponentMeasurement):
     group "high only", those with the most confident HFC first.
 
     Args:
-        radii, hfc_background, closed, units, rescale: as :class:`FrequencyAccuracy`.
+        radii, hfc_background, closed, units, rescale, axes: as :class:`FrequencyAccuracy`.
         radius: the radius whose examples are kept; None: the one with the most of them.
         group: which group's examples are kept: ``"high_only"`` (the paper's), ``"low_only"``,
             ``"both"`` or ``"neither"``.

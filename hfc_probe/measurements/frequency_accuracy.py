@@ -169,6 +169,7 @@ class FrequencyAccuracy(ComponentMeasurement):
         rescale: ``"max"`` divides every image that the model is shown by its own maximum, see
             :func:`hfc_probe.fourier.rescaled`; None feeds them as they are. The numbers differ
             a lot: :meth:`as_published` has the authors' choices.
+        axes: of the frequencies: 2, the image's, or 3 for video and volumes ``(N, C, T, H, W)``.
 
     Raises:
         InputError: radii negative, not numbers or not increasing; unknown background, units
@@ -176,6 +177,8 @@ class FrequencyAccuracy(ComponentMeasurement):
 
     Source: Wang et al., CVPR 2020, §3.1 (components), §5.1 and Figure 5 (accuracy on both).
     """
+
+    any_shape: ClassVar[bool] = True
 
     topk: tuple[int, ...] = (1,)
 
@@ -201,7 +204,7 @@ class FrequencyAccuracy(ComponentMeasurement):
 
     def compute(self, subject: Subject) -> FrequencyAccuracyResult:
         samples = subject.samples
-        radii = self.radii_for(*samples.image_shape[1:])
+        radii = self.radii_for(*samples.image_shape[-2:])
 
         def evaluate_batch(start: int, images: Tensor, targets: Tensor) -> _BatchOutcome:
             target_ranks, predicted = [], []
@@ -228,7 +231,7 @@ class FrequencyAccuracy(ComponentMeasurement):
             agreement={"lfc": agreement[::2], "hfc": agreement[1::2]},
             class_counts=tally.classes.cpu().numpy(),
             right=torch.cat(tally.right, 2).cpu().numpy(),
-            corner=fourier.corner(*samples.image_shape[1:], units=self.units),
+            corner=fourier.corner(*samples.image_shape[-self.axes :], units=self.units),
         )
 
 

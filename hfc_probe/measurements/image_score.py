@@ -24,7 +24,7 @@ from ..core.result import Arrays, Result, manner
 from ..ground import checks
 from ..ground.errors import InputError
 from ..model.subject import Subject
-from .scores import SCORES, SetScore, score_named
+from .scores import SCORES, SetScore, is_clean, score_named, targets_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,13 +55,14 @@ class ImageScore(ComponentMeasurement):
         classes: names of the classes or labels, for a score that has values by class.
         bootstrap: resamples of the images, for 95 % intervals.
         seed: of the resamples.
-        radii, hfc_background, closed, units, rescale: as for :class:`FrequencyAccuracy`.
+        radii, hfc_background, closed, units, rescale, axes: as for :class:`FrequencyAccuracy`.
 
     Raises:
         InputError: a score that is neither a function nor one of :data:`SCORES`.
     """
 
     needs_logits: ClassVar[bool] = False
+    any_shape: ClassVar[bool] = True
 
     score: Any = field(default="accuracy", kw_only=True)
     targets: Any = field(default=None, kw_only=True, compare=False, repr=False)
@@ -86,8 +87,9 @@ class ImageScore(ComponentMeasurement):
 
     def compute(self, subject: Subject) -> ImageScoreResult:
         samples = subject.samples
-        radii = self.radii_for(*samples.image_shape[1:])
+        radii = self.radii_for(*samples.image_shape[-2:])
         score = score_named(self.score)
+        clean = is_clean(self.targets)
         rows_of = score.rows if isinstance(score, SetScore) else score
         background = samples.mean if self.hfc_background == "mean" else None
 
@@ -100,8 +102,9 @@ class ImageScore(ComponentMeasurement):
                 units=self.units,
                 background=background,
                 rescale=self.rescale,
+                axes=self.axes,
             )
-            found, targets = [], self._targets(rows)
+            found, targets = [], None if clean else targets_of(self.targets, rows)
             for view in views:
                 outputs = subject.answer(view.images)
                 if targets is None:
@@ -130,19 +133,6 @@ class ImageScore(ComponentMeasurement):
             values=values,
             estimates=estimates,
         )
-
-    def _targets(self, rows: Tensor) -> Any:
-        if isinstance(self.targets, str) and self.targets == "clean":
-            return None
-        if self.targets is None:
-            return rows
-        known = torch.as_tensor(self.targets)
-        if int(rows.max()) >= len(known):
-            raise InputError(
-                f"targets: expected a row for each image, got {len(known)} and an image of row "
-                f"{int(rows.max())}; give the images as Samples(images, torch.arange(len(images)))"
-            )
-        return known[rows.cpu()].to(rows.device)
 
 
 def _of_a_set(values: Tensor, several: bool) -> str:

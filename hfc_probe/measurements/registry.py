@@ -77,7 +77,7 @@ def _value(text: str) -> Any:
 
 
 # Nothing that a command line could say.
-_NOT_TEXT = re.compile("Callable|Mapping|PathLike|Samples|Score")
+_NOT_TEXT = re.compile("Callable|Mapping|PathLike|Samples|Score|Tensor")
 _WIDTH, _COLUMN = 100, 31
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..ground import checks
 from ..ground.errors import InputError
+
+if TYPE_CHECKING:
+    from ..data.samples import Samples
+    from ..model.subject import Subject
 
 __all__ = ["SCORES", "SetScore", "nearest_neighbours"]
 
@@ -263,6 +268,9 @@ SCORES: Mapping[str, Score | SetScore] = {
 }
 
 
+IMAGE_SCORES = tuple(name for name, score in SCORES.items() if not isinstance(score, SetScore))
+
+
 def score_named(score: Any) -> Score | SetScore:
     """The score itself, given it or its name.
 
@@ -273,3 +281,53 @@ def score_named(score: Any) -> Score | SetScore:
         own: Score | SetScore = score
         return own
     return SCORES[checks.choice("score", score, tuple(SCORES))]
+
+
+def targets_of(targets: Any, rows: Tensor) -> Any:
+    """Those rows of the targets that belong to some samples; the samples' own if there are none.
+
+    Raises:
+        InputError: fewer rows than the samples refer to.
+    """
+    if targets is None:
+        return rows
+    known = torch.as_tensor(targets)
+    if int(rows.max()) >= len(known):
+        raise InputError(
+            f"targets: expected a row for each image, got {len(known)} and an image of row "
+            f"{int(rows.max())}; give the images as Samples(images, torch.arange(len(images)))"
+        )
+    return known[rows.cpu()].to(rows.device)
+
+
+def is_clean(targets: Any) -> bool:
+    """Whether the targets are the model's outputs on the original images."""
+    return isinstance(targets, str) and checks.choice("targets", targets, ("clean",)) == "clean"
+
+
+def takes_model(score: Any) -> bool:
+    """Whether a score is called as ``score(model, inputs, targets)`` and not with outputs."""
+    if isinstance(score, str):
+        return False
+    try:
+        return len(inspect.signature(score).parameters) != 2
+    except (TypeError, ValueError):  # of a function without a signature
+        return True
+
+
+def adapted(
+    score: Any, targets: Any, subject: Subject, samples: Samples
+) -> tuple[Callable[[nn.Module, Tensor, Tensor], Tensor], Samples]:
+    """``score(model, inputs, targets)`` of a score of outputs, and the samples it is called on."""
+    found, predict = score_named(score), subject.predict
+    if is_clean(targets):
+        seen = replace(subject, samples=samples)
+        targets = torch.cat(list(seen.map(lambda start, images, _: subject.answer(images).cpu())))
+        samples = replace(samples, targets=torch.arange(len(samples)))
+
+    def scored(model: nn.Module, inputs: Tensor, rows: Tensor) -> Tensor:
+        outputs = model(inputs) if predict is None else predict(model, inputs)
+        return torch.as_tensor(found(outputs, targets_of(targets, rows)))  # type: ignore[operator]
+
+    scored.__qualname__ = score if isinstance(score, str) else score.__qualname__
+    return scored, samples

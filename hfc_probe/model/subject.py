@@ -132,6 +132,7 @@ class Subject:
         units: fourier.Units = "cycles",
         background: fourier.Background = "zero",
         rescale: fourier.Rescale | None = None,
+        axes: int = 2,
     ) -> Iterator[Tensor]:
         """Logits of the original, then of LFC(r) and HFC(r) of each radius, for one batch.
 
@@ -141,7 +142,7 @@ class Subject:
         Args:
             start: number of the batch's first sample.
             images: the batch, see :meth:`batch`.
-            radii, closed, units, rescale: as :func:`hfc_probe.fourier.components`.
+            radii, closed, units, rescale, axes: as :func:`hfc_probe.fourier.components`.
             background: of the HFC: ``"zero"``, or ``"mean"``, the samples' mean by channel.
 
         Raises:
@@ -149,7 +150,7 @@ class Subject:
         """
 
         def view(part: str, radius: float | None) -> Hashable:
-            how = () if radius is None else (radius, closed, units)
+            how = () if radius is None else (radius, closed, units, axes)
             shown = (part, *how, rescale, background if part == "hfc" else None)
             return (self.pixels, id(self.predict), self.batch_size, *shown)
 
@@ -164,7 +165,13 @@ class Subject:
         missing = [r for r in radii if kept["lfc", r] is None or kept["hfc", r] is None]
         added = self.samples.mean if missing and background == "mean" else None
         made = fourier.components(
-            images, missing, closed=closed, units=units, background=added, rescale=rescale
+            images,
+            missing,
+            closed=closed,
+            units=units,
+            background=added,
+            rescale=rescale,
+            axes=axes,
         )
         for name in names:
             logits = kept.pop(name)
@@ -226,7 +233,7 @@ class Subject:
 
     def batch(self, start: int) -> tuple[Tensor, Tensor]:
         """Images and targets of the batch that starts at a sample."""
-        part = slice(start, start + self.batch_size)
+        part = slice(start, start + (self.batch_size if self.samples.sizes is None else 1))
         images = sent(self.samples.pixels(part), self.device)
         return images, sent(self.samples.targets[part], self.device)
 
@@ -367,6 +374,7 @@ def subject_of(
     with isolated(model, without=found.without, writes=found.writes) as inner:
         device = device_of(inner)
         batch_size = batch_size or default_batch_size(samples.image_shape, device.type)
+        batch_size = batch_size if samples.sizes is None else 1
         if ranks is not None:
             share_buffers(ranks, inner)
         subject = Subject(

@@ -235,14 +235,15 @@ def check_settings(measurement: Any, image_shape: tuple[int, int, int], classes:
             every class.
     """
     nyquist = getattr(measurement, "units", "cycles") == "nyquist"
-    height, width = image_shape[1:]
-    largest = math.sqrt(2) if nyquist else math.hypot(height // 2, width // 2)
+    sizes = image_shape[-getattr(measurement, "axes", 2) :]
+    halves = [1.0 if nyquist else size // 2 for size in sizes]
+    largest, size = math.hypot(*halves), "×".join(map(str, sizes))
     for name in ("radii", "perturbation_radii"):
         radii = [r for r in getattr(measurement, name, None) or () if isinstance(r, (int, float))]
         if radii and max(radii) > largest + 1e-9:
             raise InputError(
                 f"{name}: expected at most {largest:.4g}, the largest frequency of "
-                f"{height}×{width} images in {'Nyquist units' if nyquist else 'cycles'}, got "
+                f"{size} images in {'Nyquist units' if nyquist else 'cycles'}, got "
                 f"{max(radii):g}; leave it out"
             )
         if not nyquist and any(0 < r < 1 for r in radii):

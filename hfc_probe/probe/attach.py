@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..core import loggers
-from ..core.measurement import settings_of
+from ..core.measurement import check_shape, settings_of
 from ..core.provenance import images_hash
 from ..data.samples import PixelSpace, Samples, check_pixels
 from ..ground import checks
@@ -108,7 +108,8 @@ def attach(
         if data is None:
             raise InputError("attach: expected data (a validation loader or Samples), got none")
         sets = collect(data, pixels=pixels, limit=limit)
-    shapes = [None if one.samples is None else one.samples.image_shape for one in sets]
+    plain = [one.samples if one.samples and one.samples.is_plain else None for one in sets]
+    shapes = [None if one is None else one.image_shape for one in plain]
     if chosen is None:
         chosen = list(default_measurements(model, shapes[0]).items())
     several = rank_and_world()[1] > 1
@@ -119,7 +120,9 @@ def attach(
             "got fewer; call attach on every rank, not on rank 0 alone"
         )
     for measurement, _ in chosen:
-        for shape in shapes:
+        for one, shape in zip(sets, shapes, strict=True):
+            if one.samples is not None and measurement.needs_data:
+                check_shape(measurement, one.samples)
             measurement.validate(model, shape)
     for one in sets:
         if one.samples is not None:

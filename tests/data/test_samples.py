@@ -298,7 +298,7 @@ def batch(images, targets=None):
         (lambda: Samples.collect([{"foo": 1, "bar": 2}]), "got foo, bar"),
         (
             lambda: Samples.collect([(torch.rand(4, 4), torch.zeros(4))]),
-            r"images \(N, C, H, W\), got \(4, 4\)",
+            r"\(N, C, T, H, W\), got \(4, 4\)",
         ),
         (
             lambda: Samples.collect(batch(torch.rand(4, 3, 4, 4), torch.rand(4, 10))),
@@ -326,7 +326,7 @@ def batch(images, targets=None):
         ),
         (
             lambda: Samples(torch.rand(3, 4, 4), torch.tensor([0])),
-            r"\(N, C, H, W\), got \(3, 4, 4\)",
+            r"\(N, C, T, H, W\), got \(3, 4, 4\)",
         ),
         (lambda: Samples(torch.rand(0, 3, 4, 4), torch.tensor([])), "at least one image"),
         (lambda: Samples(torch.rand(2, 3, 4, 4) + 1, torch.tensor([0, 1])), r"\[0, 1\], got 1"),

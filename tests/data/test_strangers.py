@@ -249,6 +249,79 @@ def test_batches_as_ultralytics_makes_them():
     assert torch.equal(Samples.collect(DataLoader(data, 8)).images, data.photographs)
 
 
+class DaliForm:
+    """The form of DALI's iterator: no length, itself its iterator, ``reset`` at the end alone."""
+
+    def __init__(self, images, labels, pipelines=1):
+        self.images, self.labels, self.pipelines, self.at, self.epochs = (
+            images,
+            labels,
+            pipelines,
+            0,
+            0,
+        )
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self.at >= len(self.images):
+            raise StopIteration
+        batch = []
+        for _ in range(self.pipelines):
+            part = slice(self.at, self.at + 4)
+            batch.append({"data": self.images[part], "label": self.labels[part, None]})
+            self.at += 4
+        return batch
+
+    def reset(self):
+        assert self.at >= len(self.images)
+        self.at, self.epochs = 0, self.epochs + 1
+
+
+@pytest.mark.parametrize("pipelines", [1, 2])
+@pytest.mark.parametrize("limit", [6, None])
+def test_batches_as_dali_makes_them(pipelines, limit):
+    photographs, labels = eight_bit(16), torch.arange(16, dtype=torch.int32) % 4
+    loader = DaliForm(NORMALIZE(photographs.float() / 255), labels, pipelines)
+    for _ in range(2):  # it starts anew after each reading
+        samples = Samples.collect(loader, pixels=IMAGENET, limit=limit)
+        assert torch.equal(samples.images, photographs[:limit])
+        assert torch.equal(samples.targets, labels[:limit].long())
+        assert samples.selection == ("first" if limit else "all")
+    assert (loader.at, loader.epochs) == (0, 2)
+
+
+def test_dalis_own_iterator(tmp_path):
+    pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+    from nvidia.dali import fn, pipeline_def, types
+    from nvidia.dali.plugin.pytorch import DALIClassificationIterator, LastBatchPolicy
+    from PIL import Image
+
+    photographs = eight_bit(8, size=16)
+    for k, one in enumerate(photographs):
+        (tmp_path / str(k % 2)).mkdir(exist_ok=True)
+        Image.fromarray(one.permute(1, 2, 0).numpy()).save(tmp_path / str(k % 2) / f"{k}.png")
+
+    @pipeline_def(batch_size=3, num_threads=1, device_id=None)
+    def pipeline():
+        files, labels = fn.readers.file(file_root=str(tmp_path), name="reader", pad_last_batch=True)
+        images = fn.decoders.image(files, device="cpu", output_type=types.RGB)
+        statistics = {name: [255 * v for v in getattr(IMAGENET, name)] for name in ("mean", "std")}
+        images = fn.crop_mirror_normalize(images, output_layout="CHW", **statistics)
+        return images, labels
+
+    loader = DALIClassificationIterator(
+        pipeline(), reader_name="reader", last_batch_policy=LastBatchPolicy.PARTIAL
+    )
+    order = [*range(0, 8, 2), *range(1, 8, 2)]  # by class, as the reader goes through folders
+    for limit in (5, None):
+        samples = Samples.collect(loader, pixels=IMAGENET, limit=limit)
+        assert torch.equal(samples.images, photographs[order][:limit])
+        assert samples.targets.tolist() == [0, 0, 0, 0, 1, 1, 1, 1][:limit]
+    assert sum(len(batch[0]["label"]) for batch in loader) == 8
+
+
 def test_what_to_pass_can_be_copied_from_the_message():
     loader = [(NORMALIZE(torch.rand(16, 3, 8, 8)), torch.zeros(16).long())]
     with pytest.raises(InputError, match=r"pass pixels=hfc_probe\.PixelSpace\.imagenet\(\)"):

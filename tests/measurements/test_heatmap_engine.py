@@ -181,6 +181,34 @@ def test_a_score_that_is_a_loss_works_for_models_that_are_no_classifiers():
         FourierHeatmap(norm=2.0, precision=0.3, score=squared_error).measure(model, samples)
 
 
+def test_named_scores_are_those_of_image_score():
+    model, samples = linear(), some()
+    plain = FourierHeatmap(norm=1.0).measure(model, samples)
+    for score in ("accuracy", lambda outputs, targets: outputs.argmax(1) == targets):
+        found = FourierHeatmap(norm=1.0, score=score).measure(model, samples)
+        np.testing.assert_array_equal(found.arrays()["error"], plain.arrays()["error"])
+    sampled = FourierHeatmap(norm=1.0, score="accuracy", radial=True).measure(model, samples)
+    assert sampled.estimator == "rings"
+
+
+def test_a_loss_against_targets_or_the_clean_output_has_no_interval_below_0():
+    torch.manual_seed(0)
+    images = torch.rand(3, 1, 6, 6) / 2 + 0.25
+    samples, model = Samples(images, torch.arange(3)), nn.Conv2d(1, 1, 1)
+    for targets in ("clean", model(images).detach()):
+        settings = FourierHeatmap(norm=0.5, score="absolute_error", targets=targets)
+        found = settings.measure(model, samples)
+        # The noise of one direction, through a model that is linear in each pixel.
+        i, j = 0, 2
+        wave = 0.5 * float(model.weight.detach().abs()) * fourier.basis(i, j, 6, 6)
+        assert found.error[3 + i, 3 + j] == pytest.approx(float(wave.abs().mean()), rel=1e-4)
+        assert found.clean_loss == pytest.approx(0, abs=1e-6)
+        assert (found.lower >= 0).all()
+        assert found.settings["score"] == "absolute_error"
+    with pytest.raises(InputError, match=r"score: expected .*accuracy.* got 'set_iou'"):
+        FourierHeatmap(score="set_iou")
+
+
 def test_a_score_of_the_wrong_shape_is_told_in_a_sentence():
     with pytest.raises(InputError, match=r"shape \(2,\), got \(\)"):
         FourierHeatmap(score=lambda m, x, t: m(x).sum()).measure(linear(), some())

@@ -45,6 +45,7 @@ _UNLIKE = 0.8
 _ALL = 1.25
 # Settings that say what is spent, and not on what.
 _EFFORT = ("precision", "forwards", "seconds", "radial", "autocast", "channels_last")
+_NOT_DESCRIBED = ("checkpoint", "watch", "targets")
 # Images of each cell that was not smooth in the last map.
 _ALONE = 48
 # Images of a later map, as a share of all, for the cells that may not be smooth.
@@ -110,9 +111,11 @@ class Run:
         score = self.settings.score
         own = settings_of(self.settings) | {
             "norm": self.norm,
-            "score": None if score is None else getattr(score, "__name__", type(score).__name__),
+            "score": score
+            if score is None or isinstance(score, str)
+            else getattr(score, "__name__", type(score).__name__),
         }
-        return {name: value for name, value in own.items() if name not in ("checkpoint", "watch")}
+        return {name: value for name, value in own.items() if name not in _NOT_DESCRIBED}
 
     def remember(self, last: Any, samples: Samples) -> None:
         """Start from an earlier result of these samples, if it is of them under this noise.
@@ -256,6 +259,8 @@ class Run:
         layout = self.grid.layout
         flagged = np.zeros(self.cells, bool) if unsafe is None else unsafe
         clean_wrong, clean_loss = self.clean.wrong.cpu().numpy(), self.clean.loss.cpu().numpy()
+        if quantity == "score" and (clean_loss >= 0).all() and not (error < 0).any():
+            lower = np.maximum(lower, 0)  # of a loss
         return FourierHeatmapResult(
             settings=settings,
             samples=self.count,

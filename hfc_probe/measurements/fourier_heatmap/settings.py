@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from torch import nn
+from torch import Tensor, nn
 
 from ...core.measurement import Measurement
 from ...ground import checks
 from ...ground.errors import InputError
 from ...model.subject import Subject
+from ..scores import IMAGE_SCORES, adapted, takes_model
+from ..scores import Score as ImageScorer
 from . import sequential
 from .engine import TWICE, Engine, Score, direction_signs
 from .grid import Grid
@@ -67,11 +69,11 @@ class FourierHeatmap(Measurement):
             else at a hundredth of the exhaustive one.
         topk: a prediction is an error when the target is not among the k largest logits;
             of several k the first is the one that figures, intervals and estimators use.
-        score: ``score(model, inputs, targets) -> (n,)``, in place of top-k errors, for
-            detectors, segmenters and others: a bool per image, True if right, or a
-            number, a loss. ``inputs`` are the model's input. If targets are no class
-            indices, give the samples their own numbers as targets and look things up by
-            them. A loss is measured exhaustively or by the model (``forwards``, ``seconds``).
+        score: in place of top-k errors, for other tasks: ``score(outputs, targets) -> (n,)`` or
+            a name, both as for :class:`ImageScore`, or ``score(model, inputs, targets) -> (n,)``,
+            which calls the model itself. A bool per image, True if right, or a number, a loss,
+            which is measured exhaustively or by the model (``forwards``, ``seconds``).
+        targets: of the score, as for :class:`ImageScore`.
         autocast: run the model in bfloat16 if autocast allows. Changes predictions a little.
         channels_last: hand over images in that memory format. May change predictions a little.
         checkpoint: a file in which an interrupted map is kept, to be continued by the next
@@ -99,12 +101,13 @@ class FourierHeatmap(Measurement):
     stride: int = 1
     radial: bool = False
     topk: int | tuple[int, ...] = 1
-    score: Score | None = None
+    score: Score | ImageScorer | str | None = None
     autocast: bool = False
     channels_last: bool = False
     checkpoint: str | os.PathLike[str] | None = None
     watch: Callable[[FourierHeatmapResult], None] | None = field(default=None, repr=False)
     seed: int = 0
+    targets: Tensor | str | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -127,8 +130,10 @@ class FourierHeatmap(Measurement):
             )
         if self.radial and self.seconds is not None:
             raise InputError("radial: expected precision= or forwards= with it, got seconds=")
-        if self.score is not None:
-            form = "score(model, inputs, targets) -> one number per image"
+        if isinstance(self.score, str):
+            checks.choice("score", self.score, IMAGE_SCORES)
+        elif self.score is not None:
+            form = "score(outputs, targets) or (model, inputs, targets) -> one number per image"
             checks.function("score", self.score, form)
         if self.watch is not None:
             checks.function("watch", self.watch, "a function of the result so far")
@@ -215,6 +220,9 @@ class FourierHeatmap(Measurement):
         norm = default_norm(height, width) if self.norm is None else float(self.norm)
         assert isinstance(self.topk, tuple)
         self._check_effort(len(samples), len(grid.directions))
+        score = self.score
+        if score is not None and not takes_model(score):
+            score, samples = adapted(score, self.targets, subject, samples)
         engine = Engine(
             subject,
             samples,
@@ -222,7 +230,7 @@ class FourierHeatmap(Measurement):
             norm=norm,
             seed=self.seed,
             topk=self.topk,
-            score=self.score,
+            score=score,  # type: ignore[arg-type]  # by now in the engine's form
             autocast=self.autocast,
             channels_last=self.channels_last,
         )

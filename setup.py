@@ -79,6 +79,7 @@ setup(
         "jinja2>=3.1",
         "matplotlib>=3.8",
         "numpy>=1.26",
+        "pyyaml>=6.0.1",
         "safetensors>=0.4",
         "scipy>=1.11",
         "tabulate>=0.9",

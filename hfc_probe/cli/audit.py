@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,9 @@ from typing import Any
 import click
 
 from ..ground.errors import InputError
+from .command import ConfigurableCommand, is_helper, save_config, shows_progress
 from .common import (
     check_writable,
-    clear_errors,
-    is_helper,
     log_option,
     log_results,
     open_loggers,
@@ -37,7 +37,7 @@ _REMOVED = {
 }
 
 
-class _Audit(click.Command):
+class _Audit(ConfigurableCommand):
     """The command, which knows what options of earlier versions are called now."""
 
     def parse_args(self, context: click.Context, arguments: list[str]) -> list[str]:
@@ -60,8 +60,8 @@ class _Audit(click.Command):
     "spec",
     required=True,
     metavar="MODEL",
-    help="torchvision:NAME, timm:NAME, hf:NAME_OR_DIR, path/to/file.py:callable (the file is run), "
-    "or a model file: .onnx, .pt2 (torch.export), .pt (TorchScript).",
+    help="torchvision:NAME, timm:NAME, hf:NAME_OR_DIR, path/to/file.py:callable (the file is run; "
+    ",argument=value is passed on), or a model file: .onnx, .pt2 (torch.export) or TorchScript.",
 )
 @click.option(
     "--weights",
@@ -107,6 +107,7 @@ class _Audit(click.Command):
     "extra",
     multiple=True,
     is_eager=True,  # `--measure help` needs no model
+    shell_complete=lambda _context, _parameter, begun: _measurements(begun),
     callback=lambda _context, _parameter, value: _help_on_measurements(value),
     metavar="NAME[:SETTING=VALUE,…]",
     help="A further measurement, such as fourier_heatmap:samples=64,crop=31 or "
@@ -130,7 +131,6 @@ class _Audit(click.Command):
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Output directory.")
 @log_option
-@clear_errors
 def audit(
     spec: str,
     weights: str | None,
@@ -154,7 +154,7 @@ def audit(
     seed: int,
     out: Path,
     logs: tuple[str, ...],
-) -> None:
+) -> dict[str, Any] | None:
     """Measure a trained classifier, without writing code.
 
     Under torchrun (torchrun --nproc-per-node N -m hfc_probe audit …) the images are shared
@@ -164,7 +164,7 @@ def audit(
     from ..ranks import own_device, process_group, rank_and_world
     from .class_names import own_class_names, read_class_names
     from .data import data_kind, load_samples
-    from .models import load_model, signs_of_no_training
+    from .models import FileSpec, load_model, signs_of_no_training
     from .preprocessing import preprocessing
 
     folder = data_kind(data)[0] == "folder"
@@ -233,6 +233,7 @@ def audit(
     chosen = [m for m in chosen if _possible(m, model, samples, optional=optional)]
     results = []
     if not is_helper():
+        save_config(out)
         for line in said_first(samples):
             click.echo(line)
     with process_group():
@@ -242,10 +243,13 @@ def audit(
                 save_result(result, out)
             results.append(result)
         if not leads:
-            return
+            return None
     log_results(results, out, loggers)
-    name, place = spec.rpartition("/")[2], Path(data.partition(":")[2]).name
-    show_results(results, samples, out, f"{name} on {len(samples)} images of {place}", save=False)
+    own = FileSpec.read(spec)
+    name = own.name if own is not None else spec.rpartition("/")[2]
+    place = Path(data.partition(":")[2]).name
+    title = f"{name} on {len(samples)} images of {place}"
+    return show_results(results, samples, out, title, save=False)
 
 
 def _measured(
@@ -263,7 +267,7 @@ def _measured(
             samples,
             pixels=pixels,
             batch_size=batch_size,
-            progress=True,
+            progress=shows_progress(),
             ranks=ranks,
             shared=shared,
         )
@@ -296,6 +300,13 @@ def _help_on_measurements(extra: tuple[str, ...]) -> tuple[str, ...]:
         click.echo(listing())
         raise SystemExit(0)
     return extra
+
+
+def _measurements(begun: str) -> list[str]:
+    """Names for a shell's completion, read from a text: nobody waits for PyTorch at a Tab."""
+    listed = (Path(__file__).parents[1] / "measurements" / "__init__.py").read_text("utf-8")
+    names = [*re.findall(r"^from \.(\w+)[\w.]* import \*", listed, re.MULTILINE), "help"]
+    return [name for name in names if name.startswith(begun)]
 
 
 def _add(chosen: list[Any], extra: tuple[str, ...], defaults: Mapping[str, Any]) -> set[str]:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from .common import clear_errors
+from .command import Command
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("run_a", type=click.Path(path_type=Path))
 @click.argument("run_b", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="[default: RUN_B/report.html]")
-@clear_errors
-def report(run_a: Path, run_b: Path, out: Path | None) -> None:
+def report(run_a: Path, run_b: Path, out: Path | None) -> dict[str, Any]:
     """Compare two runs (directories that audit or demo wrote) on one self-contained page."""
     from ..ground.files import write_atomically
     from .comparison import compare
@@ -35,3 +35,4 @@ def report(run_a: Path, run_b: Path, out: Path | None) -> None:
     for note in found.notes:
         click.echo(note)
     click.echo(f"{found.count()} The page: {out}")
+    return found.plain() | {"out": str(out)}

@@ -13,6 +13,7 @@ extras = {
     "attribution": ["captum>=0.7"],
     # The tab draws by itself: to look at logs, this is all it needs.
     "dashboard": ["tensorboard>=2.21,<3"],
+    "datasets": ["datasets>=2.19"],
     "detection": ["pycocotools>=2.0.7"],
     "docs": ["furo>=2024.8.6", "myst-parser>=4", "sphinx>=8.1"],
     # What detectron2 itself needs; it is not on PyPI, see its installation page.
@@ -30,6 +31,7 @@ extras = {
     "ignite": ["pytorch-ignite>=0.5"],
     "lightning": ["lightning>=2.4"],
     "onnx": ["onnxruntime>=1.17"],
+    "parquet": ["pyarrow>=14"],
     "timm": ["timm>=1.0"],
     "transformers": ["accelerate>=1.0", "transformers>=4.45"],
     "test": [
@@ -50,7 +52,7 @@ extras = {
     ],
 }
 # detectron2 itself cannot be had from PyPI, so "all" leaves its needs out.
-others = ("detectron2", "docs", "test")
+others = ("datasets", "detectron2", "docs", "parquet", "test")
 extras["all"] = sorted({n for name in extras if name not in others for n in extras[name]})
 
 version: dict[str, str] = {}

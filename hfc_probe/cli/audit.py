@@ -72,14 +72,16 @@ class _Audit(ConfigurableCommand):
     "--data",
     required=True,
     metavar="DATA",
-    help="npz:FILE (arrays images and labels), folder:DIR (one folder per class) or cifar10:DIR.",
+    help="npz:FILE (arrays images and labels), folder:DIR (one folder per class), cifar10:DIR, "
+    "csv:FILE (paths and labels), parquet:FILE, hf:DIR (Hugging Face, save_to_disk) or tar:FILE "
+    "(WebDataset); ,image=COLUMN,label=COLUMN name columns, ,split=NAME a part of hf:.",
 )
 @click.option(
     "--class-names",
     metavar="FILE",
-    help="Names of the model's classes in their order, one a line or JSON, by which a folder's "
-    "class is found; numbers, if folders are named by their index; or sorted. [default: the "
-    "model's own names, or the sorted folders if they are as many as its classes]",
+    help="Names of the model's classes in their order, one a line or JSON, by which the class of a "
+    "folder or label is found; numbers, if folders are named by their index; or sorted. [default: "
+    "the model's own names, or the sorted folders if they are as many as its classes]",
 )
 @click.option("--skip-broken", is_flag=True, help="Skip images that cannot be read.")
 @click.option("--normalize", type=click.Choice(["imagenet", "cifar10", "none"]))
@@ -118,7 +120,7 @@ class _Audit(ConfigurableCommand):
 @click.option(
     "--size",
     type=click.IntRange(min=2),
-    help="Side of a folder's images: larger ones are resized to SIZE / 0.875 and cropped. "
+    help="Side of the images: larger ones are resized to SIZE / 0.875 and cropped. "
     "[default: the images' own, if it is one for all; else the published model's, or 224]",
 )
 @click.option(
@@ -167,8 +169,8 @@ def audit(
     from .models import FileSpec, load_model, signs_of_no_training
     from .preprocessing import preprocessing
 
-    folder = data_kind(data)[0] == "folder"
-    refuse_idle("with --data folder:DIR", folder, "size", "class_names", "skip_broken")
+    files = data_kind(data)[0] not in ("npz", "cifar10")
+    refuse_idle("with image files in --data", files, "size", "class_names", "skip_broken")
     # Accuracy first: it finds what is wrong with labels or model before anything is written.
     chosen: list[Measurement] = [
         FrequencyAccuracy(

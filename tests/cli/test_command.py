@@ -93,7 +93,7 @@ def test_a_config_of_ones_own_has_lists_and_underscores(here):
         ("radii: {a: 4}", "expected a value or a list for radii, got {'a': 4}"),
         ("radii: [", "a YAML file, got own.yaml (which cannot be read as YAML)"),
         (None, "a YAML file, got own.yaml (No such file or directory)"),
-        ("size: 3", "--size: expected with --data folder:DIR only"),
+        ("size: 3", "--size: expected with image files in --data only"),
     ],
 )
 def test_a_mistake_in_a_config_is_one_sentence(here, text, sentence):

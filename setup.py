@@ -31,11 +31,13 @@ extras = {
     "ignite": ["pytorch-ignite>=0.5"],
     "lightning": ["lightning>=2.4"],
     "onnx": ["onnxruntime>=1.17"],
+    "papers": ["scipy>=1.11"],
     "parquet": ["pyarrow>=14"],
     "timm": ["timm>=1.0"],
     "transformers": ["accelerate>=1.0", "transformers>=4.45"],
     "test": [
         "foolbox>=3.3",
+        "scipy>=1.11",  # an independent reference
         "hypothesis>=6.100",
         "mypy>=1.15",
         "onnx>=1.16",  # makes a model file for a test; 9 MB
@@ -52,7 +54,7 @@ extras = {
     ],
 }
 # detectron2 itself cannot be had from PyPI, so "all" leaves its needs out.
-others = ("datasets", "detectron2", "docs", "parquet", "test")
+others = ("datasets", "detectron2", "docs", "papers", "parquet", "test")
 extras["all"] = sorted({n for name in extras if name not in others for n in extras[name]})
 
 version: dict[str, str] = {}
@@ -72,7 +74,7 @@ setup(
     packages=find_packages(include=["hfc_probe", "hfc_probe.*"]) + plugins,
     package_dir={name: "plugins/" + name.replace(".", "/") for name in plugins},
     package_data={
-        "hfc_probe": ["py.typed", "cli/*.j2"],
+        "hfc_probe": ["py.typed", "cli/*.j2", "cli/*.csv"],
         **{name: ["py.typed"] for name in plugins},
         "tensorboard_plugin_hfc": ["py.typed", "static/*", "static/*/*"],
     },
@@ -83,7 +85,6 @@ setup(
         "numpy>=1.26",
         "pyyaml>=6.0.1",
         "safetensors>=0.4",
-        "scipy>=1.11",
         "tabulate>=0.9",
         "tensorboard>=2.21,<3",
         "torch>=2.4",

@@ -25,6 +25,7 @@ from .common import (
     save_result,
     show_results,
 )
+from .reference import reference_option, say_place
 
 # Settings of the heatmap that had options of their own.
 _REMOVED = {
@@ -133,6 +134,7 @@ class _Audit(ConfigurableCommand):
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Output directory.")
 @log_option
+@reference_option
 def audit(
     spec: str,
     weights: str | None,
@@ -156,6 +158,7 @@ def audit(
     seed: int,
     out: Path,
     logs: tuple[str, ...],
+    reference: Path | None,
 ) -> dict[str, Any] | None:
     """Measure a trained classifier, without writing code.
 
@@ -164,10 +167,9 @@ def audit(
     """
     from ..measurements import FrequencyAccuracy, KernelSpectra, Measurement
     from ..ranks import own_device, process_group, rank_and_world
-    from .class_names import own_class_names, read_class_names
-    from .data import data_kind, load_samples
-    from .models import FileSpec, load_model, signs_of_no_training
-    from .preprocessing import preprocessing
+    from .class_names import read_class_names
+    from .data import data_kind
+    from .models import FileSpec
 
     files = data_kind(data)[0] not in ("npz", "cifar10")
     refuse_idle("with image files in --data", files, "size", "class_names", "skip_broken")
@@ -198,36 +200,17 @@ def audit(
     pixels = _pixels(normalize, mean, std)
     check_writable(out)
     loggers = open_loggers(logs)
-    model = load_model(spec, weights, classes)
-    source = "as given on the command line"
-    how = preprocessing(spec, model)
-    if pixels is None:
-        pixels = how.pixels
-        source = f"as {spec.partition(':')[0]} publishes the model"
-    if pixels is None:
-        raise InputError(
-            "--normalize: expected imagenet, cifar10 or none (or --mean and --std) for a model of "
-            "your own, got none of them; a wrong normalisation gives wrong numbers"
-        )
-    doubts = signs_of_no_training(spec, weights, model)
-    samples, logits = load_samples(
-        data,
-        model.to(target),
+    model, samples, pixels = prepared(
+        *(spec, weights, data),
+        target,
+        classes=classes,
         pixels=pixels,
+        topk=topk,
         size=size,
-        how=how,
         class_names=names,
-        own_names=lambda logits: own_class_names(spec, model, logits),
         limit=limit,
         seed=seed,
         skip_broken=skip_broken,
-    )
-    if topk >= logits:
-        raise InputError(f"--topk: expected fewer than the model's {logits} logits, got {topk}")
-    samples = dataclasses.replace(
-        samples,
-        caveats=(*doubts, *samples.caveats),
-        provenance={**samples.provenance, "normalization": source},
     )
     if max(samples.image_shape[1:]) > 64 and not any("crop=" in text for text in extra):
         chosen = [_cropped(measurement) for measurement in chosen]
@@ -251,7 +234,65 @@ def audit(
     name = own.name if own is not None else spec.rpartition("/")[2]
     place = Path(data.partition(":")[2]).name
     title = f"{name} on {len(samples)} images of {place}"
-    return show_results(results, samples, out, title, save=False)
+    found = show_results(results, samples, out, title, save=False)
+    for content in found["results"].values():
+        say_place(content, reference)
+    return found
+
+
+def prepared(
+    spec: str,
+    weights: str | None,
+    data: str,
+    device: Any,
+    *,
+    classes: int | None = None,
+    pixels: Any = None,
+    normalize: str | None = None,
+    topk: int = 1,
+    **options: Any,
+) -> tuple[Any, Any, Any]:
+    """The model, the images with what is to be said of both, and the normalisation.
+
+    Args:
+        pixels, normalize: the normalisation, or its name; None: the published model's.
+        options: of :func:`hfc_probe.cli.data.load_samples`.
+    """
+    from .class_names import own_class_names
+    from .data import load_samples
+    from .models import load_model, signs_of_no_training
+    from .preprocessing import preprocessing
+
+    model = load_model(spec, weights, classes)
+    source = "as given on the command line"
+    how = preprocessing(spec, model)
+    if pixels is None:
+        pixels = _pixels(normalize, None, None)
+    if pixels is None:
+        pixels = how.pixels
+        source = f"as {spec.partition(':')[0]} publishes the model"
+    if pixels is None:
+        raise InputError(
+            "--normalize: expected imagenet, cifar10 or none (or --mean and --std) for a model of "
+            "your own, got none of them; a wrong normalisation gives wrong numbers"
+        )
+    doubts = signs_of_no_training(spec, weights, model)
+    samples, logits = load_samples(
+        data,
+        model.to(device),
+        pixels=pixels,
+        how=how,
+        own_names=lambda logits: own_class_names(spec, model, logits),
+        **options,
+    )
+    if topk >= logits:
+        raise InputError(f"--topk: expected fewer than the model's {logits} logits, got {topk}")
+    samples = dataclasses.replace(
+        samples,
+        caveats=(*doubts, *samples.caveats),
+        provenance={**samples.provenance, "normalization": source},
+    )
+    return model, samples, pixels
 
 
 def _measured(

@@ -9,6 +9,7 @@ from ..version import __version__
 from .audit import audit
 from .demo import demo
 from .detect import detect
+from .reference import reference
 from .report import report
 
 
@@ -35,5 +36,5 @@ def _print_completion(context: click.Context, shell: str | None) -> None:
     context.exit()
 
 
-for command in (demo, audit, detect, report):
+for command in (demo, audit, detect, report, reference):
     main.add_command(command)

@@ -8,13 +8,15 @@ from typing import Any
 import click
 
 from .command import Command
+from .reference import reference_option, say_place
 
 
 @click.command(cls=Command)
 @click.argument("run_a", type=click.Path(path_type=Path))
 @click.argument("run_b", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="[default: RUN_B/report.html]")
-def report(run_a: Path, run_b: Path, out: Path | None) -> dict[str, Any]:
+@reference_option
+def report(run_a: Path, run_b: Path, out: Path | None, reference: Path | None) -> dict[str, Any]:
     """Compare two runs (directories that audit or demo wrote) on one self-contained page."""
     from ..ground.files import write_atomically
     from .comparison import compare
@@ -34,5 +36,8 @@ def report(run_a: Path, run_b: Path, out: Path | None) -> dict[str, Any]:
         click.echo(change.sentence(found.a.name, found.b.name))
     for note in found.notes:
         click.echo(note)
+    for run in (found.a, found.b):
+        for content in run.results.values():
+            say_place(content, reference, run.name)
     click.echo(f"{found.count()} The page: {out}")
     return found.plain() | {"out": str(out)}

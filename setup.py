@@ -15,7 +15,7 @@ extras = {
     "dashboard": ["tensorboard>=2.21,<3"],
     "datasets": ["datasets>=2.19"],
     "detection": ["pycocotools>=2.0.7"],
-    "docs": ["furo>=2024.8.6", "myst-parser>=4", "sphinx>=8.1"],
+    "docs": ["furo>=2024.8.6", "ipykernel>=6", "myst-nb>=1.2", "sphinx>=8.1"],
     # What detectron2 itself needs; it is not on PyPI, see its installation page.
     "detectron2": [
         "cloudpickle",

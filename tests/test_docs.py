@@ -109,6 +109,8 @@ def given(heading):
         )  # fmt: skip
         names["hf_model"] = transformers.ViTForImageClassification(config)
         names["train_dataset"] = names["eval_dataset"] = Items(images, labels)
+    if heading == "MMEngine":
+        names["mm_model"] = mm_model(model)
     if heading == "Lightning":
         names["lightning_module"] = lightning_module(model)
     if heading == "Audit a detector":
@@ -120,6 +122,23 @@ def given(heading):
             outputs[0][0], height, width, [1] * 80
         )
     return names
+
+
+def mm_model(model):
+    mmengine = pytest.importorskip("mmengine.model", reason="mmengine is not installed")
+
+    class Classifier(mmengine.BaseModel):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, inputs, labels=None, mode="tensor"):
+            logits = self.model(inputs)
+            if mode == "loss":
+                return {"loss": torch.nn.functional.cross_entropy(logits, labels)}
+            return logits
+
+    return Classifier()
 
 
 def lightning_module(model):
@@ -272,6 +291,8 @@ IN_TAG = [
     (r"(?<=^hfc_)0(?=/)", "<layer>"),
     (r"(?<=^hfc_generated_corruption/)(?!clean_|mean_).*", "<corruption>"),
     (r"(?<=^hfc_detection/)AP\w*", "<AP>"),
+    (r"(?<=^hfc_detection/)AR\d+", "<AR>"),
+    (r"(?<=^hfc_detection_heatmap/)AP", "<score>"),
     (r"(?<=^hfc_detection/)(images|objects)_(gain|drop)", "<what>_<change>"),
     (r"(?<=^hfc_cost/seconds/).*", "<measurement>"),
 ]
@@ -284,6 +305,9 @@ IN_TEXT = [
     (r"(?<=kernels of )0", "the layer"),
     (r"(?<=error under ).*", "the corruption"),
     (r"^AP\w* (?=on )", "AP "),
+    (r"^AR\d+ (?=on )", "average recall "),
+    (r"(?<=t )AP(?= lost)|(?<=n )AP(?= of single| lost)", "<score>"),
+    (r"(?<=RMS )[\d.]+", "v"),
     (r"^(images|objects) that (gain|lose)", "images or objects that gain or lose"),
     (r" \(0\.05\)$", ""),
 ]
@@ -309,8 +333,15 @@ def logged(tmp_path_factory):
     results.append(score.measure(model, samples))
     audit = hfc_probe.detection.DetectionAudit(radii=(12,), bootstrap=0)
     results.append(audit.measure(OneBox(BLOB), PlantedShapes(2, 0)))
+    shapes = PlantedShapes(2, 0)
+    boxes, labels = (
+        torch.cat([t[k] for t in shapes.targets.values()]) for k in ("boxes", "labels")
+    )
+    answer = [(boxes, torch.full((len(labels),), 0.9), labels)]  # those of both images
+    heatmap = hfc_probe.detection.DetectionHeatmap(crop=1)
+    results.append(heatmap.measure(lambda images: answer, shapes))
     with SummaryWriter(str(folder)) as writer:
-        for result in results[-2:]:
+        for result in results[-3:]:
             result.log(writer, 0, figure=True)
     labels = {tag: one.text for result in results for tag, one in result.labels().items()}
     kinds = {"scalars": "scalar", "images": "picture", "histograms": "histogram"}

@@ -29,8 +29,8 @@ GROUP = "hfc_probe.detection"
     "--model",
     "spec",
     metavar="MODEL",
-    help="torchvision:NAME, hf:NAME_OR_DIR, onnx:FILE,decode=path/to/file.py:function, "
-    "or path/to/file.py:callable (the file is run).",
+    help="torchvision:NAME, hf:NAME_OR_DIR, ultralytics:FILE_OR_NAME, "
+    "onnx:FILE,decode=path/to/file.py:function, or path/to/file.py:callable (the file is run).",
 )
 @click.option(
     "--detectron2-config",
@@ -43,7 +43,11 @@ GROUP = "hfc_probe.detection"
     help="A checkpoint, or DEFAULT for torchvision's published weights (downloaded).",
 )
 @click.option("--images", metavar="DIR", help="Folder of the images.")
-@click.option("--annotations", metavar="FILE", help="Their COCO JSON.")
+@click.option(
+    "--annotations",
+    metavar="FILE_OR_DIR",
+    help="Their COCO JSON, YOLO's data.yaml, or a folder of Pascal VOC or FiftyOne.",
+)
 @click.option(
     "--dataset",
     metavar="NAME",
@@ -60,7 +64,7 @@ GROUP = "hfc_probe.detection"
     default="128",
     show_default=True,
     metavar="R,R,…",
-    help="Cut-offs, by default in cycles per image.",
+    help="Cut-offs, by default in cycles per image, or auto: 12, placed where AP changes.",
 )
 @click.option(
     "--units",
@@ -90,14 +94,19 @@ GROUP = "hfc_probe.detection"
     show_default=True,
     help="Filter the original image, or (detectron2) the model's resized input.",
 )
+@click.option(
+    "--iou-type",
+    type=click.Choice(["bbox", "segm", "keypoints"]),
+    default="bbox",
+    show_default=True,
+    help="Compare boxes, instance masks or keypoints, in COCO's words.",
+)
 @click.option("--limit", type=click.IntRange(min=1), help="Maximum number of images.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option(
     "--max-dets",
     type=click.IntRange(min=1),
-    default=100,
-    show_default=True,
-    help="Detections per image and class that count.",
+    help="Detections per image and class that count. [default: 100; for keypoints 20]",
 )
 @click.option(
     "--margin",
@@ -119,6 +128,22 @@ GROUP = "hfc_probe.detection"
     default=1000,
     show_default=True,
     help="Replicates for the intervals.",
+)
+@click.option(
+    "--control/--no-control",
+    default=True,
+    help="Count gains on images without frequencies that nobody sees, too.  [default: control]",
+)
+@click.option(
+    "--heatmap",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Also measure what Fourier noise costs in AP, on N by N frequencies around DC.",
+)
+@click.option(
+    "--forwards",
+    type=click.IntRange(min=1),
+    help="With --heatmap: images shown for it. [default: every image under every noise]",
 )
 @click.option("--skip-broken", is_flag=True, help="Skip images that cannot be read.")
 @click.option(
@@ -153,12 +178,16 @@ def detect(
     hfc_background: Any,
     rescale: str,
     at: Any,
+    iou_type: Any,
     limit: int | None,
     batch_size: int,
-    max_dets: int,
+    max_dets: int | None,
     margin: float,
     floor: float,
     bootstrap: int,
+    control: bool,
+    heatmap: int | None,
+    forwards: int | None,
     skip_broken: bool,
     ignore_unknown: bool,
     classes: int | None,
@@ -172,7 +201,12 @@ def detect(
     Under torchrun (torchrun --nproc-per-node N -m hfc_probe detect …) the images are shared
     among the processes.
     """
-    from ..detection import CocoImages, DetectionAudit
+    from ..detection import (
+        CocoImages,
+        DetectionAudit,
+        DetectionHeatmap,
+        DetectionHeatmapResult,
+    )
     from ..ranks import own_device, process_group, rank_and_world
 
     if (spec is None) == (detectron2_config is None):
@@ -181,21 +215,33 @@ def detect(
             f"{'both' if spec is not None else 'neither'}"
         )
     audit = DetectionAudit(
-        radii=parse_radii(radii, units) or (),
+        radii="auto" if radii == "auto" else parse_radii(radii, units) or (),
         units=units,
         hfc_background=hfc_background,
         rescale="max" if rescale == "max" else None,
         at=at,
+        iou_type=iou_type,
         max_dets=max_dets,
         margin=margin,
         floor=floor,
         bootstrap=bootstrap,
         ignore_unknown=ignore_unknown,
         seed=seed,
+        control=control,
     )
     if (images is None) != (annotations is None):
         raise InputError("--images: expected together with --annotations, got one of the two")
-    refuse_idle("with --model", spec is not None, "classes")
+    refuse_idle("with --model", spec is not None, "classes", "heatmap")
+    refuse_idle("with --heatmap", heatmap is not None, "forwards")
+    wanted = None
+    if heatmap is not None:
+        wanted = DetectionHeatmap(
+            crop=heatmap,
+            forwards=forwards,
+            max_dets=max_dets,
+            ignore_unknown=ignore_unknown,
+            seed=seed,
+        )
     check_writable(out)
     loggers = open_loggers(logs)
     common: dict[str, Any] = {
@@ -205,6 +251,7 @@ def detect(
         "skip_broken": skip_broken,
         "progress": shows_progress(),
     }
+    maps: list[DetectionHeatmapResult] = []
     with process_group():
         target = pick_device(own_device(device))
         if detectron2_config is not None:
@@ -246,21 +293,27 @@ def detect(
                 for doubt in doubts:
                     click.echo(f"Caution: {doubt}")
             result = audit.measure(detector, data, device=target, identity=identity, **common)
+            if wanted is not None:
+                del common["resume"]
+                maps = [wanted.measure(detector, data, device=target, **common)]
         if rank_and_world()[0] != 0:
             return None
         files = result.save_all(out)
-        log_results([result], out, loggers)
+        for found in maps:
+            files += found.save_all(out)
+        log_results([result, *maps], out, loggers)
         save_config(out)
-    click.echo(f"\n{result}\n\nIn {out}: {', '.join(sorted(file.name for file in files))}")
+    said = "\n\n".join(map(str, [result, *maps]))
+    click.echo(f"\n{said}\n\nIn {out}: {', '.join(sorted(file.name for file in files))}")
     where_to_look(out)
-    return as_json([result], out)
+    return as_json([result, *maps], out)
 
 
 def _try(detector: Any, data: Any, device: Any) -> None:
     """Give a detector one image, so that what is no detector ends with a sentence."""
     from torch import nn
 
-    from ..detection.audit import _undisturbed
+    from ..detection.audit import undisturbed
     from ..detection.coco import detections_from
     from ..detection.pictures import BrokenImageError
 
@@ -269,7 +322,7 @@ def _try(detector: Any, data: Any, device: Any) -> None:
     except BrokenImageError:
         return  # said, or skipped, when its turn comes
     hint = "a classifier is measured by hfc-probe audit"
-    with _undisturbed(detector, detector if isinstance(detector, nn.Module) else None) as run:
+    with undisturbed(detector, detector if isinstance(detector, nn.Module) else None) as run:
         try:
             output = run([image])
         except Exception as error:  # whatever a stranger's model raises

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         from_results,
         to_results,
     )
+    from .heatmap import DetectionHeatmap, DetectionHeatmapResult
     from .pictures import BrokenImageError
     from .result import Changes, DetectionAuditResult
 
@@ -32,6 +33,8 @@ __all__ = [
     "DetectionAudit",
     "DetectionAuditResult",
     "DetectionDataset",
+    "DetectionHeatmap",
+    "DetectionHeatmapResult",
     "Detections",
     "GroundTruth",
     "detections_from",
@@ -48,6 +51,8 @@ if not TYPE_CHECKING:
             "Changes": "result",
             "DetectionAudit": "audit",
             "DetectionAuditResult": "result",
+            "DetectionHeatmap": "heatmap",
+            "DetectionHeatmapResult": "heatmap",
         },
     )
 

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,18 +29,22 @@ from ..model.isolation import device_of, first_tensor, isolated, unwrap
 from ..ranks import together
 from . import evaluation
 from .coco import (
+    IOU_TYPES,
     DetectionDataset,
     Detections,
     GroundTruth,
     ImageId,
+    IouType,
     detections_from,
 )
 from .identity import changed, detector_identity
+from .overlap import MOST
 from .pictures import BrokenImageError
 from .result import DetectionAuditResult
 from .signed import sign_doubt
 from .store import Finished, PredictionStore
 from .variants import (
+    CONTROL,
     ORIGINAL,
     Background,
     Place,
@@ -62,7 +66,8 @@ class DetectionAudit:
 
     Args:
         radii: cut-offs, increasing. In cycles per image a radius does not change when the
-            detector resizes its input; the paper's is 128.
+            detector resizes its input; the paper's is 128. ``"auto"``: 12, placed where the AP
+            of LFC or HFC changes on a first look at 16 images.
         units: ``"cycles"`` per image, or ``"nyquist"``: i over H/2 and j over W/2, which
             cuts both axes of a non-square image at the same cycles per pixel.
         hfc_background: ``"zero"`` feeds the signed HFC as it is, so that a detector that
@@ -73,7 +78,7 @@ class DetectionAudit:
             as the detector says (``pixel_mean``, or torchvision's ``transform.image_mean``).
         closed: LFC holds ``d <= r``, as the paper; False: ``d < r``, as its code for
             classification (there is none for detection).
-        max_dets: detections per image and class that count, COCO's 100.
+        max_dets: detections per image and class that count; None: COCO's 100, for keypoints 20.
         margin: a change of AP (of an image) or score (of an object) up to this is no gain
             and no drop.
         floor: an image whose original AP is below this has no gains or drops: a weak model
@@ -81,6 +86,9 @@ class DetectionAudit:
         bootstrap: replicates over images for the 95 % interval of each AP difference.
         ignore_unknown: leave out detections whose category id the annotations do not have,
             as COCOeval does, instead of stopping.
+        control: also show each image without the highest frequencies of 1/255 root mean square in
+            all, which nobody sees. The images whose AP that raises are what gains on the LFC have
+            to outnumber; without it they are held against the drops.
         seed: of the bootstrap and of the choice under ``limit``.
         at: where the filter acts: on the original ``"image"``, as the paper's r is in cycles of the
             image, or on the detector's ``"input"``, resized already, where that can be reached
@@ -88,6 +96,8 @@ class DetectionAudit:
         rescale: ``"max"`` divides every image that the detector is shown, the original too, by
             its own maximum and multiplies it by full scale, as the paper's code does for
             classification; None feeds them as they are.
+        iou_type: what is compared with the annotations, in COCO's words: ``"bbox"``; ``"segm"``,
+            instance masks by their IoU; ``"keypoints"``, by their object keypoint similarity.
 
     Raises:
         InputError: settings that cannot work.
@@ -98,12 +108,12 @@ class DetectionAudit:
     ('original', 'lfc_r64', 'lfc_r128', 'hfc_r64', 'hfc_r128')
     """
 
-    radii: tuple[float, ...] = (128,)
+    radii: tuple[float, ...] | Literal["auto"] = (128,)
     units: fourier.Units = "cycles"
     hfc_background: Background = "zero"
     pixel_mean: tuple[float, ...] | None = None
     closed: bool = True
-    max_dets: int = 100
+    max_dets: int | None = None
     margin: float = 0.05
     floor: float = 0.1
     bootstrap: int = 1000
@@ -111,14 +121,20 @@ class DetectionAudit:
     seed: int = 0
     rescale: fourier.Rescale | None = None
     at: Place = "image"
+    iou_type: IouType = "bbox"
+    control: bool = False
 
     def __post_init__(self) -> None:
         checks.plain(self)
-        checks.keep(self, radii=fourier.check_radii(self.radii))
+        if self.radii != "auto":
+            checks.keep(self, radii=fourier.check_radii(self.radii))
         fourier.check_units(self.units)
         checks.choice("hfc_background", self.hfc_background, ("zero", "mean"))
         fourier.check_rescale(self.rescale)
         checks.choice("at", self.at, ("image", "input"))
+        checks.choice("iou_type", self.iou_type, IOU_TYPES)
+        if self.max_dets is None:
+            checks.keep(self, max_dets=MOST[self.iou_type])
         for name, least in (("max_dets", 1), ("bootstrap", 0)):
             checks.keep(self, **{name: checks.whole(name, getattr(self, name), least)})
         for name in ("margin", "floor"):
@@ -128,9 +144,26 @@ class DetectionAudit:
             checks.keep(self, pixel_mean=mean)
 
     @property
+    def cutoffs(self) -> tuple[float, ...]:
+        """The radii as numbers.
+
+        Raises:
+            InputError: :meth:`measure` has yet to place them.
+        """
+        if self.radii == "auto":
+            raise InputError(
+                'radii: expected numbers, got "auto", which DetectionAudit.measure alone can place'
+            )
+        return self.radii
+
+    @property
     def variants(self) -> tuple[str, ...]:
         """Names of what the detector is shown."""
-        return variant_names(self.radii)
+        return variant_names(self.cutoffs)
+
+    @property
+    def _shown(self) -> tuple[str, ...]:
+        return (*self.variants, CONTROL) if self.control else self.variants
 
     def measure(
         self,
@@ -156,8 +189,9 @@ class DetectionAudit:
         Args:
             detector: maps a list of ``(C, H, W)`` images in [0, 1] to a list of mappings
                 with ``boxes`` ``(n, 4)`` (x0, y0, x1, y1 in original pixels), ``scores``
-                ``(n,)``, ``labels`` ``(n,)`` (category ids), or tuples of the three.
-                torchvision's detection models are such.
+                ``(n,)``, ``labels`` ``(n,)`` (category ids), or tuples of the three; under another
+                ``iou_type`` with ``masks`` ``(n, 1, H, W)`` or ``keypoints`` ``(n, 17, 3)`` as
+                well. torchvision's detection models are such.
             dataset: such as :class:`CocoImages`.
             model: the module inside a detector that is a plain function: it is kept in
                 evaluation mode.
@@ -200,6 +234,22 @@ class DetectionAudit:
         if batch_size > 1:  # an image is padded with its companions
             reading["batches"] = zlib.crc32(str(image_ids).encode())
         first = dict(identity or detector_identity(detector, module))
+        where = torch.device(device or (device_of(module) if module else "cpu"))
+        if used.radii == "auto":
+            from .placing import PlacedAudit, known_radii, placed
+
+            with together(
+                f"radii {json.dumps([first['weights'], image_ids], default=str)}"
+            ) as ranks:
+                radii = known_radii(resume) if ranks.leads else None
+                if ranks.leads and radii is None:
+                    with undisturbed(detector, module) as run:
+                        radii = placed(
+                            used, run, dataset, image_ids, device=where, background=background
+                        )
+                radii = ranks.broadcast(radii)
+            settings = {f.name: getattr(used, f.name) for f in dataclasses.fields(used)}
+            used = PlacedAudit(**settings | {"radii": radii})
         fingerprint = used.fingerprint(first, truth, reading)
         attributes = fingerprint.pop("attributes")  # may name this rank's own device
         with together(json.dumps(fingerprint, sort_keys=True, default=str)) as ranks:
@@ -213,9 +263,8 @@ class DetectionAudit:
             ranks.gather(None)  # nobody writes before everybody has read
             broken: dict[ImageId, str] = {}
             digest = getattr(dataset, "digest", None)
-            with contextlib.closing(store), _undisturbed(detector, module) as run:
+            with contextlib.closing(store), undisturbed(detector, module) as run:
                 again = store.believe(image_ids, digest, say=ranks.leads)
-                where = torch.device(device or (device_of(module) if module else "cpu"))
                 plan = _Plan(image_ids, batch_size, ranks.rank, ranks.world)
                 shown = progress and ranks.leads
                 options = (where, used, background)
@@ -243,7 +292,7 @@ class DetectionAudit:
                 broken |= unreadable
             result: DetectionAuditResult = ranks.broadcast(
                 used.evaluate(
-                    truth, _by_variant(finished, image_ids, used.variants), skipped=broken,
+                    truth, _by_variant(finished, image_ids, used._shown), skipped=broken,
                     image_ids=image_ids,
                 ) if ranks.leads else None
             )  # fmt: skip
@@ -273,6 +322,8 @@ class DetectionAudit:
         Raises:
             InputError: other variants, unknown images or categories, pycocotools not installed.
         """
+        control = dict(predictions).get(CONTROL)
+        predictions = {name: found for name, found in predictions.items() if name != CONTROL}
         if set(predictions) != set(self.variants):
             raise InputError(
                 f"predictions: expected the variants {', '.join(self.variants)}, got "
@@ -280,7 +331,7 @@ class DetectionAudit:
             )
         skipped = dict(skipped or {})
         chosen = truth.images if image_ids is None else image_ids
-        kept = sorted((i for i in chosen if i not in skipped), key=_order)
+        kept = sorted((i for i in chosen if i not in skipped), key=order)
         if not kept:
             raise InputError(
                 f"images: expected at least one image that can be read, got {len(skipped)} broken "
@@ -298,7 +349,13 @@ class DetectionAudit:
                 {n: f[image_id] for n, f in predictions.items() if image_id in f}, truth
             )
         evaluations = {
-            name: evaluation.evaluate(truth, kept, predictions[name], max_dets=self.max_dets)
+            name: evaluation.evaluate(
+                truth,
+                kept,
+                predictions[name],
+                max_dets=self.max_dets or MOST[self.iou_type],
+                iou_type=self.iou_type,
+            )
             for name in self.variants
         }
         return DetectionAuditResult.build(
@@ -311,13 +368,16 @@ class DetectionAudit:
             },
             evaluations=evaluations,
             skipped=skipped,
-        )
+            control=None if control is None else evaluation.evaluate(
+                truth, kept, control, max_dets=self.max_dets
+            ).images,
+        )  # fmt: skip
 
     def _choose(self, truth: GroundTruth, limit: int | None) -> list[ImageId]:
         limit = check_limit(limit)
-        image_ids = sorted(truth.images, key=_order)
+        image_ids = sorted(truth.images, key=order)
         if limit is not None and limit < len(image_ids):
-            image_ids = sorted(random.Random(self.seed).sample(image_ids, limit), key=_order)
+            image_ids = sorted(random.Random(self.seed).sample(image_ids, limit), key=order)
         return image_ids
 
     def fingerprint(
@@ -338,6 +398,10 @@ class DetectionAudit:
             "images": f"{len(files)} named {zlib.crc32(chr(10).join(files).encode()):08x}",
             **reading,
             **{name: getattr(self, name) for name in names},
+            **(
+                {} if self.iou_type == "bbox" else {"iou_type": self.iou_type}
+            ),  # an older version's
+            **({CONTROL: True} if self.control else {}),
         }
 
     def _check_categories(self, found: Mapping[str, Detections], truth: GroundTruth) -> None:
@@ -391,21 +455,21 @@ def _pass(
     total = sum(len(batch) for batch in batches)
     bar = tqdm(total=total, unit="image", disable=not progress, leave=False, dynamic_ncols=True)
     with bar, ThreadPoolExecutor(1, thread_name_prefix="hfc_probe") as reader:
-        coming = reader.submit(_read, dataset, batches[0]) if batches else None
+        coming = reader.submit(read_batch, dataset, batches[0]) if batches else None
         for k, batch in enumerate(batches):
             assert coming is not None
             images = coming.result()
             if k + 1 < len(batches):
-                coming = reader.submit(_read, dataset, batches[k + 1])
+                coming = reader.submit(read_batch, dataset, batches[k + 1])
             try:
-                yield _detect(run, batch, images, device, audit, background)
+                yield detect_variants(run, batch, images, device, audit, background)
             except BaseException:
                 coming.cancel()
                 raise
             bar.update(len(batch))
 
 
-def _read(dataset: DetectionDataset, batch: list[ImageId]) -> list[Tensor | BrokenImageError]:
+def read_batch(dataset: DetectionDataset, batch: list[ImageId]) -> list[Tensor | BrokenImageError]:
     images: list[Tensor | BrokenImageError] = []
     for image_id in batch:
         try:
@@ -428,7 +492,7 @@ def _read(dataset: DetectionDataset, batch: list[ImageId]) -> list[Tensor | Brok
     return images
 
 
-def _detect(
+def detect_variants(
     run: Detector,
     batch: list[ImageId],
     images: list[Tensor | BrokenImageError],
@@ -449,22 +513,23 @@ def _detect(
     outputs = run_variants(
         run,
         [image for _, image in readable],
-        radii=audit.radii,
+        radii=audit.cutoffs,
         closed=audit.closed,
         units=audit.units,
         background=background,
         rescale=audit.rescale,
+        control=audit.control,
     )
     for name, output in outputs:
         for row, detections in zip(
-            rows.values(), detections_from(output, len(readable)), strict=True
+            rows.values(), detections_from(output, len(readable), audit.iou_type), strict=True
         ):
             row[name] = detections
     return found | rows
 
 
 @contextlib.contextmanager
-def _undisturbed(detector: Detector, module: nn.Module | None) -> Iterator[Detector]:
+def undisturbed(detector: Detector, module: nn.Module | None) -> Iterator[Detector]:
     """The detector in evaluation mode, without gradients, its module left as it was."""
     if module is None:
         with protected_rng(), torch.no_grad():
@@ -499,7 +564,7 @@ def _by_variant(
     return {n: {i: finished[i][n] for i in image_ids if i in finished} for n in names}
 
 
-def _order(image_id: ImageId) -> tuple[bool, Any]:
+def order(image_id: ImageId) -> tuple[bool, Any]:
     return isinstance(image_id, str), image_id
 
 

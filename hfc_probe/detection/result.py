@@ -24,7 +24,7 @@ from ..core.labels import Label, accuracy_label
 from ..core.result import Result
 from ..ground.errors import InputError, named
 from ..ground.files import plain, write_atomically
-from .coco import DetectionDataset, Detections, GroundTruth, ImageId, to_results
+from .coco import DetectionDataset, Detections, GroundTruth, ImageId, IouType, to_results
 from .doubts import doubts_about
 from .errors_by_kind import Errors, errors_of
 from .evaluation import (
@@ -34,11 +34,13 @@ from .evaluation import (
     interval_of,
     objects_in,
     percentile_interval,
+    recall_names,
     resampled_metrics,
 )
 from .operating_point import OperatingPoint, best_threshold, operating_point
+from .overlap import OF
 from .rows import FILES
-from .variants import ORIGINAL, variant_names
+from .variants import CONTROL, ORIGINAL, variant_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,6 +80,8 @@ class DetectionAuditResult(Result):
       AP_small, AP_medium, AP_large;
     - ``original`` (6,), ``lfc`` (R, 6), ``hfc`` (R, 6), with ``_lower`` and ``_upper``, the 95 %
       bootstrap interval over images;
+    - ``original_recall`` (3,), ``lfc_recall``, ``hfc_recall`` (R, 3): average recall with at most
+      1, 10 and ``max_dets`` detections per image and class;
     - ``lfc_difference``, ``hfc_difference`` (R, 3): AP, AP50, AP75 minus the original's, with
       ``_lower`` and ``_upper``, the 95 % bootstrap interval over images;
     - ``lfc_gain``, ``lfc_drop``, ``lfc_gain_any``, ``lfc_drop_any`` and the same for ``hfc``
@@ -85,7 +89,7 @@ class DetectionAuditResult(Result):
       ``_lower``, ``_upper`` (95 % Wilson), ``_correct``, ``_count``;
     - ``class_ids`` (K,), ``original_class`` (K,), ``lfc_class``, ``hfc_class`` (R, K);
     - ``image_ids`` (I,), ``original_image`` (I,), ``lfc_image``, ``hfc_image`` (R, I): AP of
-      each image alone;
+      each image alone; ``control_image`` (I,) if the audit had a control;
     - ``object_ids`` (G,), ``original_object`` (G,), ``lfc_object``, ``hfc_object`` (R, G): score
       of the detection that matches the object at IoU 0.5, NaN if it is missed;
     - ``original_f1`` (), ``lfc_f1``, ``hfc_f1`` (R,) at ``threshold``, with ``_lower`` and
@@ -99,6 +103,7 @@ class DetectionAuditResult(Result):
         match: per variant, which of its image's detections matched each object; −1: none.
         skipped: images left out, and why.
         notes: what a reader of the numbers has to know.
+        control: AP of each image without frequencies that nobody sees, ``(I,)``, if shown so.
         doubts: what is wrong with the detector's boxes or labels; the caveats.
         dataset: where pictures for :meth:`examples_figure` are read again.
     """
@@ -117,7 +122,9 @@ class DetectionAuditResult(Result):
     skipped: Mapping[ImageId, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
+    control: NDArray[np.float64] | None = None
     dataset: DetectionDataset | None = None
+    recalls: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     @classmethod
     def build(
@@ -129,6 +136,7 @@ class DetectionAuditResult(Result):
         predictions: Mapping[str, Mapping[ImageId, Detections]],
         evaluations: Mapping[str, Evaluation],
         skipped: Mapping[ImageId, str],
+        control: NDArray[np.float64] | None = None,
     ) -> DetectionAuditResult:
         """Put evaluations together and bootstrap their differences."""
         intervals = {n: np.full((3, 2), np.nan) for n in evaluations if n != ORIGINAL}
@@ -150,9 +158,10 @@ class DetectionAuditResult(Result):
             samples=len(image_ids),
             truth=truth,
             image_ids=image_ids,
-            objects=tuple(objects_in(truth, image_ids)),
+            objects=tuple(objects_in(truth, image_ids, settings["iou_type"])),
             predictions=predictions,
             metrics={n: e.metrics for n, e in evaluations.items()},
+            recalls={n: e.recalls for n, e in evaluations.items()},
             classes={n: e.classes for n, e in evaluations.items()},
             images_ap={n: e.images for n, e in evaluations.items()},
             match={n: e.match for n, e in evaluations.items()},
@@ -160,6 +169,7 @@ class DetectionAuditResult(Result):
             intervals_of=own,
             difference_intervals=intervals,
             skipped=skipped,
+            control=control,
             notes=_notes(settings, truth, image_ids, predictions, skipped),
             doubts=doubts_about(truth, image_ids, predictions[ORIGINAL]),
         )
@@ -185,6 +195,21 @@ class DetectionAuditResult(Result):
         return self.settings.get("rescale")  # absent in results of older versions
 
     @property
+    def iou_type(self) -> IouType:
+        """What was compared with the annotations: ``bbox``, ``segm`` or ``keypoints``."""
+        kind: IouType = self.settings.get("iou_type", "bbox")  # absent in older results
+        return kind
+
+    @property
+    def recall_names(self) -> tuple[str, ...]:
+        """Average recall with 1, 10 and all detections per image and class."""
+        return recall_names(self.settings["max_dets"]) if self.recalls else ()
+
+    def _tag(self, quantity: str, name: str) -> str:
+        kind = "" if self.iou_type == "bbox" else f"{self.iou_type}_"
+        return f"hfc_detection/{kind}{quantity}/{name}"
+
+    @property
     def threshold(self) -> float:
         """The score from which on F1 at IoU 0.5 is largest on the originals, of all classes.
 
@@ -201,7 +226,8 @@ class DetectionAuditResult(Result):
 
     @cached_property
     def _best_threshold(self) -> float | None:
-        return best_threshold(self.truth, self.image_ids, self.predictions[ORIGINAL])
+        found = self.predictions[ORIGINAL]
+        return best_threshold(self.truth, self.image_ids, found, self.iou_type)
 
     @property
     def place(self) -> str:
@@ -245,32 +271,43 @@ class DetectionAuditResult(Result):
                 objects_any=_largest(after, appeared),
             )
 
+    def changed_by_control(self) -> dict[Direction, NDArray[np.int64]]:
+        """Positions of the images that the control gets better or worse by any margin."""
+        if self.control is None:
+            return {}
+        change = self.control - self.images_ap[ORIGINAL]
+        return {"gain": np.flatnonzero(change > 0), "drop": np.flatnonzero(change < 0)}
+
     def scalars(self) -> dict[str, float]:
         out = {
-            f"hfc_detection/{metric}/{name}": float(values[k])
-            for k, metric in enumerate(METRICS)
-            for name, values in self.metrics.items()
+            self._tag(metric, name): float(values[k])
+            for names, found in ((METRICS, self.metrics), (self.recall_names, self.recalls))
+            for k, metric in enumerate(names)
+            for name, values in found.items()
         }
         for name in self.variants:
             for what, (value, *_) in self.shares(name).items():
-                out[f"hfc_detection/{what}/{name}"] = value
+                out[self._tag(what, name)] = value
         for name in self.variants[1:]:
             for direction in _DIRECTIONS:
                 changes = self.changes(name, direction)
                 for what in ("images", "objects"):
                     count, anything = getattr(changes, what), getattr(changes, f"{what}_any")
-                    out[f"hfc_detection/{what}_{direction}/{name}"] = float(len(count))
-                    out[f"hfc_detection/{what}_{direction}_any/{name}"] = float(len(anything))
+                    out[self._tag(f"{what}_{direction}", name)] = float(len(count))
+                    out[self._tag(f"{what}_{direction}_any", name)] = float(len(anything))
+        for direction, images in self.changed_by_control().items():
+            out[self._tag(f"images_{direction}_any", CONTROL)] = float(len(images))
         return out
 
     def labels(self) -> dict[str, Label]:
         radii = dict(zip(self.variants[1:], 2 * self.radii, strict=True))
         out = {}
-        for metric in (*METRICS, *SHARES):
+        kind = "" if self.iou_type == "bbox" else f"{OF[self.iou_type][:-1]} "
+        for metric in (*METRICS, *self.recall_names, *SHARES):
             for name in self.variants:
                 part, radius = name.partition("_")[0], radii.get(name)
-                tag = f"hfc_detection/{metric}/{name}"
-                out[tag] = accuracy_label(part, radius, quantity=metric)
+                tag = self._tag(metric, name)
+                out[tag] = accuracy_label(part, radius, quantity=f"{kind}{metric}")
         margin = f"the audit's margin ({self.settings['margin']:g})"
         for name, radius in radii.items():
             part = name.partition("_")[0]
@@ -278,19 +315,23 @@ class DetectionAuditResult(Result):
                 for what in ("images", "objects"):
                     for any_, by in (("", margin), ("_any", "any margin")):
                         text = f"{what} that {verb} on {part.upper()}({radius:g}) by {by}"
-                        tag = f"hfc_detection/{what}_{direction}{any_}/{name}"
+                        tag = self._tag(f"{what}_{direction}{any_}", name)
                         out[tag] = Label(text, "count", part, radius)
+        verbs = dict(zip(_DIRECTIONS, ("gain", "lose"), strict=True))
+        for direction in self.changed_by_control():
+            text = f"images that {verbs[direction]} without frequencies that nobody sees"
+            out[self._tag(f"images_{direction}_any", CONTROL)] = Label(text, "count", CONTROL)
         return out
 
     def intervals(self) -> dict[str, tuple[float, float]]:
         bounds = {
-            f"hfc_detection/{metric}/{name}": (float(low), float(high))
+            self._tag(metric, name): (float(low), float(high))
             for name, rows in self.intervals_of.items()
             for metric, (low, high) in zip(METRICS, rows, strict=True)
         }
         for name in self.variants:
             for what, (_, low, high) in self.shares(name).items():
-                bounds[f"hfc_detection/{what}/{name}"] = (low, high)
+                bounds[self._tag(what, name)] = (low, high)
         return {tag: pair for tag, pair in bounds.items() if np.isfinite(pair[0])}
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -299,6 +340,7 @@ class DetectionAuditResult(Result):
             "metrics": np.asarray(METRICS),
             "class_ids": np.asarray(sorted(self.truth.categories)),
             "image_ids": np.asarray(self.image_ids),
+            **({} if self.control is None else {"control_image": self.control}),
             "object_ids": np.asarray([o["id"] for o in self.objects], dtype=np.int64),
         }
         count = len(self.radii)
@@ -308,7 +350,10 @@ class DetectionAuditResult(Result):
             ("_class", self.classes),
             ("_image", self.images_ap),
             ("_object", self.score),
+            ("_recall", self.recalls),
         ):
+            if not values:  # a result of an older version
+                continue
             out[f"original{suffix}"] = values[ORIGINAL]
             for part, names in parts.items():
                 out[f"{part}{suffix}"] = np.stack([values[n] for n in names])
@@ -377,7 +422,13 @@ class DetectionAuditResult(Result):
     def _errors(self) -> dict[str, Errors]:
         most = self.settings["max_dets"]
         return {
-            name: errors_of(self.truth, self.image_ids, self.predictions[name], max_dets=most)
+            name: errors_of(
+                self.truth,
+                self.image_ids,
+                self.predictions[name],
+                max_dets=most,
+                iou_type=self.iou_type,
+            )
             for name in self.variants
         }
 
@@ -385,7 +436,8 @@ class DetectionAuditResult(Result):
         """Precision, recall, F1 and confusion matrix from a score on (None: :attr:`threshold`)."""
         if threshold is None:
             return self._points[variant]
-        return operating_point(self.truth, self.image_ids, self.predictions[variant], threshold)
+        found = self.predictions[variant]
+        return operating_point(self.truth, self.image_ids, found, threshold, self.iou_type)
 
     @cached_property
     def _points(self) -> dict[str, OperatingPoint]:
@@ -478,11 +530,13 @@ class DetectionAuditResult(Result):
             "AP50",
             "AP75",
         ]
-        heads += ["small", "medium", "large", "better images", "worse images"]
+        heads += ["small", "medium", "large", *self.recall_names[-1:]]
+        heads += ["better images", "worse images"]
         heads += [f"F1 at score ≥ {self.threshold:.2f}", "precision", "recall"]
         rows = []
         for name in self.variants:
-            values = [_points(v) for v in self.metrics[name]]
+            recall = self.recalls[name][-1:] if self.recalls else ()
+            values = [_points(v) for v in (*self.metrics[name], *recall)]
             change = gains = drops = ""
             if name != ORIGINAL:
                 low, high = self.difference_intervals[name][0]
@@ -518,7 +572,6 @@ class DetectionAuditResult(Result):
         middle = count // 2
         low, high = self.variants[1 + middle], self.variants[1 + count + middle]
         better, worse = self.changes(low), self.changes(low, "drop")
-        balance = sign_test(len(better.images_any), len(worse.images_any))
         lower, upper = (float(v) for v in wilson(len(better.images_any), self.samples))
         share = percent(len(better.images_any) / self.samples, lower, upper)
         text = (
@@ -527,11 +580,27 @@ class DetectionAuditResult(Result):
             f"higher AP on the LFC, {len(better.images)} of them by more than "
             f"{self.settings['margin']:g} from an original AP of at least "
             f"{self.settings['floor']:g}, and {len(worse.images_any)} a lower one "
-            f"(noise alone would raise as many as it lowers: sign test, p = {balance:.2g})."
+            f"({self._null(better.images_any, worse.images_any)})."
         )
         if self.settings.get("at") == "input":
             text += " The filter acted on the detector's resized input."
         return text + "".join(f" Note: {note}." for note in self.notes)
+
+    def _null(self, better: NDArray[np.int64], worse: NDArray[np.int64]) -> str:
+        """What the images that gain are held against, in words."""
+        control = self.changed_by_control()
+        if not control:
+            balance = sign_test(len(better), len(worse))
+            return f"noise alone would raise as many as it lowers: sign test, p = {balance:.2g}"
+        other = control["gain"]
+        p = sign_test(len(np.setdiff1d(better, other)), len(np.setdiff1d(other, better)))
+        said = "more" if len(better) > len(other) else "fewer"
+        if p >= 0.05:
+            said = "no clear difference"
+        return (
+            f"a filter that nobody sees, of 1/255, raises {len(other)} and lowers "
+            f"{len(control['drop'])}: {said}, McNemar's test on the gains, p = {p:.2g}"
+        )
 
     def save_all(self, directory: str | os.PathLike[str]) -> list[Path]:
         """Write everything: JSON, figures, CSV per class, image and object, COCO results.
@@ -583,7 +652,8 @@ class DetectionAuditResult(Result):
         return (
             f"Detection audit, {self.samples} images with {len(self.objects)} objects{left_out}, "
             f"LFC holds d {sign} r of the {self.place}{fourier.rescale_note(self.rescale)}, "
-            f"at most {self.settings['max_dets']} detections per image and class; AP in %"
+            f"at most {self.settings['max_dets']} detections per image and class; AP"
+            f"{'' if self.iou_type == 'bbox' else f' of {OF[self.iou_type]}'} in %"
         )
 
 

@@ -16,6 +16,8 @@ from ..ground.errors import InputError
 Background = Literal["zero", "mean"]
 Place = Literal["image", "input"]
 ORIGINAL = "original"
+CONTROL = "control"  # an LFC that nobody can see: what it changes, any perturbation does
+REMOVED = 1 / 255  # root mean square of what the control removes, of full scale
 
 
 def variant_names(radii: Sequence[float]) -> tuple[str, ...]:
@@ -38,6 +40,7 @@ def run_variants(
     background: Tensor | None,
     rescale: fourier.Rescale | None = None,
     full_scale: float = 1.0,
+    control: bool = False,
 ) -> Iterator[tuple[str, Any]]:
     """Show every variant of some images to a detector; yields ``(name, what it returned)``.
 
@@ -51,6 +54,7 @@ def run_variants(
         background: ``(C,)`` added to the HFC, in the images' value range; None for none.
         rescale, full_scale: see :func:`hfc_probe.fourier.components`; without rescaling the
             original is the very list that was given.
+        control: also show :func:`barely_filtered` images, as :data:`CONTROL`.
     """
     names = variant_names(radii)
     lows, highs = names[1 : 1 + len(radii)], names[1 + len(radii) :]
@@ -62,6 +66,31 @@ def run_variants(
         with torch.autocast(images[0].device.type, enabled=False):
             shown = [next(view).images for view in views]
         yield name, detect(images if name == ORIGINAL and rescale is None else shown)
+    if control:
+        with torch.autocast(images[0].device.type, enabled=False):
+            shown = [barely_filtered(image, full_scale * REMOVED) for image in images]
+            if rescale is not None:
+                shown = [next(fourier.components(image, (), **options)).images for image in shown]
+        yield CONTROL, detect(shown)
+
+
+def barely_filtered(image: Tensor, removed: float) -> Tensor:
+    """The LFC of the smallest radius that removes at most so much, as root mean square.
+
+    >>> image = torch.rand(3, 24, 32, generator=torch.Generator().manual_seed(0))
+    >>> rest = image - barely_filtered(image, 0.05)
+    >>> 0.04 < float(rest.square().mean().sqrt()) <= 0.05
+    True
+    """
+    height, width = image.shape[-2:]
+    spectrum = fourier.transform(torch.fft.fft2, image, norm="ortho")
+    power = (spectrum.real**2 + spectrum.imag**2).sum(0).flatten().double().cpu()
+    distance = fourier.distance(height, width, centred=False).flatten()
+    radii, ring = distance.unique(return_inverse=True)
+    of_ring = torch.zeros(len(radii), dtype=torch.float64, device="cpu").index_add_(0, ring, power)
+    beyond = of_ring.flip(0).cumsum(0).flip(0) - of_ring  # what an LFC of each radius leaves out
+    kept = int((beyond <= removed**2 * image.numel()).nonzero()[0])
+    return fourier.split(image, float(radii[kept]))[0]
 
 
 def pixel_mean_of(detector: Any) -> tuple[float, ...] | None:

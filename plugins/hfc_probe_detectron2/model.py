@@ -83,7 +83,7 @@ class FrequencyModel(nn.Module):
             run_variants(
                 detect,
                 images,
-                radii=self.audit.radii,
+                radii=self.audit.cutoffs,
                 closed=self.audit.closed,
                 units=self.audit.units,
                 background=self._background,

@@ -12,6 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hfc_probe.cli.main import main
 
@@ -405,3 +406,21 @@ def test_a_folder_of_transformers_is_the_detector_it_holds(coco, tmp_path):
     assert "to be an object detector of transformers" in ran.output
     ran = detect_coco(coco, tmp_path, f"hf:{tmp_path / 'yolos'}", "--weights", "x.pth")
     assert "expected none with hf:…, which brings its own, got x.pth" in ran.output
+
+
+@needs_coco
+def test_the_heatmap_of_a_detector_is_written_beside_its_audit(planted):
+    path, options = planted
+    run = detect(*options, "--heatmap", 3, "--limit", 3, "--out", path / "out")
+    assert run.exit_code == 0, run.output
+    assert "Detection heatmap 3×3, AP lost to Fourier noise of RMS 0.07" in run.output
+    names = {file.name for file in (path / "out").iterdir()}
+    assert {"detection_heatmap.json", "detection_heatmap.png"} <= names
+    content = json.loads((path / "out" / "detection_heatmap.json").read_text())
+    assert content["samples"] == 3
+    log = EventAccumulator(str(path / "out"), {"tensors": 0, "images": 0}).Reload().Tags()
+    assert "detection_heatmap/AP/lost" in log["tensors"]
+    assert "hfc_detection_heatmap/AP" in log["images"]
+    idle = detect(*options, "--forwards", 100, "--out", path / "out")
+    assert idle.exit_code == 2
+    assert "--forwards: expected with --heatmap only" in idle.output

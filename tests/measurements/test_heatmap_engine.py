@@ -177,8 +177,8 @@ def test_a_score_that_is_a_loss_works_for_models_that_are_no_classifiers():
     half = 1.96 * losses.std(ddof=1) / np.sqrt(10)
     assert result.upper[5, 6] - result.error[5, 6] == pytest.approx(half, rel=1e-4)
     assert "squared_error" in str(result)
-    with pytest.raises(InputError, match="expected a bool per image"):
-        FourierHeatmap(norm=2.0, forwards=500, score=squared_error).measure(model, samples)
+    with pytest.raises(InputError, match=r"expected a bool per image .* use forwards or seconds"):
+        FourierHeatmap(norm=2.0, precision=0.3, score=squared_error).measure(model, samples)
 
 
 def test_a_score_of_the_wrong_shape_is_told_in_a_sentence():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -68,6 +69,24 @@ def planted() -> tuple[Linear, Samples, np.ndarray]:
 def exhaustive():
     model, samples, _ = planted()
     return FourierHeatmap(norm=NORM, samples=N).measure(model, samples)
+
+
+def test_a_loss_is_modelled_from_a_few_passes():
+    model, samples, _ = planted()
+
+    def doubt(model, inputs, targets):
+        logits = model(inputs)
+        return torch.sigmoid(-3 * logits.gather(1, targets[:, None]) / NORM)[:, 0]
+
+    settings = FourierHeatmap(norm=NORM, samples=250, crop=11, score=doubt)
+    full = settings.measure(model, samples)
+    few = replace(settings, forwards=1500).measure(model, samples)
+    assert few.quantity == "score"
+    assert few.passes <= 1500 < 0.1 * full.passes
+    away = few.error - full.error
+    alone = (full.upper - full.lower).mean() / 3.92 * np.sqrt(250 / few.count.mean())
+    assert np.sqrt((away**2).mean()) < 0.8 * alone  # than of as many images, cell by cell
+    assert ((few.lower <= full.error) & (full.error <= few.upper)).mean() > 0.9
 
 
 def test_the_exhaustive_map_of_a_linear_model_is_the_closed_form():

@@ -48,7 +48,7 @@ class Outcome:
             A score that is a loss has no columns.
         loss: ``(n,)`` float32: cross-entropy, or the score.
         margin: ``(n,)`` float32: the target's logit minus the largest other (the k-th largest for
-            top-k), below 0 for an error; NaN for a score.
+            top-k), below 0 for an error; of a score that is a loss the loss, of others NaN.
     """
 
     wrong: Tensor
@@ -261,7 +261,8 @@ class Engine:
         if values.dtype == torch.bool:
             return Outcome(~values[:, None], (~values).to(torch.float32), nothing)
         empty = torch.zeros(len(values), 0, dtype=torch.bool, device=values.device)
-        return Outcome(empty, values.detach().to(torch.float32), nothing)
+        loss = values.detach().to(torch.float32)
+        return Outcome(empty, loss, loss)
 
     def _warn_if_fewer_samples_than_classes(self) -> None:
         if len(self.samples) < self._classes:

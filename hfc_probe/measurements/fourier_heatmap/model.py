@@ -33,6 +33,7 @@ Long because the model, its fit and its intervals are one derivation.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 
@@ -41,7 +42,7 @@ import torch
 from numpy.typing import NDArray
 
 from .design import Design, Gaussian, amount_rows
-from .field import Field, Seen
+from .field import Field, Prediction, Seen
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -136,6 +137,12 @@ def cell_intervals(fit: Fit, total: int) -> tuple[Floats, Floats]:
     return np.clip(lower, 0, 1), np.clip(upper, 0, 1)
 
 
+def mean_intervals(fit: Fit) -> tuple[Floats, Floats]:
+    """95 % intervals of the cells' mean scores, ``(lower, upper)``."""
+    half = 1.96 * (_WIDER_LATER if fit.resemblance else _WIDER) * fit.deviation
+    return fit.error - half, fit.error + half
+
+
 def threshold(directions: int, level: float = 0.05) -> float:
     """The residual beyond which a cell of a smooth map is flagged by chance with that level.
 
@@ -182,20 +189,15 @@ class Model:
         found: Floats = np.arcsinh(np.clip(margins / self.unit, -1e3, 1e3))
         return found
 
-    def fit(
+    def smoothed(
         self,
         cells: Ints,
         images: Ints,
         margins: Floats,
         wrong: NDArray[np.int8],
         apart: NDArray[np.bool_] | None = None,
-    ) -> Fit:
-        """Fit it to observations.
-
-        Args:
-            cells, images, margins, wrong: ``(n,)`` observations; margins are NaN if there are none.
-            apart: ``(D,)`` cells known not to be smooth, which the model does not learn from.
-        """
+    ) -> Smoothed:
+        """The margins' expectation and how images depart from it; arguments of :meth:`fit`."""
         design, past = self.design, self.memory
         used = np.ones(len(cells), bool) if apart is None else ~apart[cells]
         if not used.any():
@@ -231,18 +233,43 @@ class Model:
                 field, nugget, drift = self._chosen(seen, old, nugget, drift)
                 seen = replace(seen, times=field.observed)
             own = field.scale(seen.values)
-
-        # The probability of an error, by what the others make of each observation.
+        self._amounts = amounts
         resemblance = 0.0 if past is None else float(np.exp(-drift))
         mean, spread = (x[old:] for x in field.others(seen.values))
-        deviations = -((y - rest) / amount + mean) / np.sqrt(spread * own[of])
+        expected, spread = (y - rest) / amount + mean, np.sqrt(spread * own[of])
+        return Smoothed(
+            used, field, seen, scaled, own, amounts, found, nugget, resemblance,
+            expected, y / amount - expected, spread,
+        )  # fmt: skip
+
+    def fit(
+        self,
+        cells: Ints,
+        images: Ints,
+        margins: Floats,
+        wrong: NDArray[np.int8],
+        apart: NDArray[np.bool_] | None = None,
+    ) -> Fit:
+        """Fit it to observations.
+
+        Args:
+            cells, images, margins, wrong: ``(n,)`` observations; margins are NaN if there are none.
+            apart: ``(D,)`` cells known not to be smooth, which the model does not learn from.
+        """
+        design, past = self.design, self.memory
+        made = self.smoothed(cells, images, margins, wrong, apart)
+        used, resemblance = made.used, made.resemblance
+        at = cells[used]
+
+        # The probability of an error, by what the others make of each observation.
+        deviations = -made.expected / made.spread
         before = design.flat_link()
         if past is not None:
             before = past.links.faded(resemblance**2, before)
         links = _link(design, design.link[at], deviations, wrong[used].astype(float), before)
         known = np.full((len(self.design.correlation), design.total), -1, np.int8)
         known[cells, images] = wrong
-        error, deviation, p = self._of_cells(field, seen, scaled, own, amounts, found, links, known)
+        error, deviation, p = self._of_cells(made, links, known)
         p = p[cells, images]  # of those used, from the other observations alone
         p[used] = _normal(links.mean[0] + links.mean[1] * deviations)
         excess = np.bincount(cells, wrong - p, len(error))
@@ -251,19 +278,7 @@ class Model:
         doubt = residual
         if past is not None:
             doubt = (_FADE * past.doubt + residual) / (1 + _FADE**2) ** 0.5
-        self._amounts = amounts
-        memory = Memory(
-            found.weights,
-            found.covariance,
-            found.variances,
-            amounts,
-            links,
-            seen,
-            nugget,
-            doubt,
-            float(deviation.mean()),
-        )
-        return Fit(error, deviation, residual, memory, resemblance)
+        return Fit(error, deviation, residual, made.memory(links, doubt, deviation), resemblance)
 
     def _field(self, seen: Seen, recent: int, nugget: float) -> Field:
         return Field(seen, recent, self.design.patterns, self.design.correlation, nugget)
@@ -285,18 +300,10 @@ class Model:
         return fields[best], tried[best][1], tried[best][2]
 
     def _of_cells(
-        self,
-        field: Field,
-        seen: Seen,
-        rows: Floats,
-        own: Floats,
-        amounts: Gaussian,
-        found: _Posterior,
-        links: Gaussian,
-        known: NDArray[np.int8],
+        self, made_of: Smoothed, links: Gaussian, known: NDArray[np.int8]
     ) -> tuple[Floats, Floats, Floats]:
         """Error rate and its deviation ``(D,)``, and the probabilities ``(D, N)``."""
-        design = self.design
+        design, own, found, amounts = self.design, made_of.own, made_of.found, made_of.amounts
         count, total = known.shape
         expected = design.expected(found.weights)
         amount = np.take_along_axis(design.amounts(amounts.mean), design.grey, 1)
@@ -304,7 +311,7 @@ class Model:
         p, slopes = np.empty(known.shape), np.empty(known.shape)
         of_link = np.zeros((count, len(links.mean)))
         gradient = np.zeros((count, design.size))
-        for part, made in field.predict(seen.values, rows):
+        for part, made in made_of.predict():
             spread = np.sqrt(made.variance.numpy().T * own[part])
             away = -(expected[:, part] / amount[:, part] + made.mean.numpy().T) / spread
             eta = level + links.mean[1] * away
@@ -326,7 +333,7 @@ class Model:
         # The form of the expectation is not quite the network's. It matters if most is explained.
         whole = error * (1 - error)
         explained = max(0.0, 1 - float((p * (1 - p)).mean() / max(whole.mean(), 1e-9)))
-        variance += _FORM * whole * explained**3 / len(seen.cells)
+        variance += _FORM * whole * explained**3 / len(made_of.seen.cells)
         return error, np.sqrt(variance), p
 
 
@@ -335,6 +342,49 @@ def _normal(x: Floats) -> Floats:
 
     found: Floats = np.clip(torch.special.ndtr(torch.from_numpy(x)).numpy(), 1e-7, 1 - 1e-7)
     return found
+
+
+@dataclass(frozen=True)
+class Smoothed:
+    """The margins' expectation and the images' departures from it, n observations in use.
+
+    Attributes:
+        used: which of the observations the model learns from.
+        field, seen: the departures, those remembered first.
+        rows: of the design, over the amounts.
+        own: ``(N,)`` variances of the images' departures, relative to the mean one.
+        amounts: of the departures.
+        found: the weights of the expectation.
+        nugget, resemblance: as of :class:`Memory` and :class:`Fit`.
+        expected: ``(n,)`` by the other observations, over the amounts.
+        away: ``(n,)`` what was seen less that.
+        spread: ``(n,)`` its standard deviation.
+    """
+
+    used: NDArray[np.bool_]
+    field: Field
+    seen: Seen
+    rows: Floats
+    own: Floats
+    amounts: Gaussian
+    found: _Posterior
+    nugget: float
+    resemblance: float
+    expected: Floats
+    away: Floats
+    spread: Floats
+
+    def predict(self) -> Iterator[tuple[slice, Prediction]]:
+        """Every pair, a few images at a time."""
+        return self.field.predict(self.seen.values, self.rows)
+
+    def memory(self, links: Gaussian, doubt: Floats, deviation: Floats) -> Memory:
+        """For the next map."""
+        found = self.found
+        return Memory(
+            found.weights, found.covariance, found.variances, self.amounts, links, self.seen,
+            self.nugget, doubt, float(deviation.mean()),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ class FourierHeatmapResult(Result):
             "upper": self.upper,
             "count": self.count,
         }
-        out |= dict(zip((f"clean_error{part}" for part in _PARTS), self._clean(), strict=True))
+        out |= dict(zip((f"clean_error{part}" for part in _PARTS), self.clean(), strict=True))
         if self.settings["score"] is None:
             out["clean_loss"] = np.asarray(self.clean_loss)
         if self.loss is not None and self.quantity == "error":
@@ -117,7 +117,8 @@ class FourierHeatmapResult(Result):
         counts: NDArray[np.int64] = np.rint(np.nan_to_num(self.error) * self.count).astype(np.int64)
         return counts
 
-    def _clean(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    def clean(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """What the map shows, without noise, with its 95 % interval."""
         if self.quantity == "score":
             nothing = np.asarray(math.nan)
             return np.asarray(self.clean_loss), nothing, nothing
@@ -139,11 +140,26 @@ class FourierHeatmapResult(Result):
             return f"mean {self.settings['score']}"
         return "error rate"
 
+    @property
+    def noise(self) -> str:
+        """How strong the noise is, in words."""
+        return f"norm {self.norm:.1f}"
+
+    @property
+    def without_noise(self) -> str:
+        """What the colour bar says of the images without noise."""
+        return f"no noise: {float(self.clean()[0]):.2f}"
+
+    @property
+    def section(self) -> str:
+        """First part of the tags."""
+        return f"hfc_heatmap/{self.norm:.1f}"
+
     def made_by(self) -> str:
         """The estimator and what its intervals speak of, in words."""
-        if self.quantity == "score":
-            return f"{_ESTIMATORS[self.estimator]}; 95 % normal intervals"
-        kind = "95 % Wilson intervals" if self.estimator == "exhaustive" else "95 % intervals"
+        kind = "95 % intervals"
+        if self.estimator == "exhaustive":
+            kind = f"95 % {'normal' if self.quantity == 'score' else 'Wilson'} intervals"
         return f"{_ESTIMATORS[self.estimator]}; {kind} for {_POPULATIONS[self.estimator]}"
 
     def frequencies(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -151,8 +167,8 @@ class FourierHeatmapResult(Result):
         return self.axis_i, self.axis_j
 
     def scalars(self) -> dict[str, float]:
-        section = f"hfc_heatmap/{self.norm:.1f}"
-        clean = float(self._clean()[0])
+        section = self.section
+        clean = float(self.clean()[0])
         return {
             f"{section}/clean_error": clean,
             f"{section}/mean_error": float(np.nanmean(self.error)),
@@ -166,12 +182,11 @@ class FourierHeatmapResult(Result):
             "mean_error": f"the mean {unit} {noise}",
             "max_error": f"the largest {unit} {noise}",
         }
-        section = f"hfc_heatmap/{self.norm:.1f}"
-        return {f"{section}/{name}": Label(text, unit) for name, text in texts.items()}
+        return {f"{self.section}/{name}": Label(text, unit) for name, text in texts.items()}
 
     def images(self) -> dict[str, Any]:
         ends = (0.0, 1.0) if self.quantity == "error" else None
-        return {f"hfc_heatmap/{self.norm:.1f}": map_pixels(self.error, ends)}
+        return {self.section: map_pixels(self.error, ends)}
 
     def draw_panels(self, figure: Any) -> None:
         """The error map with DC in the middle, and the error against distance from DC."""
@@ -242,7 +257,7 @@ class FourierHeatmapResult(Result):
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         heads = ["frequency", "(i, j) in cycles/image", self.unit.removesuffix(" rate"), "images"]
-        clean = [float(value) for value in self._clean()]
+        clean = [float(value) for value in self.clean()]
         rows = [["no noise", "", self._value(*clean), str(self.samples)]]
         if self.rings:
             heads[1] = "distance in cycles/image"
@@ -265,7 +280,7 @@ class FourierHeatmapResult(Result):
     def _title(self) -> str:
         rows, columns = self.error.shape
         return (
-            f"Fourier heatmap {rows}×{columns}, norm {self.norm:.1f}, {self.samples} images, "
+            f"Fourier heatmap {rows}×{columns}, {self.noise}, {self.samples} images, "
             f"{self.passes} forward passes ({self.made_by()})"
         )
 
@@ -281,17 +296,16 @@ class FourierHeatmapResult(Result):
 
         top = int(self.settings["topk"][0])
         noun = "" if self.quantity != "error" else " errors" if top == 1 else f" top-{top} errors"
-        clean = self._value(float(self._clean()[0]))
+        clean = self._value(float(self.clean()[0]))
         if not self._intervals_disjoint(worst, best):
             said = (
-                f"{self.samples} images do not tell which frequency noise of norm {self.norm:.1f} "
-                f"harms most; "
-                f"{self.unit.removesuffix(' rate')}s reach {self._value(float(self.error[worst]))} "
-                f"against {clean} without noise."
+                f"{self.samples} images do not tell which frequency noise of {self.noise} harms "
+                f"most; {self.unit.removesuffix(' rate')}s reach "
+                f"{self._value(float(self.error[worst]))} against {clean} without noise."
             )
         else:
             said = (
-                f"Noise of norm {self.norm:.1f} harms most at {at(worst)}{noun} and least at "
+                f"Noise of {self.noise} harms most at {at(worst)}{noun} and least at "
                 f"{at(best)}, against {clean} without noise."
             )
         return said + self._caution()
@@ -332,7 +346,7 @@ _PARTS = ("", "_lower", "_upper")
 
 def heatmap_axes(axes: Axes, result: FourierHeatmapResult) -> None:
     i, j = result.frequencies()
-    error = result.arrays()["error"]
+    error = result.error
     is_error = result.quantity == "error"
     picture = axes.imshow(
         error,
@@ -344,13 +358,13 @@ def heatmap_axes(axes: Axes, result: FourierHeatmapResult) -> None:
     )
     axes.set_xlabel("j, horizontal (cycles/image)")
     axes.set_ylabel("i, vertical (cycles/image)")
-    what = "Error" if is_error else result.unit.capitalize()
-    axes.set_title(f"{what} under Fourier noise, norm {result.norm:.1f}")
+    what = "Error" if is_error else result.unit[0].upper() + result.unit[1:]
+    axes.set_title(f"{what} under Fourier noise, {result.noise}")
     for side in ("top", "right"):
         axes.spines[side].set_visible(True)
     bar = axes.figure.colorbar(picture, ax=axes, shrink=0.92, pad=0.02)
-    clean = float(result.arrays()["clean_error"])
-    bar.set_label(f"{result.unit} (no noise: {clean:.2f})")
+    clean = float(result.clean()[0])
+    bar.set_label(f"{result.unit} ({result.without_noise})")
     low, high = picture.get_clim()
     if low <= clean <= high:
         bar.ax.axhline(clean, color="white", lw=2)
@@ -373,7 +387,7 @@ def _radial_axes(axes: Axes, result: FourierHeatmapResult) -> None:
     arrays = result.arrays()
     i, j = result.frequencies()
     distance = np.sqrt(i[:, None] ** 2 + j[None, :] ** 2)
-    error = arrays["error"]
+    error = result.error
     if result.rings:
         radius, mean = arrays["radius"], arrays["radial_error"]
         half = [mean - arrays["radial_lower"], arrays["radial_upper"] - mean]
@@ -400,7 +414,7 @@ def _radial_axes(axes: Axes, result: FourierHeatmapResult) -> None:
             mean = np.bincount(ring[known], error.ravel()[known], ring.max() + 1) / count
         full = np.flatnonzero(count)
         axes.plot(full, mean[full], color=LFC, lw=2.2, label="mean over ring")
-    clean = [float(arrays[f"clean_error{part}"]) for part in ("", "_lower", "_upper")]
+    clean = [float(value) for value in result.clean()]
     if np.isfinite(clean[1]):
         axes.axhspan(clean[1], clean[2], color=HFC, alpha=0.18, lw=0)
     label = "no noise (95 % interval)" if np.isfinite(clean[1]) else "no noise"
@@ -410,7 +424,7 @@ def _radial_axes(axes: Axes, result: FourierHeatmapResult) -> None:
         axes.set_ylim(0, 1.02)
     axes.set_xlabel("distance from DC (cycles/image)")
     axes.set_ylabel(result.unit)
-    low, high = int(arrays["count"].min()), int(arrays["count"].max())
+    low, high = int(result.count.min()), int(result.count.max())
     each = f"{low}" if low == high else f"{low} to {high}"
     axes.set_title(f"By frequency ({each} of {result.samples} images each)")
     axes.legend(frameon=False, fontsize=9)

@@ -27,6 +27,7 @@ from . import sequential
 from .checkpoint import Checkpoint, run_digest
 from .engine import Engine, Outcome
 from .grid import Grid
+from .mean import MeanModel
 from .result import Estimator, FourierHeatmapResult
 
 # The least that the model is asked to make a map from, images a cell.
@@ -94,6 +95,11 @@ class Run:
     def look_at_clean(self) -> Outcome:
         self.clean = self.engine.clean()
         return self.clean
+
+    @property
+    def scored(self) -> bool:
+        """Whether the clean images have a number each, a loss, in place of right and wrong."""
+        return self.clean is not None and self.clean.wrong.shape[1] == 0
 
     def described(self) -> dict[str, Any]:
         """The settings as a result carries them."""
@@ -276,10 +282,10 @@ class Run:
         if self.clean is None:
             self.look_at_clean()
         assert self.clean is not None
-        if self.clean.wrong.shape[1] == 0:
+        if self.scored and self.settings.estimator != "model":
             raise InputError(
-                "score: expected a bool per image (True if right) for a sampled map, got a "
-                "loss; leave precision, forwards, seconds and radial out to measure it in full"
+                "score: expected a bool per image (True if right) for precision and radial, got a "
+                "loss; use forwards or seconds, or measure it in full"
             )
         return Table(self)
 
@@ -476,7 +482,8 @@ class Run:
         window = self.grid.rows, self.grid.columns
         periods = tuple(float(a if a == b else 2 * b) for a, b in zip(full, window, strict=True))
         if self._model is None:
-            self._model = heatmap_model.Model(
+            kind = MeanModel if self.scored else heatmap_model.Model
+            self._model = kind(
                 np.array(self.grid.directions, dtype=np.float64),
                 (periods[0], periods[1]),
                 (float(window[0]), float(window[1])),
@@ -507,16 +514,25 @@ class Run:
         memory = replace(fit.memory, apart=apart, walked=table.walked + int(np.median(table.seen)))
         if self.memory is not None:  # as sure as the first map was is sure enough
             memory = replace(memory, deviation=self.memory.deviation)
-        lower, upper = heatmap_model.cell_intervals(fit, self.count)
-        alone = sequential.sampled_interval(table.errors, table.seen, self.count, 1.96)
-        error = np.where(apart, table.rate(), fit.error)
-        lower = np.where(apart, alone[0], lower)
-        upper = np.where(apart, alone[1], upper)
-        p = np.clip(fit.error, 0.05, 0.95)
-        typical = np.sqrt(p * (1 - p) / np.maximum(table.seen, 1))
-        detectable = float(min(1.0, limit * np.median(typical)))
+        if self.scored:
+            (rate, *alone), deviation = table.means()
+            lower, upper = heatmap_model.mean_intervals(fit)
+            detectable = limit * float(np.median(deviation / np.sqrt(np.maximum(table.seen, 1))))
+        else:
+            rate, alone = table.rate(), list(table.intervals())
+            lower, upper = heatmap_model.cell_intervals(fit, self.count)
+            p = np.clip(fit.error, 0.05, 0.95)
+            typical = np.sqrt(p * (1 - p) / np.maximum(table.seen, 1))
+            detectable = float(min(1.0, limit * np.median(typical)))
         return self.sampled(
-            table, error, lower, upper, unsafe=apart, detectable=detectable, memory=memory
+            table,
+            np.where(apart, rate, fit.error),
+            np.where(apart, alone[0], lower),
+            np.where(apart, alone[1], upper),
+            quantity="score" if self.scored else "error",
+            unsafe=apart,
+            detectable=detectable,
+            memory=memory,
         )
 
     def rings(self) -> FourierHeatmapResult:
@@ -638,6 +654,26 @@ class Table:
         seen = (self.known >= 0).sum(1)
         return np.where(seen > 0, self.errors / np.maximum(seen, 1), np.nan)
 
+    def intervals(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """95 % intervals of the error rates of all images, each cell by itself."""
+        return sequential.sampled_interval(self.errors, self.seen, self.run.count, 1.96)
+
+    def means(self) -> tuple[list[NDArray[np.float64]], NDArray[np.float64]]:
+        """Of losses: mean, lower and upper bound of each cell by itself, and their deviation.
+
+        The deviation is that of the cell's images, or of all if the cell has one.
+        """
+        scores = np.where(self.known >= 0, self.margins.astype(np.float64), np.nan)
+        seen = np.maximum(self.seen, 1)
+        mean = np.nansum(scores, 1) / seen
+        square = np.nansum((scores - mean[:, None]) ** 2, 1)
+        pooled = square.sum() / max(1, int((seen - 1).sum()))
+        # A few images may be alike by chance: the cell's variance and four images' of all.
+        deviation = np.sqrt((square + 4 * pooled) / (seen + 3))
+        left = 1 - seen / self.run.count  # none is left out: the mean is known
+        half = 1.96 * deviation * np.sqrt(left / seen)
+        return [mean, mean - half, mean + half], deviation
+
     def extend(
         self, cells: NDArray[np.int64], counts: NDArray[np.int64], advance: Callable[[int], Any]
     ) -> None:
@@ -662,7 +698,8 @@ class Table:
         outcomes = engine.distribute(pairs, lambda pair: engine.run(*pair))
         try:
             for part, outcome in zip(parts, outcomes, strict=True):
-                found[part] = outcome.wrong[:, 0].cpu().numpy()
+                # A loss is neither right nor wrong: only that it was looked at is kept.
+                found[part] = 0 if self.run.scored else outcome.wrong[:, 0].cpu().numpy()
                 margins[part] = outcome.margin.cpu().numpy()
                 self.known[cells[part], images[part]] = found[part]
                 self.margins[cells[part], images[part]] = margins[part]

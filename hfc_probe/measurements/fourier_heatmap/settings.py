@@ -71,7 +71,7 @@ class FourierHeatmap(Measurement):
             detectors, segmenters and others: a bool per image, True if right, or a
             number, a loss. ``inputs`` are the model's input. If targets are no class
             indices, give the samples their own numbers as targets and look things up by
-            them. A loss is measured exhaustively only.
+            them. A loss is measured exhaustively or by the model (``forwards``, ``seconds``).
         autocast: run the model in bfloat16 if autocast allows. Changes predictions a little.
         channels_last: hand over images in that memory format. May change predictions a little.
         checkpoint: a file in which an interrupted map is kept, to be continued by the next

@@ -1,0 +1,69 @@
+"""The model of :mod:`.model` for a score that is a number: its mean in each cell.
+
+The score of image n under noise of direction c takes the margin's place, on its own scale. No link
+is needed: the mean of a cell is that of the scores seen and of what is expected of the others.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .model import Fit, Floats, Ints, Model, Smoothed
+
+# Bound of a single observation's residual: scores have heavier tails than a normal distribution.
+_MOST = 3.0
+
+
+class MeanModel(Model):
+    """As :class:`.model.Model`; the ``margins`` are scores."""
+
+    def _bounded(self, margins: Floats) -> Floats:
+        found: Floats = margins / self.unit
+        return found
+
+    def fit(
+        self,
+        cells: Ints,
+        images: Ints,
+        margins: Floats,
+        wrong: NDArray[np.int8],
+        apart: NDArray[np.bool_] | None = None,
+    ) -> Fit:
+        """Fit it to observations; ``error`` is the mean score, and ``wrong`` is not looked at."""
+        if self._first:  # the clean scores may be on another scale, and all alike
+            self.unit = float(np.sqrt((margins**2).mean())) or 1.0
+            self._first = False
+        made = self.smoothed(cells, images, margins, wrong, apart)
+        scores = self._bounded(margins)
+        known = np.full((len(self.design.correlation), self.design.total), np.nan)
+        known[cells, images] = scores
+        expected, spread, mean, deviation = self._of_pairs(made, known)
+        z = (scores - expected[cells, images]) / spread[cells, images]
+        z[made.used] = made.away / made.spread
+        z = np.clip(z, -_MOST, _MOST)
+        count = np.bincount(cells, minlength=len(mean))
+        residual = np.bincount(cells, z, len(mean)) / np.sqrt(np.maximum(count, 1))
+        memory = made.memory(self.design.flat_link(), residual, deviation)
+        return Fit(self.unit * mean, self.unit * deviation, residual, memory, made.resemblance)
+
+    _first = True
+
+    def _of_pairs(self, made: Smoothed, known: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+        """Expectation and deviation of every pair ``(D, N)`` and of every cell's mean ``(D,)``."""
+        design, total = self.design, known.shape[1]
+        expected, spread = design.expected(made.found.weights), np.empty(known.shape)
+        amount = np.take_along_axis(design.amounts(made.amounts.mean), design.grey, 1)
+        slopes = np.isnan(known) / total
+        gradient = design.gradients(slopes)
+        for part, of in made.predict():
+            expected[:, part] += amount[:, part] * of.mean.numpy().T
+            spread[:, part] = amount[:, part] * np.sqrt(of.variance.numpy().T * made.own[part])
+            pull = torch.from_numpy((slopes * amount)[:, part].T).float()[:, None, :]
+            cross = (of.cross * pull).flatten(0, 1)
+            gradient -= (cross.T @ of.white.flatten(0, 1)).double().numpy()
+        mean = np.where(np.isnan(known), expected, known).mean(1)
+        variance = ((gradient @ made.found.covariance) * gradient).sum(1)
+        variance += ((slopes * spread) ** 2).sum(1)
+        return expected, spread, mean, np.sqrt(variance)

@@ -238,7 +238,7 @@ def detect(
         wanted = DetectionHeatmap(
             crop=heatmap,
             forwards=forwards,
-            max_dets=max_dets,
+            max_dets=audit.most_dets,
             ignore_unknown=ignore_unknown,
             seed=seed,
         )

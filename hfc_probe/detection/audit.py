@@ -353,7 +353,7 @@ class DetectionAudit:
                 truth,
                 kept,
                 predictions[name],
-                max_dets=self.max_dets or MOST[self.iou_type],
+                max_dets=self.most_dets,
                 iou_type=self.iou_type,
             )
             for name in self.variants
@@ -368,10 +368,15 @@ class DetectionAudit:
             },
             evaluations=evaluations,
             skipped=skipped,
-            control=None if control is None else evaluation.evaluate(
-                truth, kept, control, max_dets=self.max_dets
-            ).images,
+            control=None if control is None else evaluation.image_precisions(
+                truth, kept, control, max_dets=self.most_dets, iou_type=self.iou_type
+            ),
         )  # fmt: skip
+
+    @property
+    def most_dets(self) -> int:
+        """Detections per image and class that count."""
+        return self.max_dets or MOST[self.iou_type]
 
     def _choose(self, truth: GroundTruth, limit: int | None) -> list[ImageId]:
         limit = check_limit(limit)

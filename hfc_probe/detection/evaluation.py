@@ -166,6 +166,19 @@ def _precision(
     return out
 
 
+def image_precisions(
+    truth: GroundTruth,
+    image_ids: Sequence[ImageId],
+    detections: Mapping[ImageId, Detections],
+    *,
+    max_dets: int = 100,
+    iou_type: IouType = "bbox",
+) -> NDArray[np.float64]:
+    """AP of each image alone ``(I,)``, as :func:`evaluate` gives it."""
+    found = assign(truth, image_ids, detections, max_dets=max_dets, iou_type=iou_type)
+    return _image_precisions(found, len(image_ids))
+
+
 def _image_precisions(found: Assignment, count: int) -> NDArray[np.float64]:
     """AP of each image alone: the mean over its classes ``(I,)``."""
     total, classes = np.zeros(count), np.zeros(count)

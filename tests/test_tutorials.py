@@ -44,10 +44,11 @@ def test_a_trainer():
 @needs_coco
 def test_a_detector():
     names, figures = run("detector")
-    assert len(figures) == 1
+    assert len(figures) == 2
     found = names["result"].scalars()
-    assert found["hfc_detection/AP50/lfc_r08"] > 0.8 * found["hfc_detection/AP50/original"] > 0.4
-    assert found["hfc_detection/AP50/hfc_r08"] < 0.1
+    assert found["hfc_detection/AP/lfc_r08"] > 0.8 > 0.5 > found["hfc_detection/AP/lfc_r02"]
+    assert found["hfc_detection/AP/hfc_r08"] > 0.8
+    assert found["hfc_detection/F1/hfc_r08"] < 0.5 * found["hfc_detection/F1/original"]
 
 
 @pytest.mark.slow

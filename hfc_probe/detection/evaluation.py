@@ -270,7 +270,7 @@ def _weighted(
         columns: ``(I, B)`` how often each image is drawn.
         objects: ``(B,)``, at least 1.
     """
-    from scipy.sparse import csr_matrix
+    import torch
 
     ranks = np.flatnonzero(matches.hit.any(0))
     end = ranks[-1] + 1
@@ -280,8 +280,10 @@ def _weighted(
     always: NDArray[np.bool_] = np.asarray(counts.all(0))
 
     def between(chosen: NDArray[np.bool_]) -> Any:
-        rows = (before[chosen], place[chosen])
-        return csr_matrix((np.ones(len(rows[0])), rows), shape=(len(ranks), len(images)))
+        cells = torch.from_numpy(np.stack([before[chosen], place[chosen]]))
+        ones = torch.ones(cells.shape[1], dtype=torch.float64)
+        matrix = torch.sparse_coo_tensor(cells, ones, (len(ranks), len(images))).coalesce()
+        return lambda drawn: np.cumsum((matrix @ torch.from_numpy(drawn)).numpy(), axis=0)
 
     shown_by = between(always)
     more: list[Any] = [between(row & ~always) if (row & ~always).any() else None for row in counts]
@@ -291,12 +293,12 @@ def _weighted(
     for start in range(0, columns.shape[1], step):
         part = slice(start, start + step)
         drawn = np.ascontiguousarray(own[:, part])
-        shown = np.cumsum(shown_by @ drawn, axis=0)
+        shown = shown_by(drawn)
         for t in range(len(IOU)):
             rows = np.flatnonzero(matches.hit[t, ranks])
             if not len(rows):
                 continue
-            counted = shown if more[t] is None else shown + np.cumsum(more[t] @ drawn, axis=0)
+            counted = shown if more[t] is None else shown + more[t](drawn)
             found = np.cumsum(drawn[place[ranks[rows]]], axis=0)
             out[t, part] = _interpolated_columns(found, counted[rows], objects[part])
     return out

@@ -202,7 +202,8 @@ def placed(content: Mapping[str, Any], rows: Iterable[Mapping[str, str]]) -> lis
         radius = tag.rpartition("/r")[2].lstrip("0") or "0"
         sentences.append(
             f"{words.format(radius)}, {100 * value:.1f} %, is higher than that of {lower} of "
-            f"{len(others[tag])} reference networks on these images, lower than that of {higher}"
+            f"{len(others[tag])} reference networks on these images"
+            + (f", lower than that of {higher}" if higher else "")
             + (f", and not clearly different from {rest}." if rest else ".")
         )
     return sentences

@@ -282,7 +282,8 @@ def _weighted(
     def between(chosen: NDArray[np.bool_]) -> Any:
         cells = torch.from_numpy(np.stack([before[chosen], place[chosen]]))
         ones = torch.ones(cells.shape[1], dtype=torch.float64)
-        matrix = torch.sparse_coo_tensor(cells, ones, (len(ranks), len(images))).coalesce()
+        size = (len(ranks), len(images))
+        matrix = torch.sparse_coo_tensor(cells, ones, size, check_invariants=False).coalesce()
         return lambda drawn: np.cumsum((matrix @ torch.from_numpy(drawn)).numpy(), axis=0)
 
     shown_by = between(always)

@@ -17,7 +17,6 @@ from .common import (
     log_option,
     log_results,
     open_loggers,
-    parse_numbers,
     parse_radii,
     pick_device,
     refuse_idle,
@@ -25,6 +24,7 @@ from .common import (
     save_result,
     show_results,
 )
+from .preparing import pixels_of, prepared
 from .reference import reference_option, say_place
 
 # Settings of the heatmap that had options of their own.
@@ -197,7 +197,7 @@ def audit(
     if class_names not in (None, "numbers", "sorted"):
         names = read_class_names(class_names)
     target = pick_device(own_device(device))
-    pixels = _pixels(normalize, mean, std)
+    pixels = pixels_of(normalize, mean, std)
     check_writable(out)
     loggers = open_loggers(logs)
     model, samples, pixels = prepared(
@@ -238,61 +238,6 @@ def audit(
     for content in found["results"].values():
         say_place(content, reference)
     return found
-
-
-def prepared(
-    spec: str,
-    weights: str | None,
-    data: str,
-    device: Any,
-    *,
-    classes: int | None = None,
-    pixels: Any = None,
-    normalize: str | None = None,
-    topk: int = 1,
-    **options: Any,
-) -> tuple[Any, Any, Any]:
-    """The model, the images with what is to be said of both, and the normalisation.
-
-    Args:
-        pixels, normalize: the normalisation, or its name; None: the published model's.
-        options: of :func:`hfc_probe.cli.data.load_samples`.
-    """
-    from .class_names import own_class_names
-    from .data import load_samples
-    from .models import load_model, signs_of_no_training
-    from .preprocessing import preprocessing
-
-    model = load_model(spec, weights, classes)
-    source = "as given on the command line"
-    how = preprocessing(spec, model)
-    if pixels is None:
-        pixels = _pixels(normalize, None, None)
-    if pixels is None:
-        pixels = how.pixels
-        source = f"as {spec.partition(':')[0]} publishes the model"
-    if pixels is None:
-        raise InputError(
-            "--normalize: expected imagenet, cifar10 or none (or --mean and --std) for a model of "
-            "your own, got none of them; a wrong normalisation gives wrong numbers"
-        )
-    doubts = signs_of_no_training(spec, weights, model)
-    samples, logits = load_samples(
-        data,
-        model.to(device),
-        pixels=pixels,
-        how=how,
-        own_names=lambda logits: own_class_names(spec, model, logits),
-        **options,
-    )
-    if topk >= logits:
-        raise InputError(f"--topk: expected fewer than the model's {logits} logits, got {topk}")
-    samples = dataclasses.replace(
-        samples,
-        caveats=(*doubts, *samples.caveats),
-        provenance={**samples.provenance, "normalization": source},
-    )
-    return model, samples, pixels
 
 
 def _measured(
@@ -374,19 +319,3 @@ def _add(chosen: list[Any], extra: tuple[str, ...], defaults: Mapping[str, Any])
         chosen[k] = built.pop(measurement.name, measurement)
     chosen.extend(built.values())
     return names
-
-
-def _pixels(normalize: str | None, mean: str | None, std: str | None) -> Any:
-    from ..data.samples import PixelSpace
-
-    if mean is not None or std is not None:
-        if normalize is not None or mean is None or std is None:
-            raise InputError("--mean: expected together with --std and without --normalize")
-        return PixelSpace(parse_numbers("--mean", mean) or (), parse_numbers("--std", std) or ())
-    if normalize is None:
-        return None
-    return {
-        "imagenet": PixelSpace.imagenet(),
-        "cifar10": PixelSpace.cifar10(),
-        "none": PixelSpace(),
-    }[normalize]

@@ -63,7 +63,7 @@ def reference(
     the callable's documentation says how it was trained.
     """
     from ..measurements import FrequencyAccuracy
-    from .audit import prepared
+    from .preparing import prepared
 
     rows = read_reference(out) if out.exists() else []
     target = pick_device(device)

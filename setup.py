@@ -13,8 +13,9 @@ extras = {
     "attribution": ["captum>=0.7"],
     # The tab draws by itself: to look at logs, this is all it needs.
     "dashboard": ["tensorboard>=2.21,<3"],
+    "datasets": ["datasets>=2.19"],
     "detection": ["pycocotools>=2.0.7"],
-    "docs": ["furo>=2024.8.6", "myst-parser>=4", "sphinx>=8.1"],
+    "docs": ["furo>=2024.8.6", "ipykernel>=6", "myst-nb>=1.2", "sphinx>=8.1"],
     # What detectron2 itself needs; it is not on PyPI, see its installation page.
     "detectron2": [
         "cloudpickle",
@@ -32,12 +33,15 @@ extras = {
     "lightning": ["lightning>=2.4"],
     "mmengine": ["mmengine>=0.10.5"],
     "onnx": ["onnxruntime>=1.17"],
+    "papers": ["scipy>=1.11"],
+    "parquet": ["pyarrow>=14"],
     "timm": ["timm>=1.0"],
     "transformers": ["accelerate>=1.0", "transformers>=4.45"],
     "ultralytics": ["ultralytics>=8.3.180"],
     "test": [
         "axe-playwright-python>=0.1.8",  # brings axe-core 4.x, 0.2 MB
         "foolbox>=3.3",
+        "scipy>=1.11",  # an independent reference
         "hypothesis>=6.100",
         "mmengine>=0.10.5",  # 15 s, 194 MB, most of it OpenCV; fastai (50 s, 382 MB) is left out
         "mypy>=1.15",
@@ -56,7 +60,17 @@ extras = {
     ],
 }
 # detectron2 itself cannot be had from PyPI, so "all" leaves its needs out, and large hosts.
-others = ("detectron2", "docs", "fastai", "mmengine", "test", "ultralytics")
+others = (
+    "datasets",
+    "detectron2",
+    "docs",
+    "fastai",
+    "mmengine",
+    "papers",
+    "parquet",
+    "test",
+    "ultralytics",
+)
 extras["all"] = sorted({n for name in extras if name not in others for n in extras[name]})
 
 version: dict[str, str] = {}
@@ -76,7 +90,7 @@ setup(
     packages=find_packages(include=["hfc_probe", "hfc_probe.*"]) + plugins,
     package_dir={name: "plugins/" + name.replace(".", "/") for name in plugins},
     package_data={
-        "hfc_probe": ["py.typed", "cli/*.j2"],
+        "hfc_probe": ["py.typed", "cli/*.j2", "cli/*.csv"],
         **{name: ["py.typed"] for name in plugins},
         "tensorboard_plugin_hfc": ["py.typed", "static/*", "static/*/*"],
     },
@@ -85,8 +99,8 @@ setup(
         "jinja2>=3.1",
         "matplotlib>=3.8",
         "numpy>=1.26",
+        "pyyaml>=6.0.1",
         "safetensors>=0.4",
-        "scipy>=1.11",
         "tabulate>=0.9",
         "tensorboard>=2.21,<3",
         "torch>=2.4",

@@ -12,7 +12,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "plugins")]
 
 project = "hfc_probe"
 author = copyright = "The hfc_probe authors"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = "hfc_probe"
 html_static_path = ["static"]
@@ -20,6 +20,9 @@ html_css_files = ["site.css"]
 html_copy_source = html_show_sourcelink = False
 
 myst_heading_anchors = 3
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+nb_merge_streams = True
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 autodoc_mock_imports = ["lightning", "transformers", "ignite"]  # hosts need not be installed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,12 @@ from typing import Any
 import click
 
 from ..ground.errors import InputError
+from .command import ConfigurableCommand, is_helper, save_config, shows_progress
 from .common import (
     check_writable,
-    clear_errors,
-    is_helper,
     log_option,
     log_results,
     open_loggers,
-    parse_numbers,
     parse_radii,
     pick_device,
     refuse_idle,
@@ -25,6 +24,8 @@ from .common import (
     save_result,
     show_results,
 )
+from .preparing import pixels_of, prepared
+from .reference import reference_option, say_place
 
 # Settings of the heatmap that had options of their own.
 _REMOVED = {
@@ -37,7 +38,7 @@ _REMOVED = {
 }
 
 
-class _Audit(click.Command):
+class _Audit(ConfigurableCommand):
     """The command, which knows what options of earlier versions are called now."""
 
     def parse_args(self, context: click.Context, arguments: list[str]) -> list[str]:
@@ -60,8 +61,8 @@ class _Audit(click.Command):
     "spec",
     required=True,
     metavar="MODEL",
-    help="torchvision:NAME, timm:NAME, hf:NAME_OR_DIR, path/to/file.py:callable (the file is run), "
-    "or a model file: .onnx, .pt2 (torch.export), .pt (TorchScript).",
+    help="torchvision:NAME, timm:NAME, hf:NAME_OR_DIR, path/to/file.py:callable (the file is run; "
+    ",argument=value is passed on), or a model file: .onnx, .pt2 (torch.export) or TorchScript.",
 )
 @click.option(
     "--weights",
@@ -72,14 +73,16 @@ class _Audit(click.Command):
     "--data",
     required=True,
     metavar="DATA",
-    help="npz:FILE (arrays images and labels), folder:DIR (one folder per class) or cifar10:DIR.",
+    help="npz:FILE (arrays images and labels), folder:DIR (one folder per class), cifar10:DIR, "
+    "csv:FILE (paths and labels), parquet:FILE, hf:DIR (Hugging Face, save_to_disk) or tar:FILE "
+    "(WebDataset); ,image=COLUMN,label=COLUMN name columns, ,split=NAME a part of hf:.",
 )
 @click.option(
     "--class-names",
     metavar="FILE",
-    help="Names of the model's classes in their order, one a line or JSON, by which a folder's "
-    "class is found; numbers, if folders are named by their index; or sorted. [default: the "
-    "model's own names, or the sorted folders if they are as many as its classes]",
+    help="Names of the model's classes in their order, one a line or JSON, by which the class of a "
+    "folder or label is found; numbers, if folders are named by their index; or sorted. [default: "
+    "the model's own names, or the sorted folders if they are as many as its classes]",
 )
 @click.option("--skip-broken", is_flag=True, help="Skip images that cannot be read.")
 @click.option("--normalize", type=click.Choice(["imagenet", "cifar10", "none"]))
@@ -107,6 +110,7 @@ class _Audit(click.Command):
     "extra",
     multiple=True,
     is_eager=True,  # `--measure help` needs no model
+    shell_complete=lambda _context, _parameter, begun: _measurements(begun),
     callback=lambda _context, _parameter, value: _help_on_measurements(value),
     metavar="NAME[:SETTING=VALUE,…]",
     help="A further measurement, such as fourier_heatmap:samples=64,crop=31 or "
@@ -117,7 +121,7 @@ class _Audit(click.Command):
 @click.option(
     "--size",
     type=click.IntRange(min=2),
-    help="Side of a folder's images: larger ones are resized to SIZE / 0.875 and cropped. "
+    help="Side of the images: larger ones are resized to SIZE / 0.875 and cropped. "
     "[default: the images' own, if it is one for all; else the published model's, or 224]",
 )
 @click.option(
@@ -130,7 +134,7 @@ class _Audit(click.Command):
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Output directory.")
 @log_option
-@clear_errors
+@reference_option
 def audit(
     spec: str,
     weights: str | None,
@@ -154,7 +158,8 @@ def audit(
     seed: int,
     out: Path,
     logs: tuple[str, ...],
-) -> None:
+    reference: Path | None,
+) -> dict[str, Any] | None:
     """Measure a trained classifier, without writing code.
 
     Under torchrun (torchrun --nproc-per-node N -m hfc_probe audit …) the images are shared
@@ -162,13 +167,12 @@ def audit(
     """
     from ..measurements import FrequencyAccuracy, KernelSpectra, Measurement
     from ..ranks import own_device, process_group, rank_and_world
-    from .class_names import own_class_names, read_class_names
-    from .data import data_kind, load_samples
-    from .models import load_model, signs_of_no_training
-    from .preprocessing import preprocessing
+    from .class_names import read_class_names
+    from .data import data_kind
+    from .models import FileSpec
 
-    folder = data_kind(data)[0] == "folder"
-    refuse_idle("with --data folder:DIR", folder, "size", "class_names", "skip_broken")
+    files = data_kind(data)[0] not in ("npz", "cifar10")
+    refuse_idle("with image files in --data", files, "size", "class_names", "skip_broken")
     # Accuracy first: it finds what is wrong with labels or model before anything is written.
     chosen: list[Measurement] = [
         FrequencyAccuracy(
@@ -193,39 +197,20 @@ def audit(
     if class_names not in (None, "numbers", "sorted"):
         names = read_class_names(class_names)
     target = pick_device(own_device(device))
-    pixels = _pixels(normalize, mean, std)
+    pixels = pixels_of(normalize, mean, std)
     check_writable(out)
     loggers = open_loggers(logs)
-    model = load_model(spec, weights, classes)
-    source = "as given on the command line"
-    how = preprocessing(spec, model)
-    if pixels is None:
-        pixels = how.pixels
-        source = f"as {spec.partition(':')[0]} publishes the model"
-    if pixels is None:
-        raise InputError(
-            "--normalize: expected imagenet, cifar10 or none (or --mean and --std) for a model of "
-            "your own, got none of them; a wrong normalisation gives wrong numbers"
-        )
-    doubts = signs_of_no_training(spec, weights, model)
-    samples, logits = load_samples(
-        data,
-        model.to(target),
+    model, samples, pixels = prepared(
+        *(spec, weights, data),
+        target,
+        classes=classes,
         pixels=pixels,
+        topk=topk,
         size=size,
-        how=how,
         class_names=names,
-        own_names=lambda logits: own_class_names(spec, model, logits),
         limit=limit,
         seed=seed,
         skip_broken=skip_broken,
-    )
-    if topk >= logits:
-        raise InputError(f"--topk: expected fewer than the model's {logits} logits, got {topk}")
-    samples = dataclasses.replace(
-        samples,
-        caveats=(*doubts, *samples.caveats),
-        provenance={**samples.provenance, "normalization": source},
     )
     if max(samples.image_shape[1:]) > 64 and not any("crop=" in text for text in extra):
         chosen = [_cropped(measurement) for measurement in chosen]
@@ -233,6 +218,7 @@ def audit(
     chosen = [m for m in chosen if _possible(m, model, samples, optional=optional)]
     results = []
     if not is_helper():
+        save_config(out)
         for line in said_first(samples):
             click.echo(line)
     with process_group():
@@ -242,10 +228,16 @@ def audit(
                 save_result(result, out)
             results.append(result)
         if not leads:
-            return
+            return None
     log_results(results, out, loggers)
-    name, place = spec.rpartition("/")[2], Path(data.partition(":")[2]).name
-    show_results(results, samples, out, f"{name} on {len(samples)} images of {place}", save=False)
+    own = FileSpec.read(spec)
+    name = own.name if own is not None else spec.rpartition("/")[2]
+    place = Path(data.partition(":")[2]).name
+    title = f"{name} on {len(samples)} images of {place}"
+    found = show_results(results, samples, out, title, save=False)
+    for content in found["results"].values():
+        say_place(content, reference)
+    return found
 
 
 def _measured(
@@ -263,7 +255,7 @@ def _measured(
             samples,
             pixels=pixels,
             batch_size=batch_size,
-            progress=True,
+            progress=shows_progress(),
             ranks=ranks,
             shared=shared,
         )
@@ -298,6 +290,13 @@ def _help_on_measurements(extra: tuple[str, ...]) -> tuple[str, ...]:
     return extra
 
 
+def _measurements(begun: str) -> list[str]:
+    """Names for a shell's completion, read from a text: nobody waits for PyTorch at a Tab."""
+    listed = (Path(__file__).parents[1] / "measurements" / "__init__.py").read_text("utf-8")
+    names = [*re.findall(r"^from \.(\w+)[\w.]* import \*", listed, re.MULTILINE), "help"]
+    return [name for name in names if name.startswith(begun)]
+
+
 def _add(chosen: list[Any], extra: tuple[str, ...], defaults: Mapping[str, Any]) -> set[str]:
     """Put further measurements to those chosen; one of a kind that is there replaces it.
 
@@ -320,19 +319,3 @@ def _add(chosen: list[Any], extra: tuple[str, ...], defaults: Mapping[str, Any])
         chosen[k] = built.pop(measurement.name, measurement)
     chosen.extend(built.values())
     return names
-
-
-def _pixels(normalize: str | None, mean: str | None, std: str | None) -> Any:
-    from ..data.samples import PixelSpace
-
-    if mean is not None or std is not None:
-        if normalize is not None or mean is None or std is None:
-            raise InputError("--mean: expected together with --std and without --normalize")
-        return PixelSpace(parse_numbers("--mean", mean) or (), parse_numbers("--std", std) or ())
-    if normalize is None:
-        return None
-    return {
-        "imagenet": PixelSpace.imagenet(),
-        "cifar10": PixelSpace.cifar10(),
-        "none": PixelSpace(),
-    }[normalize]

@@ -1,40 +1,17 @@
-"""What the commands have in common: errors, options, what is printed and written."""
+"""What the commands have in common: options, what is printed and written."""
 
 from __future__ import annotations
 
-import functools
 import math
 import os
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from ..ground.errors import InputError
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def clear_errors(command: Command) -> Command:
-    """Bad input ends with its one sentence and exit status 2; an interruption with 130."""
-
-    @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return command(*args, **kwargs)
-        except InputError as error:
-            if is_helper():
-                return None  # rank 0 says it; a status here would have torchrun stop it first
-            click.echo(f"hfc-probe: error: {error}", err=True)
-            sys.exit(2)
-        except KeyboardInterrupt:
-            click.echo("hfc-probe: interrupted; what was finished is kept", err=True)
-            sys.exit(130)
-
-    return run  # type: ignore[return-value]
-
+from .command import as_json, is_helper
 
 log_option = click.option(
     "--log",
@@ -45,11 +22,6 @@ log_option = click.option(
 )
 
 
-def is_helper() -> bool:
-    """Whether torchrun started this process as another rank than 0."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("RANK", "0") != "0"
-
-
 def show_results(
     results: Iterable[Any],
     samples: Any,
@@ -58,8 +30,8 @@ def show_results(
     note: str | None = None,
     *,
     save: bool = True,
-) -> None:
-    """Files, tables, what it means, and where to look next."""
+) -> dict[str, Any]:
+    """Files, tables, what it means, and where to look next; the same as ``--json`` prints it."""
     from ..core.drawing import png
     from ..core.result import caution
     from ..ground.files import write_atomically
@@ -88,6 +60,7 @@ def show_results(
     if note is not None:
         click.echo(note)
     where_to_look(out.parent if save else out)
+    return as_json(results, out, samples.caveats)
 
 
 def said_first(samples: Any) -> list[str]:
@@ -144,13 +117,14 @@ def pick_device(name: str) -> Any:
     import torch
 
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        known = {"cuda": torch.cuda, "mps": torch.backends.mps}
+        return torch.device(next((k for k, v in known.items() if v.is_available()), "cpu"))
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(
-            f"--device: expected a device of this machine such as cpu or cuda, got {name!r}"
+            f"--device: expected a device of this machine such as cpu, cuda or mps, got {name!r}"
         ) from error
     return device
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..core.intervals import paired_difference, percent, square_and_add
 from ..core.labels import Label
 from ..ground.errors import InputError
+from ..ground.files import plain
 from .stored import StoredRun
 
 Interval = tuple[float, float]
@@ -132,6 +133,16 @@ class Comparison:
     def refused(self) -> list[Change]:
         """The changes that are not judged, being no differences between the models."""
         return [change for change in self.changes if change.refused]
+
+    def plain(self) -> dict[str, Any]:
+        """Everything as values that JSON can hold; a number that is none is None."""
+        return {
+            "runs": [self.a.name, self.b.name],
+            "cautions": list(self.cautions),
+            "notes": list(self.notes),
+            "differing": [str(one) for one in self.differing],
+            "changes": [plain(asdict(one) | {"judged": one.judged}) for one in self.changes],
+        }
 
     def count(self) -> str:
         """How many numbers differ, and how many would be if nothing differed."""

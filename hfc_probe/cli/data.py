@@ -1,4 +1,4 @@
-"""Images named on the command line: a folder of class folders, an npz file, CIFAR-10."""
+"""Images named on the command line: a folder of class folders, a listing, an npz file, CIFAR-10."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from ..model.subject import subject_of
 from .checkpoints import existing_file
 from .class_names import ClassNames, folder_classes
 from .folders import FolderImages, open_folder
+from .listings import LISTINGS, read_listing
 from .preprocessing import Preprocessing
 
 _PLAIN = Preprocessing()
@@ -43,7 +44,8 @@ def load_samples(
     Args:
         spec: ``npz:FILE`` with ``images`` (N, C, H, W) or (N, H, W, C), uint8 or float in
             [0, 1], and ``labels`` (N,); ``folder:DIR`` with one folder of images per class;
-            ``cifar10:DIR``, the test set, downloaded if it is missing.
+            ``cifar10:DIR``, the test set, downloaded if it is missing; or a listing, see
+            :func:`hfc_probe.cli.listings.read_listing`.
         pixels: the model's normalisation.
         size, how: side of a folder's images, and how they get it, see
             :func:`hfc_probe.cli.folders.open_folder`.
@@ -61,10 +63,18 @@ def load_samples(
             the model.
     """
     kind, name = data_kind(spec)
-    if kind == "folder":
-        folder = open_folder(name, size, how)
+    if kind == "folder" or kind in LISTINGS:
+        listing = read_listing(kind, name) if kind in LISTINGS else None
+        folder = open_folder(listing or name, size, how)
         samples = folder.samples(limit, seed=seed, skip_broken=skip_broken)
         samples, logits = _suited(samples, model, pixels)
+        if not folder.classes:
+            if class_names is not None:
+                raise InputError(
+                    f"--class-names: expected labels that are names, got numbers in {name}"
+                )
+            caveats = (*samples.caveats, *check_labels(samples.targets, logits))
+            return replace(samples, caveats=caveats), logits
         indices, found = folder_classes(folder.classes, logits, class_names, own_names(logits))
         described = f"{samples.provenance['data']}, classes {found}"
         samples = replace(
@@ -233,9 +243,11 @@ def check_labels(targets: Tensor, logits: int) -> list[str]:
 def data_kind(spec: str, also: str = "") -> tuple[str, str]:
     """The kind and the path of a ``--data``; ``also`` names what else a command takes."""
     kind, _, name = spec.partition(":")
-    if kind not in ("npz", "folder", "cifar10") or not name:
+    known = ("npz", "folder", "cifar10", *(() if also else LISTINGS))
+    if kind not in known or not name:
+        listed = "" if also else ", csv:FILE, parquet:FILE, hf:DIR, tar:FILE"
         raise InputError(
-            f"--data: expected {also}npz:FILE, folder:DIR or cifar10:DIR, got {spec!r}"
+            f"--data: expected {also}npz:FILE, folder:DIR{listed} or cifar10:DIR, got {spec!r}"
         )
     return kind, name
 
@@ -258,7 +270,7 @@ def _suited(samples: Samples, model: nn.Module, pixels: PixelSpace | None) -> tu
     raise InputError(
         f"model: expected one that takes the data's images, {width}×{height} pixels with "
         f"{channels} channel{'s' * (channels > 1)}, got {logits}; convert the images"
-        + (", or resize a folder's with --size" if "folder:" in str(samples.provenance) else "")
+        + (", or resize image files with --size" if "data" in samples.provenance else "")
     )
 
 

@@ -9,10 +9,11 @@ from typing import Any
 import click
 
 from ..ground.errors import InputError
-from .common import check_writable, clear_errors, pick_device, refuse_idle, show_results
+from .command import Command
+from .common import check_writable, pick_device, refuse_idle, show_results
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option(
     "--data",
     default="planted",
@@ -36,10 +37,9 @@ from .common import check_writable, clear_errors, pick_device, refuse_idle, show
 @click.option("--out", type=click.Path(path_type=Path), help="[default: the next free runs/demo-N]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--seed", type=int, default=0, show_default=True)
-@clear_errors
 def demo(
     data: str, band: str, epochs: int, size: int | None, out: Path | None, device: str, seed: int
-) -> None:
+) -> dict[str, Any]:
     """Train a small network with a probe attached, and show what it relies on."""
     from ..datasets import PlantedFrequencies
     from .data import data_kind, load_splits
@@ -67,7 +67,7 @@ def demo(
     _, probe = train_with_probe(
         train, val, classes=classes, epochs=epochs, log_dir=out, device=chosen, seed=seed
     )
-    show_results(probe.results.values(), probe.samples, out, title, note)
+    return show_results(probe.results.values(), probe.samples, out, title, note)
 
 
 def _next_free(root: Path) -> Path:

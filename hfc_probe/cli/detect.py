@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from ..ground.errors import InputError
+from .command import ConfigurableCommand, as_json, save_config, shows_progress
 from .common import (
     check_writable,
-    clear_errors,
     log_option,
     log_results,
     open_loggers,
@@ -24,7 +24,7 @@ from .common import (
 GROUP = "hfc_probe.detection"
 
 
-@click.command()
+@click.command(cls=ConfigurableCommand)
 @click.option(
     "--model",
     "spec",
@@ -165,7 +165,6 @@ GROUP = "hfc_probe.detection"
     help="Output directory. Running the same command again resumes.",
 )
 @log_option
-@clear_errors
 def detect(
     spec: str | None,
     detectron2_config: str | None,
@@ -196,7 +195,7 @@ def detect(
     seed: int,
     out: Path,
     logs: tuple[str, ...],
-) -> None:
+) -> dict[str, Any] | None:
     """Audit a detector: AP on original, low- and high-frequency COCO images.
 
     Under torchrun (torchrun --nproc-per-node N -m hfc_probe detect …) the images are shared
@@ -250,7 +249,7 @@ def detect(
         "batch_size": batch_size,
         "resume": out / "finished",
         "skip_broken": skip_broken,
-        "progress": True,
+        "progress": shows_progress(),
     }
     maps: list[DetectionHeatmapResult] = []
     with process_group():
@@ -298,14 +297,16 @@ def detect(
                 del common["resume"]
                 maps = [wanted.measure(detector, data, device=target, **common)]
         if rank_and_world()[0] != 0:
-            return
+            return None
         files = result.save_all(out)
         for found in maps:
             files += found.save_all(out)
         log_results([result, *maps], out, loggers)
+        save_config(out)
     said = "\n\n".join(map(str, [result, *maps]))
     click.echo(f"\n{said}\n\nIn {out}: {', '.join(sorted(file.name for file in files))}")
     where_to_look(out)
+    return as_json([result, *maps], out)
 
 
 def _try(detector: Any, data: Any, device: Any) -> None:

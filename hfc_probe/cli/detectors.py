@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..ground.errors import InputError
 from .checkpoints import load_weights, read_checkpoint
-from .models import call_from_file, unknown_model
+from .models import FileSpec, call_from_file, unknown_model
 
 _PUBLISHED_CLASSES = 91  # COCO's ids up to 90, and the background
 
@@ -55,10 +55,11 @@ def load_detector(
         if kind == "onnx":
             return _onnx(name)
         return {"hf": _transformers, "ultralytics": _ultralytics}[kind](name, categories)
-    if ".py:" not in spec:
+    own = FileSpec.read(spec)
+    if own is None:
         raise InputError(
             "--model: expected torchvision:NAME, hf:NAME_OR_DIR, ultralytics:FILE_OR_NAME, "
-            f"onnx:FILE,decode=… or path/to/file.py:callable, got {spec!r}"
+            f"onnx:FILE,decode=… or path/to/file.py:callable[,argument=value], got {spec!r}"
         )
     detector = call_from_file(spec)
     if weights is not None:
@@ -66,7 +67,7 @@ def load_detector(
             what = "DEFAULT" if weights == "DEFAULT" else "a detector that is no torch module"
             raise InputError(
                 "--weights: expected a checkpoint file for a torch module of your own, got "
-                f"{what}; load its weights in {spec.rpartition(':')[0]}"
+                f"{what}; load its weights in {own.path}"
             )
         load_weights(detector, read_checkpoint(weights), weights)
     if not callable(detector):

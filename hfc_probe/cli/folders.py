@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from ..data.samples import Samples
 from ..ground.errors import InputError, named
 from .preprocessing import Preprocessing
 
-_SUFFIXES = (
+SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".avif"),
 )
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "eval"}
@@ -31,20 +32,45 @@ class UnreadableImageError(InputError):
 
 
 @dataclass(frozen=True)
-class ClassFolders:
-    """What a folder of class folders holds.
+class StoredImage:
+    """An image inside another file, encoded as an image file is.
 
     Attributes:
-        root: the folder.
-        names: of the class folders, sorted; one without images is among them.
+        name: for sentences.
+        read: gives its bytes.
+    """
+
+    name: str
+    read: Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """What a folder of class folders holds, or a listing of images with their classes.
+
+    Attributes:
+        root: the folder, or the listing's file.
+        names: of the class folders, sorted; one without images is among them. A listing whose
+            labels are the model's own numbers has none.
         files: the images with the position of their class folder in ``names``, sorted.
         left_out: files that are no images by their ending, relative to the root.
+        kind: of ``--data``.
+        base: that the names of files are said from; None: the root.
     """
 
     root: Path
     names: list[str]
-    files: list[tuple[Path, int]]
+    files: list[tuple[Path | StoredImage, int]]
     left_out: list[str]
+    kind: str = "folder"
+    base: Path | None = None
+
+    def said(self, file: Path | StoredImage) -> str:
+        """A file's name for a sentence."""
+        if isinstance(file, StoredImage):
+            return file.name
+        base = self.base or self.root
+        return str(file.relative_to(base) if file.is_relative_to(base) else file)
 
     @classmethod
     def scan(cls, path: str | os.PathLike[str]) -> ClassFolders:
@@ -66,7 +92,8 @@ class ClassFolders:
         except OSError as error:
             raise InputError(f"--data: expected a folder that can be read, got {error}") from error
         loose = [entry for entry in entries if not entry.is_dir()]
-        files = [(file, k) for file, k in found if file.suffix.lower() in _SUFFIXES]
+        files: list[tuple[Path | StoredImage, int]]
+        files = [(file, k) for file, k in found if file.suffix.lower() in SUFFIXES]
         if not files:
             what = "images in no folder of a class" if names == [] and loose else "no images"
             raise InputError(
@@ -74,7 +101,7 @@ class ClassFolders:
                 f"with {what if entries else 'nothing in it'}"
             )
         _refuse_splits(root, names)
-        others = [*loose, *(file for file, _ in found if file.suffix.lower() not in _SUFFIXES)]
+        others = [*loose, *(file for file, _ in found if file.suffix.lower() not in SUFFIXES)]
         return cls(root, names, files, [str(file.relative_to(root)) for file in others])
 
 
@@ -131,7 +158,7 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
             except UnreadableImageError:
                 if not skip_broken:
                     raise
-                broken.append(str(path.relative_to(self.folders.root)))
+                broken.append(self.folders.said(path))
         if not images:
             raise InputError(f"--data: expected images that can be read, got {named(broken)}")
         shapes = sorted({tuple(image.shape[1:]) for image in images})
@@ -149,18 +176,19 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
             "all" if whole else "random",
             caveats=tuple(self._caveats(len(images), broken)),
             provenance={
-                "data": f"folder:{self.folders.root}, {len(images)} images of {_extent(images[0])}",
+                "data": f"{self.folders.kind}:{self.folders.root}, {len(images)} images of "
+                f"{_extent(images[0])}",
                 **self._resampling(len(images)),
             },
         )
 
-    def _read(self, path: Path) -> Tensor:
+    def _read(self, path: Path | StoredImage) -> Tensor:
         """``(3, H, W)``, uint8, or float in [0, 1] for images of more than 8 bits."""
         from PIL import Image
 
-        relative = path.relative_to(self.folders.root)
+        relative = self.folders.said(path)
         try:
-            with Image.open(path) as file:
+            with Image.open(_source(path)) as file:
                 file.load()
                 picture = _pixels(file, relative)
                 self.notes["turned"] += file.getexif().get(_ORIENTATION, 1) not in (0, 1)
@@ -241,33 +269,39 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
             )
 
 
-def open_folder(path: str | os.PathLike[str], size: int | None, how: Preprocessing) -> FolderImages:
-    """The images of class folders at one size.
+def open_folder(
+    path: str | os.PathLike[str] | ClassFolders, size: int | None, how: Preprocessing
+) -> FolderImages:
+    """The images of class folders, or of a listing, at one size.
 
     Args:
         size: see :class:`FolderImages`; None leaves images that all have one size as they are,
             and takes those of several sizes to that of ``how``.
         how: the model's preprocessing.
     """
-    folders = ClassFolders.scan(path)
+    folders = path if isinstance(path, ClassFolders) else ClassFolders.scan(path)
     if size is None and len(set(_sizes(file for file, _ in folders.files))) > 1:
         size = how.size
     return FolderImages(folders, size, how)
 
 
-def _sizes(files: Iterable[Path]) -> Iterator[tuple[int, int]]:
+def _source(file: Path | StoredImage) -> Path | io.BytesIO:
+    return file if isinstance(file, Path) else io.BytesIO(file.read())
+
+
+def _sizes(files: Iterable[Path | StoredImage]) -> Iterator[tuple[int, int]]:
     """Sizes as the files' headers say; those without one are reported when they are read."""
     from PIL import Image
 
     for path in files:
         try:
-            with Image.open(path) as file:
+            with Image.open(_source(path)) as file:
                 yield file.size
         except Exception:
             continue
 
 
-def _pixels(file: Any, name: Path) -> Any:
+def _pixels(file: Any, name: str) -> Any:
     """An RGB picture of 8 bits, or a float tensor ``(3, H, W)`` in [0, 1] for 16-bit grey."""
     if file.mode.startswith("I;16") or (file.mode == "I" and file.format == "PNG"):
         values = np.asarray(file).astype(np.float32) / 65535  # convert() would clip at 255

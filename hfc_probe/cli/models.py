@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib.util
+import inspect
+import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +27,8 @@ def load_model(spec: str, weights: str | None, classes: int | None = None) -> nn
 
     Args:
         spec: ``torchvision:NAME``, ``timm:NAME``, ``hf:NAME_OR_DIR``, ``path/to/file.py:callable``,
-            whose callable is run and returns the model, or a model file (``.onnx``, ``.pt2`` of
-            torch.export, ``.pt`` of TorchScript).
+            whose callable is run with what follows as ``,argument=value`` and returns the model,
+            or a model file (``.onnx``, ``.pt2`` of torch.export, ``.pt`` of TorchScript).
         weights: a checkpoint file; ``DEFAULT`` for the published weights of a torchvision or
             timm model (downloaded); None for a file's model that loads its own.
         classes: number of classes; None: as the checkpoint has it.
@@ -95,11 +99,12 @@ def signs_of_no_training(spec: str, weights: str | None, model: nn.Module) -> li
             "the model's BatchNorm statistics are those of a network that was never trained; "
             "check --weights"
         )
-    if weights is None and spec.rpartition(":")[0].endswith(".py"):
-        drawn = _drawn_anew(spec, model)
+    own = FileSpec.read(spec)
+    if weights is None and own is not None:
+        drawn = _drawn_anew(own, model)
         if drawn:
             said.append(
-                f"no --weights, and {spec.rpartition(':')[2]} draws {named(drawn, 3)} at random "
+                f"no --weights, and {own.name} draws {named(drawn, 3)} at random "
                 "each time: an untrained network, whose numbers mean nothing"
             )
     return said
@@ -109,12 +114,11 @@ def _as_made(mean: Tensor, variance: Tensor) -> bool:
     return bool((mean == 0).all()) and bool((variance == 1).all())
 
 
-def _drawn_anew(spec: str, model: nn.Module) -> list[str]:
+def _drawn_anew(own: FileSpec, model: nn.Module) -> list[str]:
     """Weights that differ when a file's callable builds its model once more."""
-    path, _, name = spec.rpartition(":")
-    module = sys.modules.get(_module_name(Path(path)))
+    module = sys.modules.get(_module_name(Path(own.path)))
     try:
-        again = dict(getattr(module, name)().named_parameters())
+        again = dict(getattr(module, own.name)(**own.arguments).named_parameters())
         return [k for k, v in model.named_parameters() if not torch.equal(v.cpu(), again[k].cpu())]
     except Exception:  # it may build only once: then there is nothing to compare
         return []
@@ -172,19 +176,50 @@ def _model_from_file(spec: str) -> nn.Module:
     return model
 
 
+@dataclass(frozen=True)
+class FileSpec:
+    """``path/to/file.py:callable,argument=value,…``, taken apart.
+
+    >>> FileSpec.read("nets.py:build,width=64,norm=batch").arguments
+    {'width': 64, 'norm': 'batch'}
+    """
+
+    path: str
+    name: str
+    arguments: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, spec: str) -> FileSpec | None:
+        """The parts, or None for another form; values are Python's literals, or else text."""
+        found = re.fullmatch(r"(.*?\.py):(\w+)((?:,\w+=[^,]*)*)", spec)
+        if found is None:
+            return None
+        given = (pair.partition("=") for pair in found[3].split(",")[1:])
+        return cls(found[1], found[2], {key: _literal(text) for key, _, text in given})
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
 def call_from_file(spec: str, *, run: bool = True) -> Any:
     """Run ``path/to/file.py``, and what ``callable`` in it returns (or is, if not ``run``).
 
     Raises:
         InputError: another form, no such file or callable, or whatever went wrong in it.
     """
-    path, colon, name = spec.rpartition(":")
-    if not colon or not path.endswith(".py"):
+    own = FileSpec.read(spec)
+    if own is None:
         raise InputError(
             "--model: expected torchvision:NAME, timm:NAME, hf:NAME_OR_DIR, "
-            f"path/to/file.py:callable or a file ({', '.join(SUFFIXES)}), got {spec!r}"
+            f"path/to/file.py:callable[,argument=value] or a file ({', '.join(SUFFIXES)}), got "
+            f"{spec!r}"
         )
-    file = existing_file(path, "--model")
+    name = own.name
+    file = existing_file(own.path, "--model")
     module_spec = importlib.util.spec_from_file_location(_module_name(file), file)
     assert module_spec is not None
     assert module_spec.loader is not None
@@ -201,7 +236,10 @@ def call_from_file(spec: str, *, run: bool = True) -> Any:
                 f"--model: expected a callable named {name!r} in {file.name}, found none; it has "
                 f"{', '.join(close) or 'no callables'}"
             )
-        return build() if run else build
+        if not run:
+            return build
+        _check_arguments(build, own)
+        return build(**own.arguments)
     except InputError:
         raise
     except Exception as error:
@@ -210,6 +248,22 @@ def call_from_file(spec: str, *, run: bool = True) -> Any:
         ) from error
     finally:
         sys.path.remove(str(file.parent.resolve()))
+
+
+def _check_arguments(build: Callable[..., Any], own: FileSpec) -> None:
+    """Refuse arguments that a callable does not take, by name."""
+    try:
+        signature = inspect.signature(build)
+    except ValueError:  # of a function in C
+        return
+    try:
+        signature.bind(**own.arguments)
+    except TypeError as error:
+        takes = ", ".join(map(str, signature.parameters.values())) or "none"
+        raise InputError(
+            f"--model: expected the arguments of {own.name} in {own.path}, which are {takes}, got "
+            f"{', '.join(own.arguments) or 'none'} ({error})"
+        ) from error
 
 
 def _module_name(file: Path) -> str:

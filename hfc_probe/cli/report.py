@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from .common import clear_errors
+from .command import Command
+from .reference import reference_option, say_place
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="[default: in the last RUN]")
-@clear_errors
-def report(runs: tuple[Path, ...], out: Path | None) -> None:
+@reference_option
+def report(runs: tuple[Path, ...], out: Path | None, reference: Path | None) -> dict[str, Any]:
     """Compare two RUNS (directories that audit or demo wrote) on one self-contained page.
 
     More than two are seeds of two, such as low_seed0 low_seed1 high_seed0 high_seed1: then the
@@ -52,4 +54,8 @@ def report(runs: tuple[Path, ...], out: Path | None) -> None:
         click.echo(change.sentence(found.a.name, found.b.name))
     for note in found.notes:
         click.echo(note)
+    for run in (found.a, found.b):
+        for content in run.results.values():
+            say_place(content, reference, run.name)
     click.echo(f"{found.count()} The page: {out}")
+    return found.plain() | {"out": str(out)}

@@ -272,7 +272,7 @@ def _weighted(
         columns: ``(I, B)`` how often each image is drawn.
         objects: ``(B,)``, at least 1.
     """
-    from scipy.sparse import csr_matrix
+    import torch
 
     ranks = np.flatnonzero(matches.hit.any(0))
     end = ranks[-1] + 1
@@ -281,10 +281,14 @@ def _weighted(
     always: NDArray[np.bool_] = np.asarray(counts.all(0))
 
     def until(right: NDArray[np.int64], chosen: NDArray[np.bool_]) -> Any:
-        """Chosen detections by the next of some true positives, and by image."""
+        """What sums up chosen detections, by how often each image is drawn, to some true positives."""
         chosen = chosen & (np.arange(end) <= right[-1])
-        rows = (np.searchsorted(right, np.flatnonzero(chosen)), place[chosen])
-        return csr_matrix((np.ones(len(rows[0])), rows), shape=(len(right), len(images)))
+        rows = np.searchsorted(right, np.flatnonzero(chosen))
+        cells = torch.from_numpy(np.stack([rows, place[chosen]]))
+        ones = torch.ones(len(rows), dtype=torch.float64)
+        size = (len(right), len(images))
+        matrix = torch.sparse_coo_tensor(cells, ones, size, check_invariants=False).coalesce()
+        return lambda drawn: np.cumsum((matrix @ torch.from_numpy(drawn)).numpy(), axis=0)
 
     by_threshold: list[Any] = []
     for hit, row in zip(matches.hit, counts & ~always, strict=True):
@@ -298,13 +302,13 @@ def _weighted(
     for start in range(0, columns.shape[1], step):
         part = slice(start, start + step)
         drawn = np.ascontiguousarray(own[:, part])
-        shown = np.cumsum(shown_by @ drawn, axis=0)
+        shown = shown_by(drawn)
         for t, (right, rows, more) in enumerate(by_threshold):
             if not len(right):
                 continue
             counted = shown[rows]
             if more is not None:
-                counted += np.cumsum(more @ drawn, axis=0)
+                counted += more(drawn)
             found = np.cumsum(drawn[place[right]], axis=0)
             out[t, part] = _interpolated_columns(found, counted, objects[part])
     return out

@@ -710,9 +710,11 @@ def sign_test(better: int, worse: int) -> float:
     >>> round(sign_test(36, 30), 2), sign_test(0, 0)
     (0.54, 1.0)
     """
-    from scipy.stats import binomtest
-
-    return float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
+    n, term, tail = int(better + worse), 1, 0
+    for k in range(min(better, worse) + 1):  # whole numbers: exact, however many
+        tail += term
+        term = term * (n - k) // (k + 1)
+    return min(1.0, float(2 * tail / 2**n))
 
 
 def _largest(change: NDArray[np.float64], chosen: NDArray[np.bool_]) -> NDArray[np.int64]:

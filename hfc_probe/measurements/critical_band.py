@@ -244,26 +244,31 @@ def fit_channel(
     """
     if not (sensitivity > 0).any():
         return math.nan, math.nan, math.nan
-    from scipy.optimize import least_squares
 
-    def shape(mean: float, log_width: float) -> NDArray[np.float64]:
-        return np.exp(-((octaves - mean) ** 2) / (2 * math.exp(log_width) ** 2))
+    def peaks(mean: Any, log_width: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Of Gaussians: the peak, which enters linearly, and the squares that it explains."""
+        found = np.exp(-((octaves - mean[..., None]) ** 2) / (2 * np.exp(2 * log_width[..., None])))
+        squares = np.maximum((found**2).sum(-1), 1e-12)
+        return found @ sensitivity / squares, (found @ sensitivity) ** 2 / squares
 
-    def peak(found: NDArray[np.float64]) -> float:  # enters linearly
-        return float(found @ sensitivity) / max(float(found @ found), 1e-12)
-
-    def residuals(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
-        found = shape(*parameters)
-        return peak(found) * found - sensitivity
-
-    low = (octaves[0] - 0.5, math.log(0.15))
-    high = (octaves[-1] + 0.5, math.log(4 * (octaves[-1] - octaves[0])))
-    # From every band, narrow and wide: the least of the local minima.
-    starts = [(octave, log_width) for octave in octaves for log_width in (-1.0, 0.0, 1.0)]
-    fits = [least_squares(residuals, np.clip(s, low, high), bounds=(low, high)) for s in starts]
-    mean, log_width = min(fits, key=lambda fit: fit.cost).x
+    low = np.array([octaves[0] - 0.5, math.log(0.15)])
+    high = np.array([octaves[-1] + 0.5, math.log(4 * (octaves[-1] - octaves[0]))])
+    best, reach = (low + high) / 2, (high - low) / 2
+    strongest = octaves[sensitivity.argmax()]
+    # The whole range first, so that no local minimum is taken for the least; then ever closer.
+    for points in (201, *(21,) * 40):
+        begin, end = (best - reach).clip(low, high), (best + reach).clip(low, high)
+        grid = np.meshgrid(*np.linspace(begin, end, points).T, indexing="ij")
+        # One sensitive band alone does not settle the centre: it is then the band.
+        far = 1e-8 * (grid[0] - strongest) ** 2
+        least = np.unravel_index(np.argmax(peaks(*grid)[1] * (1 - far)), grid[0].shape)
+        best, reach = (
+            np.array([side[least] for side in grid]),
+            reach * (0.05 if points > 21 else 0.6),
+        )
+    mean, log_width = best
     width = 2 * math.sqrt(math.log(4)) * math.exp(log_width)
-    return peak(shape(mean, log_width)), float(mean), width
+    return float(peaks(mean, log_width)[0]), float(mean), width
 
 
 @dataclass(frozen=True, eq=False)

@@ -124,7 +124,10 @@ MISTAKES = {
     "labels out of range": ({"data": "npz:range.npz"}, "from 0 to 3, the model's 4 logits, got 7"),
     "labels negative": ({"data": "npz:negative.npz"}, "at least 0, got -1"),
     "not in [0, 1]": ({"data": "npz:unscaled.npz"}, "divide 8-bit values by 255"),
-    "data kind": ({"data": "zip:x"}, r"npz:FILE, folder:DIR or cifar10:DIR, got 'zip:x'"),
+    "data kind": (
+        {"data": "zip:x"},
+        r"npz:FILE, folder:DIR, csv:FILE, .* or cifar10:DIR, got 'zip:x'",
+    ),
     "folder missing": ({"data": "folder:no"}, "one folder per class, got no"),
     "folder empty": ({"data": "folder:nothing"}, "one folder of images per class, got nothing"),
     "radius negative": ({"radii": "4,-1"}, "radii: expected numbers of at least 0, got"),

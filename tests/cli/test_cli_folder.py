@@ -352,8 +352,12 @@ def test_an_untrained_network_is_said_first(audit):
 @pytest.mark.parametrize(
     ("options", "changed", "sentence"),
     [
-        (["--size", "9"], {"data": "npz:x"}, "--size: expected with --data folder:DIR only"),
-        (["--skip-broken"], {"data": "npz:x"}, "--skip-broken: expected with --data folder:DIR"),
+        (["--size", "9"], {"data": "npz:x"}, "--size: expected with image files in --data only"),
+        (
+            ["--skip-broken"],
+            {"data": "npz:x"},
+            "--skip-broken: expected with image files in --data",
+        ),
         (["--classes", "4"], {}, "--classes: expected with a torchvision or timm model"),
         (["--measure", "frequency_accuracy"], {}, "--radii: expected without --measure freq"),
         (

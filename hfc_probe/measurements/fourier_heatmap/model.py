@@ -360,9 +360,9 @@ class Model:
 
 
 def _normal(x: Floats) -> Floats:
-    from scipy.special import ndtr
+    import torch
 
-    found: Floats = np.clip(ndtr(x), 1e-7, 1 - 1e-7)
+    found: Floats = np.clip(torch.special.ndtr(torch.from_numpy(x)).numpy(), 1e-7, 1 - 1e-7)
     return found
 
 

@@ -281,7 +281,7 @@ def _weighted(
     always: NDArray[np.bool_] = np.asarray(counts.all(0))
 
     def until(right: NDArray[np.int64], chosen: NDArray[np.bool_]) -> Any:
-        """What sums up chosen detections, by how often each image is drawn, to some true positives."""
+        """What sums up chosen detections, weighted by image, to some true positives."""
         chosen = chosen & (np.arange(end) <= right[-1])
         rows = np.searchsorted(right, np.flatnonzero(chosen))
         cells = torch.from_numpy(np.stack([rows, place[chosen]]))

@@ -27,14 +27,18 @@ extras = {
         "termcolor",
         "yacs>=0.1.8",
     ],
+    "fastai": ["fastai>=2.7.18"],
     "ignite": ["pytorch-ignite>=0.5"],
     "lightning": ["lightning>=2.4"],
+    "mmengine": ["mmengine>=0.10.5"],
     "onnx": ["onnxruntime>=1.17"],
     "timm": ["timm>=1.0"],
     "transformers": ["accelerate>=1.0", "transformers>=4.45"],
+    "ultralytics": ["ultralytics>=8.3.180"],
     "test": [
         "foolbox>=3.3",
         "hypothesis>=6.100",
+        "mmengine>=0.10.5",  # 15 s, 194 MB, most of it OpenCV; fastai (50 s, 382 MB) is left out
         "mypy>=1.15",
         "onnx>=1.16",  # makes a model file for a test; 9 MB
         "playwright>=1.45",
@@ -47,10 +51,11 @@ extras = {
         "torchmetrics>=1.2",
         "types-tabulate",
         "types-tqdm",
+        "ultralytics>=8.3.180",  # 12 s, 194 MB
     ],
 }
-# detectron2 itself cannot be had from PyPI, so "all" leaves its needs out.
-others = ("detectron2", "docs", "test")
+# detectron2 itself cannot be had from PyPI, so "all" leaves its needs out, and large hosts.
+others = ("detectron2", "docs", "fastai", "mmengine", "test", "ultralytics")
 extras["all"] = sorted({n for name in extras if name not in others for n in extras[name]})
 
 version: dict[str, str] = {}

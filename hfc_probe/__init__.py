@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # a type checker shall miss a name that is not there
     from .measurements import *
     from .measurements.image_score import ImageScore as ImageScore
     from .measurements.loading import load as load
+    from .measurements.scores import SetScore as SetScore
     from .probe.attach import attach as attach
     from .probe.probe import Probe as Probe
     from .probe.schedule import Every as Every
@@ -36,6 +37,7 @@ else:
         "Probe": "probe.probe",
         "Result": "core.result",
         "Samples": "data.samples",
+        "SetScore": "measurements.scores",
         "attach": "probe.attach",
         "load": "measurements.loading",
         "wilson": "core.intervals",

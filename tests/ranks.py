@@ -147,6 +147,24 @@ def measure_later_maps():
     return found
 
 
+def sets():
+    save("sets", measure_sets())
+
+
+def sets_alone():
+    if RANK == 0:
+        save("sets_alone", measure_sets())
+
+
+def measure_sets():
+    """Two sets of images in one probe, of which measurements share the original images' passes."""
+    kinds = [FrequencyAccuracy(radii=(1, 2)), hfc_probe.Calibration((1,), resamples=5)]
+    data = {"train": samples(0, 600), "val": samples(1, 900)}
+    with hfc_probe.attach(Counting(), data, measurements=kinds, strict=True) as probe:
+        probe.measure()
+    return arrays(probe)
+
+
 def training():
     """BatchNorm's buffers differ from rank to rank; what counts are those of rank 0."""
     inner = Counting().train()

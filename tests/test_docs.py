@@ -109,6 +109,8 @@ def given(heading):
         )  # fmt: skip
         names["hf_model"] = transformers.ViTForImageClassification(config)
         names["train_dataset"] = names["eval_dataset"] = Items(images, labels)
+    if heading == "MMEngine":
+        names["mm_model"] = mm_model(model)
     if heading == "Lightning":
         names["lightning_module"] = lightning_module(model)
     if heading == "Audit a detector":
@@ -120,6 +122,23 @@ def given(heading):
             outputs[0][0], height, width, [1] * 80
         )
     return names
+
+
+def mm_model(model):
+    mmengine = pytest.importorskip("mmengine.model", reason="mmengine is not installed")
+
+    class Classifier(mmengine.BaseModel):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, inputs, labels=None, mode="tensor"):
+            logits = self.model(inputs)
+            if mode == "loss":
+                return {"loss": torch.nn.functional.cross_entropy(logits, labels)}
+            return logits
+
+    return Classifier()
 
 
 def lightning_module(model):
@@ -269,6 +288,7 @@ IN_TAG = [
     (r"(?<=^hfc_)0(?=/)", "<layer>"),
     (r"(?<=^hfc_generated_corruption/)(?!clean_|mean_).*", "<corruption>"),
     (r"(?<=^hfc_detection/)AP\w*", "<AP>"),
+    (r"(?<=^hfc_detection/)AR\d+", "<AR>"),
     (r"(?<=^hfc_detection_heatmap/)AP", "<score>"),
     (r"(?<=^hfc_detection/)(images|objects)_(gain|drop)", "<what>_<change>"),
     (r"(?<=^hfc_cost/seconds/).*", "<measurement>"),
@@ -282,6 +302,7 @@ IN_TEXT = [
     (r"(?<=kernels of )0", "the layer"),
     (r"(?<=error under ).*", "the corruption"),
     (r"^AP\w* (?=on )", "AP "),
+    (r"^AR\d+ (?=on )", "average recall "),
     (r"(?<=t )AP(?= lost)|(?<=n )AP(?= of single| lost)", "<score>"),
     (r"(?<=RMS )[\d.]+", "v"),
     (r"^images that (gain|lose)(?= without)", "images that gain or lose"),

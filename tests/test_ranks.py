@@ -35,6 +35,7 @@ DETECTION = importlib.util.find_spec("pycocotools") is not None  # the extra "de
 TOGETHER = [
     "everything",
     "later_maps",
+    "sets",
     "training",
     "budget",
     "uneven",
@@ -50,6 +51,7 @@ TOGETHER = [
     "ended",  # of the process group; the last ones run without it
     "everything_alone",
     "later_maps_alone",
+    "sets_alone",
     *(["audit"] * (DATA / "cifar10").is_dir()),
     "bad_input",
 ]
@@ -124,6 +126,13 @@ def test_a_map_that_starts_from_the_last_one_is_that_of_one_process_to_the_last_
             same(found, alone)
     ((later,), (first,)) = (one.values() for one in expected[1:])
     assert not equal(later["error"], first["error"])  # the last one made a difference
+
+
+def test_named_sets_have_the_numbers_of_one_process_to_the_last_bit(two):
+    expected = left(two, "sets_alone")
+    assert len(expected) == 4  # two measurements of each set
+    for rank in range(2):
+        same(left(two, "sets", rank), expected)
 
 
 def test_what_counts_are_rank_0s_buffers_and_training_leaves_the_ranks_alone(two):

@@ -110,6 +110,11 @@ def interval(
     return float(mean - math.hypot(seeds, below)), float(mean + math.hypot(seeds, above))
 
 
+def difference(first: Sequence[float], second: Sequence[float]) -> list[float]:
+    """`[value, lower, upper]` of the difference of two numbers of one run."""
+    return [first[0] - second[0], *interval([first], [second])]
+
+
 def mean_interval(values: np.ndarray) -> list[float]:
     """`[mean, lower, upper]`: the t-interval of a mean over kernels, say."""
     half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import datasets, io
 from torchvision.transforms import v2
@@ -73,6 +75,23 @@ def load(dataset: str, root: Path, setting, seed: int) -> Data:
         for k, n in zip(kinds, sizes, strict=True)
     ]
     return Data(*sets, classes=kinds[0].classes, root=root)
+
+
+def other(data: Data, setting, seed: int) -> Samples:
+    """As many images as `data.test` has, of none of its classes.
+
+    They are MNIST's, as large as the others and with as many channels; beside planted images
+    they are noise with no wave in it.
+    """
+    count, (channels, *size) = len(data.test), data.test.image_shape
+    if setting.planted:
+        options = {"strength": 0.0, "high_strength": 0.0, "train": False, "seed": seed}
+        noise = PlantedFrequencies(count, size=size[0], **options)
+        return Samples.collect(DataLoader(noise, 256), limit=None)
+    digits = load("mnist", data.root, replace(setting, network="", test_images=count), seed).test
+    images = digits.pixels(slice(None))
+    images = nn.functional.interpolate(images, size=size, mode="bilinear", antialias=True)
+    return Samples(images.expand(-1, channels, -1, -1), digits.targets)
 
 
 def _arrays(file: Path, prefix: str, count: int | None, seed: int) -> Samples:

@@ -8,10 +8,11 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from .claims import Numbers
+from .claims import Numbers, interval
 
 # Okabe and Ito's colours: distinct with any colour vision.
 COLOURS = ["#000000", "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7"]
+BARS = [COLOURS[k] for k in (2, 5, 4, 3)]
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -26,6 +27,23 @@ def draw_curve(axes, runs: Sequence[Numbers], name: str, colour: str, label: str
     epochs = np.arange(1, values.shape[1] + 1)
     axes.plot(epochs, values.mean(0), color=colour, label=label, **style)
     axes.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)
+
+
+def draw_bars(axes, runs: Sequence[Numbers], rows: dict[str, list[str]]) -> None:
+    """Groups of bars in %, one colour a row, with the interval that a verdict has.
+
+    Args:
+        rows: label of each row of bars, and the names of its numbers, one a group.
+    """
+    width = 0.8 / len(rows)
+    for k, (label, names) in enumerate(rows.items()):
+        numbers = [[run[name] for run in runs] for name in names]
+        mean = 100 * np.array([np.mean([x[0] for x in each]) for each in numbers])
+        ends = 100 * np.array([interval(each, [[0.0]] * len(runs)) for each in numbers]).T
+        at = np.arange(len(names)) + width * (k - (len(rows) - 1) / 2)
+        axes.bar(at, mean, 0.95 * width, color=BARS[k], label=label)
+        axes.vlines(at, *ends, color="0.35")
+    axes.axhline(0, color="black", lw=0.8)
 
 
 def bare(axes) -> None:

@@ -4,24 +4,17 @@ Accuracy on the test images, on their HFC(4), and the generalisation gap, of a n
 BatchNorm trained plainly, with dropout, with mixup, with BatchNorm and against PGD.
 """
 
-import math
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch.nn import functional as F
 
-from hfc_probe import Every, FrequencyAccuracy
-
 from .claims import Claim
-from .figures import COLOURS, new_figure
-from .training import Training, against_pgd, train
+from .training import Training, against_pgd
+from .variants import DIFFERS, HFC, bars, compared  # noqa: F401
 
 SOURCE = "Wang et al., CVPR 2020, Figure 5"
-DIFFERS = "The paper draws curves over epochs; here the trained networks are compared, "
-DIFFERS += "and HFC is fed on the images' mean."
 KINDS = ("vanilla", "dropout", "mixup", "batchnorm", "adversarial")
-HFC, TEST, TRAIN = "test/hfc_hfc/r04", "test/hfc_accuracy/original", "train/hfc_accuracy/original"
 
 
 @dataclass(frozen=True)
@@ -74,31 +67,8 @@ def run(setting, data, seed, folder):
         "batchnorm": (replace(setting, network=setting.with_batchnorm), None),
         "adversarial": (setting, against_pgd(setting.epsilon, setting.steps)),
     }
-    measure = FrequencyAccuracy((4,), closed=False, hfc_background="mean")
-    numbers = {}
-    for name, (own, change) in kinds.items():
-        trained = train(
-            own, data.train, seed, folder / name, change=change,
-            watch={"train": data.train, "test": data.test},
-            measurements={measure: Every(epochs=own.epochs)},
-        )  # fmt: skip
-        numbers |= trained.numbers(name)
-        (a, a_low, a_high), (b, b_low, b_high) = (numbers[f"{name}/{s}"] for s in (TRAIN, TEST))
-        below, above = math.hypot(a - a_low, b_high - b), math.hypot(a_high - a, b - b_low)
-        numbers[f"{name}/gap"] = [a - b, a - b - below, a - b + above]
-    return numbers
+    return compared(kinds, data, seed, folder)
 
 
 def figure(runs):
-    out = new_figure(8, 4)
-    axes = out.subplots()
-    shown = ((TEST, "original test images", 0), (HFC, "their HFC(4)", 5), ("gap", "gap", 4))
-    for k, (what, label, colour) in enumerate(shown):
-        ours = 100 * np.array([[run[f"{name}/{what}"][0] for name in KINDS] for run in runs])
-        at = np.arange(len(KINDS)) + 0.27 * (k - 1)
-        axes.bar(at, ours.mean(0), 0.26, color=COLOURS[colour], label=label)
-        axes.vlines(at, ours.min(0), ours.max(0), color="0.6")
-    axes.set_xticks(range(len(KINDS)), KINDS)
-    axes.set_ylabel("accuracy, or training minus test, in %")
-    out.legend(frameon=False, ncols=3, loc="outside upper center")
-    return out
+    return bars(runs, KINDS)

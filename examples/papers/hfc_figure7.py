@@ -65,7 +65,7 @@ def run(setting, data, seed, folder):
             measurements={KernelSpectra(): Every(epochs=1), FrequencyAccuracy(): last},
             change=change,
         )  # fmt: skip
-        weight = torch.from_numpy(trained.results["test/kernel_spectra"].kernels)
+        weight = torch.from_numpy(trained.results["kernel_spectra"].kernels)
         numbers |= trained.numbers(name)
         for which, w in ((name, weight), (f"{name} smoothed", kernels.smooth(weight, RHO))):
             numbers[f"{which}/smoothness"] = mean_interval(kernels.smoothness(w).numpy())

@@ -1,18 +1,16 @@
-"""The training loop that all recipes share, its settings, and its networks."""
+"""The training loop that all recipes share, and its settings."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models import resnet18
 from torchvision.transforms import v2
 
 import hfc_probe
@@ -21,6 +19,7 @@ from hfc_probe import Every, Measurement, PixelSpace, Samples, attacks, fourier
 from ..cifar_resnet import resnet20
 from .claims import Numbers
 from .data import Data
+from .networks import network
 
 Change = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -51,38 +50,6 @@ class Training:
         return self.network.endswith(".pth")
 
 
-def network(name: str, classes: int, channels: int = 3) -> nn.Module:
-    """A network with Xavier initialisation.
-
-    "cnn" or "resnet18"; without BatchNorm "plain" or "resnet18_plain"; with dropout before the
-    last layer any of them and "_dropout".
-    """
-    base, drops, _ = name.partition("_dropout")
-    plain = base.endswith("plain")
-    if base in ("resnet18", "resnet18_plain"):  # no stride before the first block, as the authors'
-        norm = (lambda width: nn.Identity()) if plain else nn.BatchNorm2d
-        model: nn.Module = resnet18(num_classes=classes, norm_layer=norm)
-        if drops:
-            model.fc = nn.Sequential(nn.Dropout(), model.fc)
-        model.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
-        model.maxpool = nn.Identity()
-    else:
-
-        def block(inputs: int, outputs: int, side: int) -> list[nn.Module]:
-            norm = {"cnn": [nn.BatchNorm2d(outputs)], "plain": []}[base]
-            return [nn.Conv2d(inputs, outputs, side, padding=side // 2), *norm, nn.ReLU()]
-
-        pool = nn.MaxPool2d(2)
-        layers = [*block(channels, 16, 5), pool, *block(16, 32, 3), pool, *block(32, 64, 3)]
-        drop = [nn.Dropout()] if drops else []
-        head = [nn.AdaptiveAvgPool2d(2), nn.Flatten(), *drop, nn.Linear(256, classes)]
-        model = nn.Sequential(*layers, *head)
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-    return model.to(memory_format=torch.channels_last)  # nearly twice as fast on a CPU
-
-
 def against_pgd(epsilon: float, steps: int) -> Change:
     """Adversarial training: every batch is attacked by PGD from a random start."""
 
@@ -97,10 +64,10 @@ def against_pgd(epsilon: float, steps: int) -> Change:
 
 
 class Trained:
-    """A trained model and what its probes saw.
+    """A trained model and what its probe saw.
 
-    `curves` has for each "SET/TAG" a number per measurement, in order, each `[value, lower,
-    upper]` or `[value]`; `results` the last results themselves by "SET/MEASUREMENT".
+    `curves` has for each "SET/TAG" (of weights alone: "TAG") a number per measurement, in order,
+    each `[value, lower, upper]` or `[value]`; `results` the last results as in `probe.results`.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -108,15 +75,16 @@ class Trained:
         self.curves: dict[str, list[list[float]]] = {}
         self.results: dict[str, hfc_probe.Result] = {}
 
-    def see(self, name: str, probe: hfc_probe.Probe) -> None:
+    def see(self, probe: hfc_probe.Probe) -> None:
         for key, result in probe.results.items():
-            if self.results.get(f"{name}/{key}") is result:
+            if self.results.get(key) is result:
                 continue  # it was not due
-            self.results[f"{name}/{key}"] = result
+            self.results[key] = result
+            of_set = key.removesuffix(key.rpartition("/")[2])
             intervals = result.intervals()
             for tag, value in result.scalars().items():
                 number = [value, *intervals.get(tag, ())]
-                self.curves.setdefault(f"{name}/{tag}", []).append(number)
+                self.curves.setdefault(f"{of_set}{tag}", []).append(number)
 
     def numbers(self, prefix: str) -> Numbers:
         """The last of every curve by "PREFIX/SET/TAG", whole curves by "curves/PREFIX/SET/TAG"."""
@@ -133,16 +101,17 @@ def train(
     watch: Mapping[str, Samples],
     measurements: Mapping[Measurement, Every] | Iterable[Measurement],
     change: Change | None = None,
+    penalty: Callable[[nn.Module], Tensor] | None = None,
 ) -> Trained:
-    """Train a network, with a probe per named set in `watch`, by default after every epoch.
+    """Train a network, with a probe on the named sets in `watch`, by default after every epoch.
 
-    Every set has an event file of its own at `log_dir/NAME`, so TensorBoard shows them as runs
-    to compare. One seed gives the same initial weights and the same order of images, whatever
+    One seed gives the same initial weights and the same order of images, whatever
     the recipe changes about the batches.
 
     Args:
         change: `change(model, images, targets)` gives the batch that is trained on, from images
             in pixel space; targets may be probabilities.
+        penalty: of the model, added to the loss.
     """
     torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -152,30 +121,24 @@ def train(
     )
     order = torch.Generator().manual_seed(seed)
     trained = Trained(model)
-    with ExitStack() as stack:
-        probes = {
-            name: stack.enter_context(
-                hfc_probe.attach(
-                    model,
-                    samples,
-                    optimizer=optimizer,
-                    log_dir=log_dir / name,
-                    measurements=measurements,
-                    limit=setting.measured,
-                    budget=1.0,
-                    strict=True,
-                    final=False,
-                )
-            )
-            for name, samples in watch.items()
-        }
+    probe = hfc_probe.attach(
+        model,
+        watch,
+        optimizer=optimizer,
+        log_dir=log_dir,
+        measurements=measurements,
+        limit=setting.measured,
+        budget=1.0,
+        strict=True,
+        final=False,
+    )
+    with probe:
         for _ in range(setting.epochs):
             model.train()
             for index in torch.randperm(len(data), generator=order).split(setting.batch_size):
-                step(setting, model, optimizer, data, index, change)
-            for name, probe in probes.items():
-                probe.end_epoch()
-                trained.see(name, probe)
+                step(setting, model, optimizer, data, index, change, penalty)
+            probe.end_epoch()
+            trained.see(probe)
     model.eval()
     return trained
 
@@ -203,24 +166,27 @@ def given_or_trained(
     model.load_state_dict(torch.load(data.root / setting.network, weights_only=True))
     pixels = PixelSpace.imagenet()
     trained = Trained(nn.Sequential(v2.Normalize(pixels.mean, pixels.std), model).eval())
-    for name, samples in watch.items():
-        probe = hfc_probe.attach(
-            trained.model, samples, log_dir=log_dir / name, measurements=measurements,
-            limit=setting.measured, strict=True, final=False,
-        )  # fmt: skip
-        with probe:
-            probe.measure()
-            trained.see(name, probe)
+    probe = hfc_probe.attach(
+        trained.model, watch, log_dir=log_dir, measurements=measurements,
+        limit=setting.measured, strict=True, final=False,
+    )  # fmt: skip
+    with probe:
+        probe.measure()
+        trained.see(probe)
     return trained
 
 
-def step(setting: Training, model, optimizer, data: Samples, index: Tensor, change) -> None:
+def step(
+    setting: Training, model, optimizer, data: Samples, index: Tensor, change=None, penalty=None
+) -> None:
     """One step of the optimizer on the images at these indices."""
     device = next(model.parameters()).device
     images, targets = data.pixels(index).to(device), data.targets[index].to(device)
     if change is not None:
         images, targets = change(model, images, targets)
     loss = F.cross_entropy(model(fourier.rescaled(images, setting.rescale)), targets)
+    if penalty is not None:
+        loss = loss + penalty(model)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
@@ -235,7 +201,7 @@ def seconds_per_training(setting: Training, data: Samples, classes: int) -> floa
     times = []
     for _ in range(4):
         began = time.perf_counter()
-        step(setting, model, optimizer, data, index, None)
+        step(setting, model, optimizer, data, index)
         if device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - began)

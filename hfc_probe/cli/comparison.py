@@ -25,6 +25,7 @@ class Change:
         difference: interval of ``after - before``.
         paired: whether it was made image by image, of the same images in both runs.
         refused: why nothing is said of the difference; empty if something may be.
+        spread: standard deviation over seeds in either; None for one run.
     """
 
     tag: str
@@ -36,6 +37,7 @@ class Change:
     difference: Interval | None = None
     paired: bool = False
     refused: str = ""
+    spread: tuple[float | None, float | None] = (None, None)
 
     @property
     def differs(self) -> bool:
@@ -210,7 +212,8 @@ def _change(
         low, high = square_and_add(after, *two, before, *one)
         difference = (float(low), float(high))
     words = tag if label is None else label.text
-    return Change(tag, words, before, after, one, two, difference, paired, refused)
+    spread = (first.get("spread", {}).get(tag), second.get("spread", {}).get(tag))
+    return Change(tag, words, before, after, one, two, difference, paired, refused, spread)
 
 
 def _differing(name: str, first: Stored, second: Stored) -> Iterator[Differing]:

@@ -29,8 +29,8 @@ GROUP = "hfc_probe.detection"
     "--model",
     "spec",
     metavar="MODEL",
-    help="torchvision:NAME, hf:NAME_OR_DIR, onnx:FILE,decode=path/to/file.py:function, "
-    "or path/to/file.py:callable (the file is run).",
+    help="torchvision:NAME, hf:NAME_OR_DIR, ultralytics:FILE_OR_NAME, "
+    "onnx:FILE,decode=path/to/file.py:function, or path/to/file.py:callable (the file is run).",
 )
 @click.option(
     "--detectron2-config",
@@ -43,7 +43,11 @@ GROUP = "hfc_probe.detection"
     help="A checkpoint, or DEFAULT for torchvision's published weights (downloaded).",
 )
 @click.option("--images", metavar="DIR", help="Folder of the images.")
-@click.option("--annotations", metavar="FILE", help="Their COCO JSON.")
+@click.option(
+    "--annotations",
+    metavar="FILE_OR_DIR",
+    help="Their COCO JSON, YOLO's data.yaml, or a folder of Pascal VOC or FiftyOne.",
+)
 @click.option(
     "--dataset",
     metavar="NAME",
@@ -90,14 +94,19 @@ GROUP = "hfc_probe.detection"
     show_default=True,
     help="Filter the original image, or (detectron2) the model's resized input.",
 )
+@click.option(
+    "--iou-type",
+    type=click.Choice(["bbox", "segm", "keypoints"]),
+    default="bbox",
+    show_default=True,
+    help="Compare boxes, instance masks or keypoints, in COCO's words.",
+)
 @click.option("--limit", type=click.IntRange(min=1), help="Maximum number of images.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option(
     "--max-dets",
     type=click.IntRange(min=1),
-    default=100,
-    show_default=True,
-    help="Detections per image and class that count.",
+    help="Detections per image and class that count. [default: 100; for keypoints 20]",
 )
 @click.option(
     "--margin",
@@ -170,9 +179,10 @@ def detect(
     hfc_background: Any,
     rescale: str,
     at: Any,
+    iou_type: Any,
     limit: int | None,
     batch_size: int,
-    max_dets: int,
+    max_dets: int | None,
     margin: float,
     floor: float,
     bootstrap: int,
@@ -211,6 +221,7 @@ def detect(
         hfc_background=hfc_background,
         rescale="max" if rescale == "max" else None,
         at=at,
+        iou_type=iou_type,
         max_dets=max_dets,
         margin=margin,
         floor=floor,
@@ -228,7 +239,7 @@ def detect(
         wanted = DetectionHeatmap(
             crop=heatmap,
             forwards=forwards,
-            max_dets=max_dets,
+            max_dets=audit.most_dets,
             ignore_unknown=ignore_unknown,
             seed=seed,
         )

@@ -1,4 +1,4 @@
-"""Detectors named on the command line: of torchvision, Hugging Face, ONNX, or a user's file."""
+"""Detectors named on the command line: of torchvision, other libraries, or a user's file."""
 
 from __future__ import annotations
 
@@ -24,14 +24,16 @@ def load_detector(
 
     Args:
         spec: ``torchvision:NAME`` (RetinaNet, Faster R-CNN, FCOS, SSD, …),
-            ``hf:NAME_OR_DIR``, ``onnx:FILE,decode=path/to/file.py:function`` (see
+            ``hf:NAME_OR_DIR``, ``ultralytics:FILE_OR_NAME``,
+            ``onnx:FILE,decode=path/to/file.py:function`` (see
             :func:`hfc_probe.detection.detectors.from_onnx`; ``,prepare=…`` likewise), or
             ``path/to/file.py:callable``, whose callable is run and returns the detector.
         weights: a checkpoint file; ``DEFAULT`` for torchvision's published weights
             (downloaded); None for a file's detector that loads its own.
         classes: number of classes with the background, as torchvision counts them; None: as
             the checkpoint has it.
-        categories: names by category id, by which the classes of ``hf:`` are found.
+        categories: names by category id, by which the classes of ``hf:`` and ``ultralytics:``
+            are found.
 
     Raises:
         InputError: an unknown name, a file or checkpoint that cannot be used, no weights.
@@ -45,16 +47,18 @@ def load_detector(
         )
     if kind == "torchvision":
         return _torchvision(name, weights, classes)
-    if kind in ("hf", "onnx"):
+    if kind in ("hf", "onnx", "ultralytics"):
         if weights is not None:
             raise InputError(
                 f"--weights: expected none with {kind}:…, which brings its own, got {weights}"
             )
-        return _onnx(name) if kind == "onnx" else _transformers(name, categories)
+        if kind == "onnx":
+            return _onnx(name)
+        return {"hf": _transformers, "ultralytics": _ultralytics}[kind](name, categories)
     if ".py:" not in spec:
         raise InputError(
-            "--model: expected torchvision:NAME, hf:NAME_OR_DIR, onnx:FILE,decode=… or "
-            f"path/to/file.py:callable, got {spec!r}"
+            "--model: expected torchvision:NAME, hf:NAME_OR_DIR, ultralytics:FILE_OR_NAME, "
+            f"onnx:FILE,decode=… or path/to/file.py:callable, got {spec!r}"
         )
     detector = call_from_file(spec)
     if weights is not None:
@@ -104,6 +108,25 @@ def _transformers(name: str, categories: Mapping[int, str] | None) -> nn.Module:
             f"name on its hub, failed ({' '.join(str(error).split())[:200]})"
         ) from error
     return from_transformers(model, processor, categories).eval()
+
+
+def _ultralytics(name: str, categories: Mapping[int, str] | None) -> nn.Module:
+    try:
+        from ultralytics import YOLO
+    except ImportError as error:
+        raise InputError(
+            "--model: ultralytics:… needs ultralytics; pip install ultralytics"
+        ) from error
+    from ..detection.detectors import from_ultralytics
+
+    try:
+        model = YOLO(name)
+    except Exception as error:  # whatever reading or downloading a checkpoint raises
+        raise InputError(
+            f"--model: expected ultralytics:{name} to be a checkpoint of ultralytics, a file or a "
+            f"name that it downloads, failed ({' '.join(str(error).split())[:200]})"
+        ) from error
+    return from_ultralytics(model, categories)
 
 
 def _torchvision(name: str, weights: str | None, classes: int | None) -> nn.Module:

@@ -70,16 +70,17 @@ def _measurement(name: str, a: StoredRun, b: StoredRun) -> dict[str, Any]:
 
 
 def _cells(change: Change) -> tuple[str, ...]:
-    def number(value: float, how: str) -> str:
-        return format(value, how) if math.isfinite(value) else "–"
+    def number(value: float, how: str, spread: float | None = None) -> str:
+        shown = format(value, how) if math.isfinite(value) else "–"
+        return shown if spread is None else f"{shown} ± {spread:.2g}"
 
     def bounds(interval: Interval | None, how: str = ".3f") -> str:
         return "" if interval is None else f"[{interval[0]:{how}}, {interval[1]:{how}}]"
 
     return (
-        number(change.before, ".4g"),
+        number(change.before, ".4g", change.spread[0]),
         bounds(change.before_interval),
-        number(change.after, ".4g"),
+        number(change.after, ".4g", change.spread[1]),
         bounds(change.after_interval),
         "" if change.refused else number(change.after - change.before, "+.4g"),
         "" if change.refused else bounds(change.difference, "+.3f"),

@@ -1,4 +1,4 @@
-"""``hfc-probe report``: two runs side by side."""
+"""``hfc-probe report``: two runs, or several seeds of two, side by side."""
 
 from __future__ import annotations
 
@@ -10,19 +10,37 @@ from .common import clear_errors
 
 
 @click.command()
-@click.argument("run_a", type=click.Path(path_type=Path))
-@click.argument("run_b", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="[default: RUN_B/report.html]")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="[default: in the last RUN]")
 @clear_errors
-def report(run_a: Path, run_b: Path, out: Path | None) -> None:
-    """Compare two runs (directories that audit or demo wrote) on one self-contained page."""
+def report(runs: tuple[Path, ...], out: Path | None) -> None:
+    """Compare two RUNS (directories that audit or demo wrote) on one self-contained page.
+
+    More than two are seeds of two, such as low_seed0 low_seed1 high_seed0 high_seed1: then the
+    means over seeds are compared.
+    """
+    from ..ground.errors import InputError
     from ..ground.files import write_atomically
     from .comparison import compare
     from .page import page
+    from .seeds import by_seed, mean_of
     from .stored import read_run
 
-    found = compare(read_run(run_a), read_run(run_b))
-    out = out or run_b / "report.html"
+    groups = {str(run): [str(run)] for run in runs}
+    if len(runs) > 2:
+        groups = by_seed([str(run) for run in runs])
+    if len(groups) != 2:
+        raise InputError(
+            "report: expected two runs, or seeds of two such as low_seed0 low_seed1 high_seed0 "
+            f"high_seed1, got {len(groups)}: {', '.join(groups)}; name two"
+        )
+    found = compare(
+        *(
+            mean_of(Path(name).name, [read_run(Path(run)) for run in group])
+            for name, group in groups.items()
+        )
+    )
+    out = out or runs[-1] / "report.html"
     write_atomically(out, page(found).encode())
     for caution in found.cautions:
         click.echo(f"Caution: {caution}")

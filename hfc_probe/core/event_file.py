@@ -53,7 +53,7 @@ def _log(result: Any, writer: Any, step: int, *, figure: bool) -> None:
         for tag, picture in pictures.items():
             _log_picture(writer, tag, picture, step)
     if hasattr(writer, "add_result"):
-        writer.add_result(result, step)
+        writer.add_result(result.name, result, step)
     _log_tensors(result, writer, step)
     flush(writer)
 

@@ -131,8 +131,8 @@ class Collector(ABC):
     def add_image(self, tag: str, image: Image, step: int, dataformats: str = "HWC") -> None:
         self._at(step).images[tag] = image
 
-    def add_result(self, result: Any, step: int) -> None:
-        self._at(step).results[result.name] = result.to_dict()
+    def add_result(self, name: str, result: Any, step: int) -> None:
+        self._at(step).results[name] = result.to_dict()
 
     def flush(self) -> None:
         found, self._found = self._found, Found(self._found.step)
@@ -252,8 +252,8 @@ class _WandbRun(Collector):
         pictures = {tag: wandb.Image(image) for tag, image in found.images.items()}
         self.log({**found.scalars, **pictures}, found.step)
         for name, result in found.results.items():
-            artifact = wandb.Artifact(f"hfc_probe-{self._run.id}-{name}", type="hfc_probe")
-            with artifact.new_file(f"{name}.json", encoding="utf-8") as file:
+            artifact = wandb.Artifact(f"hfc_probe-{self._run.id}-{_plain(name)}", type="hfc_probe")
+            with artifact.new_file(f"{_plain(name)}.json", encoding="utf-8") as file:
                 json.dump(result, file, allow_nan=False, ensure_ascii=False)
             self._run.log_artifact(artifact, aliases=["latest", f"step-{found.step}"])
 
@@ -298,10 +298,14 @@ class _MlflowRun(Collector):
             self._client.log_dict(self._id, result, path)
 
 
+def _plain(tag: str) -> str:
+    """A tag without what file systems refuse."""
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in tag)
+
+
 def _file(tag: str, step: int) -> str:
-    """A file's name for a tag, without what file systems refuse."""
-    kept = "".join(c if c.isalnum() or c in "._-" else "_" for c in tag)
-    return f"{kept}_{step:08d}"
+    """A file's name for a tag at a step."""
+    return f"{_plain(tag)}_{step:08d}"
 
 
 def _png(image: Image) -> bytes:

@@ -29,13 +29,16 @@ from ..model.isolation import device_of, first_tensor, isolated, unwrap
 from ..ranks import together
 from . import evaluation
 from .coco import (
+    IOU_TYPES,
     DetectionDataset,
     Detections,
     GroundTruth,
     ImageId,
+    IouType,
     detections_from,
 )
 from .identity import changed, detector_identity
+from .overlap import MOST
 from .pictures import BrokenImageError
 from .result import DetectionAuditResult
 from .signed import sign_doubt
@@ -75,7 +78,7 @@ class DetectionAudit:
             as the detector says (``pixel_mean``, or torchvision's ``transform.image_mean``).
         closed: LFC holds ``d <= r``, as the paper; False: ``d < r``, as its code for
             classification (there is none for detection).
-        max_dets: detections per image and class that count, COCO's 100.
+        max_dets: detections per image and class that count; None: COCO's 100, for keypoints 20.
         margin: a change of AP (of an image) or score (of an object) up to this is no gain
             and no drop.
         floor: an image whose original AP is below this has no gains or drops: a weak model
@@ -93,6 +96,8 @@ class DetectionAudit:
         rescale: ``"max"`` divides every image that the detector is shown, the original too, by
             its own maximum and multiplies it by full scale, as the paper's code does for
             classification; None feeds them as they are.
+        iou_type: what is compared with the annotations, in COCO's words: ``"bbox"``; ``"segm"``,
+            instance masks by their IoU; ``"keypoints"``, by their object keypoint similarity.
 
     Raises:
         InputError: settings that cannot work.
@@ -108,7 +113,7 @@ class DetectionAudit:
     hfc_background: Background = "zero"
     pixel_mean: tuple[float, ...] | None = None
     closed: bool = True
-    max_dets: int = 100
+    max_dets: int | None = None
     margin: float = 0.05
     floor: float = 0.1
     bootstrap: int = 1000
@@ -116,6 +121,7 @@ class DetectionAudit:
     seed: int = 0
     rescale: fourier.Rescale | None = None
     at: Place = "image"
+    iou_type: IouType = "bbox"
     control: bool = False
 
     def __post_init__(self) -> None:
@@ -126,6 +132,9 @@ class DetectionAudit:
         checks.choice("hfc_background", self.hfc_background, ("zero", "mean"))
         fourier.check_rescale(self.rescale)
         checks.choice("at", self.at, ("image", "input"))
+        checks.choice("iou_type", self.iou_type, IOU_TYPES)
+        if self.max_dets is None:
+            checks.keep(self, max_dets=MOST[self.iou_type])
         for name, least in (("max_dets", 1), ("bootstrap", 0)):
             checks.keep(self, **{name: checks.whole(name, getattr(self, name), least)})
         for name in ("margin", "floor"):
@@ -180,8 +189,9 @@ class DetectionAudit:
         Args:
             detector: maps a list of ``(C, H, W)`` images in [0, 1] to a list of mappings
                 with ``boxes`` ``(n, 4)`` (x0, y0, x1, y1 in original pixels), ``scores``
-                ``(n,)``, ``labels`` ``(n,)`` (category ids), or tuples of the three.
-                torchvision's detection models are such.
+                ``(n,)``, ``labels`` ``(n,)`` (category ids), or tuples of the three; under another
+                ``iou_type`` with ``masks`` ``(n, 1, H, W)`` or ``keypoints`` ``(n, 17, 3)`` as
+                well. torchvision's detection models are such.
             dataset: such as :class:`CocoImages`.
             model: the module inside a detector that is a plain function: it is kept in
                 evaluation mode.
@@ -339,7 +349,13 @@ class DetectionAudit:
                 {n: f[image_id] for n, f in predictions.items() if image_id in f}, truth
             )
         evaluations = {
-            name: evaluation.evaluate(truth, kept, predictions[name], max_dets=self.max_dets)
+            name: evaluation.evaluate(
+                truth,
+                kept,
+                predictions[name],
+                max_dets=self.most_dets,
+                iou_type=self.iou_type,
+            )
             for name in self.variants
         }
         return DetectionAuditResult.build(
@@ -352,10 +368,15 @@ class DetectionAudit:
             },
             evaluations=evaluations,
             skipped=skipped,
-            control=None if control is None else evaluation.evaluate(
-                truth, kept, control, max_dets=self.max_dets
-            ).images,
+            control=None if control is None else evaluation.image_precisions(
+                truth, kept, control, max_dets=self.most_dets, iou_type=self.iou_type
+            ),
         )  # fmt: skip
+
+    @property
+    def most_dets(self) -> int:
+        """Detections per image and class that count."""
+        return self.max_dets or MOST[self.iou_type]
 
     def _choose(self, truth: GroundTruth, limit: int | None) -> list[ImageId]:
         limit = check_limit(limit)
@@ -382,6 +403,9 @@ class DetectionAudit:
             "images": f"{len(files)} named {zlib.crc32(chr(10).join(files).encode()):08x}",
             **reading,
             **{name: getattr(self, name) for name in names},
+            **(
+                {} if self.iou_type == "bbox" else {"iou_type": self.iou_type}
+            ),  # an older version's
             **({CONTROL: True} if self.control else {}),
         }
 
@@ -503,7 +527,7 @@ def detect_variants(
     )
     for name, output in outputs:
         for row, detections in zip(
-            rows.values(), detections_from(output, len(readable)), strict=True
+            rows.values(), detections_from(output, len(readable), audit.iou_type), strict=True
         ):
             row[name] = detections
     return found | rows

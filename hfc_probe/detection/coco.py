@@ -1,4 +1,7 @@
-"""COCO ground truth, images and detections, keyed by dataset ids and never by position."""
+"""COCO ground truth, images and detections, keyed by dataset ids and never by position.
+
+Long because annotations and results are two halves of one file format.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,10 @@ import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 import torch
@@ -19,9 +22,13 @@ from torch import Tensor
 
 from ..ground.errors import InputError, named
 from ..ground.hashing import file_digest
+from .formats import read_folder
+from .masks import Rle, encoded, mask_tools, plain_rle
 from .pictures import is_turned, read_picture
 
 ImageId = int | str
+IouType = Literal["bbox", "segm", "keypoints"]  # what is compared with the annotations
+IOU_TYPES: tuple[IouType, ...] = get_args(IouType)
 # What entries of the wrong kind, size or depth raise.
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 
@@ -33,11 +40,15 @@ class Detections(NamedTuple):
         boxes: ``(n, 4)`` x, y, width, height in pixels of the original image.
         scores: ``(n,)``.
         labels: ``(n,)`` category ids.
+        masks: COCO's compressed RLE of each, ``{"size": [height, width], "counts": text}``.
+        keypoints: ``(n, K, 3)`` x, y in pixels and visibility.
     """
 
     boxes: NDArray[np.float64]
     scores: NDArray[np.float64]
     labels: NDArray[np.int64]
+    masks: tuple[Rle, ...] | None = None
+    keypoints: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,28 +59,48 @@ class GroundTruth:
         images: by id: ``file_name``, ``height``, ``width`` and what else the file has.
         categories: names by category id.
         annotations: with ``id``, ``image_id``, ``category_id``, ``bbox`` (x, y, width,
-            height), ``area``, ``iscrowd``; nothing else is kept.
+            height), ``area``, ``iscrowd`` and, if the file has them, ``segmentation``,
+            ``keypoints`` and ``num_keypoints``; nothing else is kept.
         notes: what was missing and how it was filled in.
+        drawn: masks of annotations by id, as far as they were needed.
     """
 
     images: dict[ImageId, dict[str, Any]]
     categories: dict[int, str]
     annotations: tuple[dict[str, Any], ...]
     notes: tuple[str, ...] = ()
+    drawn: dict[int, Rle] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
-    def read(cls, source: str | os.PathLike[str] | Mapping[str, Any]) -> GroundTruth:
-        """From a COCO JSON file, or what was read from one.
+    def read(
+        cls,
+        source: str | os.PathLike[str] | Mapping[str, Any],
+        images: str | os.PathLike[str] | None = None,
+    ) -> GroundTruth:
+        """From a COCO JSON file (or what was read from one), YOLO, Pascal VOC or FiftyOne.
+
+        Args:
+            source: a file or folder, see :func:`hfc_probe.detection.formats.read_folder`.
+            images: folder of the images, whose sizes YOLO and FiftyOne need.
 
         Raises:
-            InputError: no such file, not JSON, not COCO, ids that are repeated or unknown.
+            InputError: no such file, of no known form, ids that are repeated or unknown.
         """
         if isinstance(source, Mapping):
             return _checked(source, "annotations")
         path = Path(source)
+        content = read_folder(path, None if images is None else Path(images))
+        if content is not None:
+            truth = _checked(content, path.name)
+            return replace(truth, notes=(*content["notes"], *truth.notes))
+        if (path / "labels.json").is_file():  # FiftyOne's export in COCO's form
+            path /= "labels.json"
         if not path.is_file():
             what = "a folder" if path.is_dir() else "no such file"
-            raise InputError(f"annotations: expected a COCO JSON file, got {path} ({what})")
+            raise InputError(
+                "annotations: expected a COCO JSON file, YOLO's data.yaml, a folder of Pascal VOC "
+                f"or FiftyOne, got {path} ({what})"
+            )
         try:
             content = json.loads(path.read_bytes())
         except (ValueError, OSError, RecursionError) as error:
@@ -120,18 +151,19 @@ def _checked(content: Any, name: str) -> GroundTruth:
                 f"annotations: expected each {what} id once in {name}, got {count - unique} "
                 "repeated; renumber them"
             )
-    for field, known in (("image_id", images), ("category_id", categories)):
-        unknown = sorted({a[field] for a in annotations if a[field] not in known}, key=str)
+    for key, known in (("image_id", images), ("category_id", categories)):
+        unknown = sorted({a[key] for a in annotations if a[key] not in known}, key=str)
         if unknown:
             raise InputError(
-                f"annotations: expected each {field} in {name} among its own "
-                f"{'images' if field == 'image_id' else 'categories'}, got {named(unknown)}"
+                f"annotations: expected each {key} in {name} among its own "
+                f"{'images' if key == 'image_id' else 'categories'}, got {named(unknown)}"
             )
     lines = [f"{text} ({count} annotations)" for text, count in notes.items()]
-    if any("neg_category_ids" in image for image in images.values()):
+    if any(map(is_federated, images.values())):
         lines.append(
-            "the annotations are LVIS's, which name the categories looked for in each image; here "
-            "they are evaluated as COCO's, so that a right box of another category counts as false"
+            "the annotations are LVIS's and evaluated as LVIS does: in each image only the "
+            "categories looked for count, and max_dets are the detections of all classes together "
+            "(LVIS takes 300)"
         )
     if any(a["id"] == 0 for a in annotations):
         lines.append(
@@ -157,7 +189,13 @@ def _annotation(raw: Mapping[str, Any], notes: Counter[str]) -> dict[str, Any]:
         "bbox": [x, y, width, height],
         "area": float(width * height if area is None else area),
         "iscrowd": _whole(crowd or 0),
+        **{k: raw[k] for k in ("segmentation", "keypoints", "num_keypoints") if raw.get(k)},
     }
+
+
+def is_federated(image: Mapping[str, Any]) -> bool:
+    """Whether an image's entry names, as LVIS's, the categories that were looked for in it."""
+    return "neg_category_ids" in image
 
 
 def _image(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -212,7 +250,8 @@ class CocoImages:
 
     Args:
         images: the folder that ``file_name`` is relative to.
-        annotations: a COCO JSON file, or its content.
+        annotations: a COCO JSON file, or its content; of YOLO, Pascal VOC or FiftyOne as
+            :meth:`GroundTruth.read` takes them.
 
     Raises:
         InputError: no such folder, annotations that are not COCO's.
@@ -227,7 +266,9 @@ class CocoImages:
         if not self.folder.is_dir():
             raise InputError(f"images: expected a folder of images, got {self.folder}")
         self.truth: GroundTruth = (
-            annotations if isinstance(annotations, GroundTruth) else GroundTruth.read(annotations)
+            annotations
+            if isinstance(annotations, GroundTruth)
+            else GroundTruth.read(annotations, self.folder)
         )
         names = [image.get("file_name") for image in self.truth.images.values()]
         if not all(isinstance(name, str) for name in names):
@@ -264,13 +305,15 @@ class CocoImages:
         return read_picture(path, f"{path.name} (id {image_id})", size)
 
 
-def detections_from(output: Any, count: int) -> list[Detections]:
+def detections_from(output: Any, count: int, iou_type: IouType = "bbox") -> list[Detections]:
     """What a detector returned for ``count`` images, checked.
 
     Args:
         output: a list with one entry per image: a mapping with ``boxes`` ``(n, 4)`` (x0, y0,
             x1, y1 in original pixels), ``scores`` ``(n,)`` and ``labels`` ``(n,)`` (category
-            ids), other keys such as masks being ignored; or those three as a tuple.
+            ids); or those three as a tuple.
+        iou_type: ``"segm"`` needs ``masks`` as well, as :func:`hfc_probe.detection.masks.encoded`
+            takes them, ``"keypoints"`` ``keypoints`` ``(n, K, 3)``; other keys are ignored.
 
     Raises:
         InputError: another number of entries, other shapes, NaN.
@@ -281,10 +324,10 @@ def detections_from(output: Any, count: int) -> list[Detections]:
             f"detector: expected a list of {count} entries, one per image, got {size}; is the "
             "model in evaluation mode?"
         )
-    return [_one_image(entry) for entry in output]
+    return [_one_image(entry, iou_type) for entry in output]
 
 
-def _one_image(entry: Any) -> Detections:
+def _one_image(entry: Any, iou_type: IouType) -> Detections:
     names = ("boxes", "scores", "labels")
     if isinstance(entry, Mapping) and all(name in entry for name in names):
         parts = [entry[name] for name in names]
@@ -317,22 +360,50 @@ def _one_image(entry: Any) -> Detections:
         )
     # Width and height in the boxes' own precision, as every COCO exporter takes them.
     sizes = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
-    return Detections(
+    found = Detections(
         sizes.numpy().astype(np.float64),
         scores.numpy().astype(np.float64),
         labels.numpy().astype(np.int64),
     )
+    if iou_type == "bbox":
+        return found
+    key = "masks" if iou_type == "segm" else "keypoints"
+    if not isinstance(entry, Mapping) or key not in entry:
+        raise InputError(
+            f"detector: expected {key} beside the boxes for {iou_type} AP, got none; use "
+            'iou_type="bbox" or a detector that returns them'
+        )
+    if iou_type == "segm":
+        return found._replace(masks=encoded(entry[key], n))
+    points = torch.as_tensor(entry[key]).detach().cpu().to(torch.float64).numpy()
+    if points.ndim != 3 or points.shape[::2] != (n, 3) or not np.isfinite(points).all():
+        raise InputError(
+            f"detector: expected finite keypoints (n, K, 3), one per box ({n}), got {points.shape}"
+        )
+    return found._replace(keypoints=points)
 
 
 def to_results(detections: Mapping[ImageId, Detections]) -> list[dict[str, Any]]:
-    """Detections by image as COCO's results format."""
+    """Detections by image as COCO's results format.
+
+    Masks or keypoints take the place of boxes, as pycocotools takes the area of a detection from
+    its box if there is one.
+    """
     return [
-        {"image_id": image_id, "category_id": label, "bbox": box, "score": score}
+        {"image_id": image_id, "category_id": label, **shape, "score": score}
         for image_id, found in detections.items()
-        for box, score, label in zip(
-            found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
+        for shape, score, label in zip(
+            _shapes(found), found.scores.tolist(), found.labels.tolist(), strict=True
         )
     ]
+
+
+def _shapes(found: Detections) -> list[dict[str, Any]]:
+    if found.masks is not None:
+        return [{"segmentation": mask} for mask in found.masks]
+    if found.keypoints is not None:
+        return [{"keypoints": points.ravel().tolist()} for points in found.keypoints]
+    return [{"bbox": box} for box in found.boxes.tolist()]
 
 
 def from_results(
@@ -353,11 +424,12 @@ def from_results(
             ) from error
     else:
         entries = results
-    rows: dict[ImageId, list[tuple[list[float], float, int]]] = {}
+    rows: dict[ImageId, list[tuple[Any, ...]]] = {}
     try:
         for r in entries:
-            x, y, width, height = (float(v) for v in r["bbox"])
-            row = ([x, y, width, height], float(r["score"]), _whole(r["category_id"]))
+            mask = plain_rle(r["segmentation"]) if r.get("segmentation") else None
+            points = np.array(r.get("keypoints") or [], dtype=np.float64).reshape(-1, 3)
+            row = (_box(r, mask, points), float(r["score"]), _whole(r["category_id"]), mask, points)
             rows.setdefault(image_id_of(r["image_id"]), []).append(row)
     except MALFORMED as error:
         raise InputError(
@@ -373,9 +445,23 @@ def from_results(
     return {image_id: _packed(found) for image_id, found in rows.items()}
 
 
-def _packed(rows: list[tuple[list[float], float, int]]) -> Detections:
+def _box(entry: Mapping[str, Any], mask: Rle | None, points: NDArray[np.float64]) -> list[float]:
+    """Given, or that of the mask or the keypoints."""
+    if "bbox" in entry or (mask is None and not len(points)):
+        x, y, width, height = (float(v) for v in entry["bbox"])
+        return [x, y, width, height]
+    if mask is not None:
+        return [float(v) for v in mask_tools().toBbox(mask)]
+    low, high = points[:, :2].min(0), points[:, :2].max(0)
+    return [*low.tolist(), *(high - low).tolist()]
+
+
+def _packed(rows: list[tuple[Any, ...]]) -> Detections:
+    boxes, scores, labels, masks, points = zip(*rows, strict=True)
     return Detections(
-        np.array([r[0] for r in rows], dtype=np.float64).reshape(-1, 4),
-        np.array([r[1] for r in rows], dtype=np.float64),
-        np.array([r[2] for r in rows], dtype=np.int64),
+        np.array(boxes, dtype=np.float64).reshape(-1, 4),
+        np.array(scores, dtype=np.float64),
+        np.array(labels, dtype=np.int64),
+        None if None in masks else masks,
+        np.stack(points) if all(map(len, points)) else None,
     )

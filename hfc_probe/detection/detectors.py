@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad
 
 from ..ground.errors import InputError, named
 from ..ground.hashing import file_digest
@@ -80,16 +80,123 @@ def from_transformers(
         ) from cause
     if categories is None:
         return TransformersDetector(model, processor, None)
-    ids = {name: category_id for category_id, name in categories.items()}
     names: Mapping[int, str] = model.config.id2label  # type: ignore[assignment,union-attr]
+    labels = _by_name(names, categories, "model.config.id2label")
+    return TransformersDetector(model, processor, labels)
+
+
+def _by_name(names: Mapping[int, str], categories: Mapping[int, str], place: str) -> dict[int, int]:
+    """Category ids by class; COCO's unused ids, which have no name, stay unknown."""
+    ids = {name: category_id for category_id, name in categories.items()}
     unknown = [n for n in names.values() if n not in ids and n != "N/A"]
     if unknown:
         raise InputError(
             f"model: expected classes with the names of the categories, got {named(unknown)}; "
-            "rename them in model.config.id2label, or pass categories=None if they are ids"
+            f"rename them in {place}, or pass categories=None if they are ids"
         )
-    # COCO's unused ids have no name: they stay what they are, unknown.
-    return TransformersDetector(model, processor, {k: ids.get(n, -1) for k, n in names.items()})
+    return {k: ids.get(n, -1) for k, n in names.items()}
+
+
+class UltralyticsDetector(nn.Module):
+    """See :func:`from_ultralytics`."""
+
+    def __init__(
+        self, model: nn.Module, labels: Mapping[int, int] | None, settings: Mapping[str, Any]
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.labels = None if labels is None else dict(labels)
+        self.settings = dict(settings)
+        self.stride = max(int(model.stride.max()), 32)  # type: ignore[operator]
+
+    def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+        return [self._one(image) for image in images]
+
+    def _one(self, image: Tensor) -> dict[str, Tensor]:
+        from ultralytics.utils import ops
+
+        try:
+            from ultralytics.utils.nms import non_max_suppression
+        except ImportError:  # before 8.3.200
+            non_max_suppression = ops.non_max_suppression
+        given = self._letterboxed(image)
+        (found,) = non_max_suppression(
+            self.model(given.to(next(self.model.parameters()))),
+            self.settings["conf"],
+            self.settings["iou"],
+            max_det=self.settings["max_det"],
+            nc=len(self.model.names),  # type: ignore[arg-type]
+            end2end=bool(getattr(self.model, "end2end", False)),
+        )
+        boxes = ops.scale_boxes(given.shape[2:], found[:, :4], image.shape[1:])
+        labels = found[:, 5].long()
+        if self.labels is not None:
+            ids = [self.labels[k] for k in labels.tolist()]
+            labels = torch.tensor(ids, dtype=torch.int64, device=labels.device)
+        return {"boxes": boxes, "scores": found[:, 4], "labels": labels}
+
+    def _letterboxed(self, image: Tensor) -> Tensor:
+        """As ``LetterBox(imgsz, auto=True)``, on floats: bilinear, padded with 114 / 255."""
+        height, width = image.shape[1:]
+        side = self.settings["imgsz"]
+        ratio = min(side / height, side / width)
+        inner = max(round(height * ratio), 1), max(round(width * ratio), 1)
+        if inner != (height, width):
+            image = interpolate(image[None], size=inner, mode="bilinear", align_corners=False)[0]
+        down, across = ((side - n) % self.stride / 2 for n in inner)
+        top, left = round(down - 0.1), round(across - 0.1)
+        bottom, right = round(down + 0.1), round(across + 0.1)
+        return pad(image[None], (left, right, top, bottom), value=114 / 255)
+
+
+def from_ultralytics(
+    model: Any,
+    categories: Mapping[int, str] | None = None,
+    *,
+    imgsz: int | None = None,
+    conf: float = 0.001,
+    iou: float = 0.7,
+    max_det: int = 300,
+) -> UltralyticsDetector:
+    """A YOLO of ultralytics, on floats and without clipping, one image at a time.
+
+    Images are letterboxed as by the library, but not rounded to 8 bits; its own non-maximum
+    suppression finds the boxes. The padding is grey (114 / 255), also beside HFC.
+
+    Args:
+        model: such as ``YOLO("yolo11n.pt")``.
+        categories: names by category id, such as ``dataset.truth.categories``; classes are then
+            mapped by name. None: the model's classes, from 0, are the category ids.
+        imgsz: longer side of the network's input; None: as the model was trained, else 640.
+        conf, iou, max_det: as in ``model.val()``: AP needs low scores, too.
+
+    Raises:
+        InputError: another task than detection, or classes of other names.
+    """
+    network = getattr(model, "model", None)
+    names = getattr(network, "names", None)
+    task = getattr(model, "task", None)
+    if not isinstance(network, nn.Module) or not isinstance(names, Mapping) or task != "detect":
+        got = f"one for {task}" if isinstance(network, nn.Module) else type(network).__name__
+        raise InputError(
+            "model: expected a YOLO of ultralytics that is a torch model for detection, got "
+            f"{got}; use YOLO('….pt'), or from_onnx for exported ones"
+        )
+    if hasattr(network, "nc") and type(network).__name__.startswith("RTDETR"):
+        raise InputError(
+            "model: expected a YOLO, got RT-DETR, whose input ultralytics stretches; use "
+            "from_transformers"
+        )
+    settings = {
+        "imgsz": imgsz or dict(getattr(model, "overrides", {})).get("imgsz") or 640,
+        "conf": conf,
+        "iou": iou,
+        "max_det": max_det,
+    }
+    labels = None if categories is None else _by_name(names, categories, "model.model.names")
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    return UltralyticsDetector(network, labels, settings).eval()
 
 
 class OnnxDetector:

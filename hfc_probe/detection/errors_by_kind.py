@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .coco import Detections, GroundTruth, ImageId
+from .coco import Detections, GroundTruth, ImageId, IouType
 from .evaluation import interpolated
 from .matching import OVERLAP, Scene, scenes
 
@@ -56,6 +56,7 @@ def errors_of(
     found: Mapping[ImageId, Detections],
     *,
     max_dets: int = 100,
+    iou_type: IouType = "bbox",
 ) -> Errors:
     """Sort every mistake into a kind, and mend one kind at a time.
 
@@ -64,7 +65,7 @@ def errors_of(
     """
     rows = _Rows([], [], [], [])
     objects, missed = Counter[int](), Counter[int]()
-    for scene in scenes(truth, image_ids, found, max_dets):
+    for scene in scenes(truth, image_ids, found, max_dets, iou_type=iou_type):
         objects.update(scene.categories.tolist())
         missed.update(_image(rows, scene))
     kind = np.array(rows.kind, dtype=np.int64)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,18 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..ground.errors import InputError
-from .coco import Detections, GroundTruth, ImageId, to_results
+from .assignment import AREAS, IOU, Assignment, assign
+from .coco import Detections, GroundTruth, ImageId, IouType
+from .overlap import is_ignored
 
 METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
-_IOU = np.linspace(0.5, 0.95, 10)
 _RECALL = np.linspace(0.0, 1.0, 101)
-_BOOTSTRAP_CELLS = 8_000_000  # replicates × detections held in memory at once
+_BOOTSTRAP_CELLS = 300_000  # replicates × true positives in work at once, as many as a cache holds
 
 
 @dataclass(frozen=True, eq=False)
 class ClassMatches:
-    """Detections of one class in all images, by falling score.
+    """Detections of one class in all images that count at any threshold, by falling score.
 
     Attributes:
         image: ``(D,)`` position of each detection's image.
@@ -43,6 +41,7 @@ class Evaluation:
 
     Attributes:
         metrics: ``(6,)`` in [0, 1], in the order of :data:`METRICS`.
+        recalls: average recall, in the order of :func:`recall_names`.
         classes: ``(K,)`` AP per category, categories by rising id.
         images: ``(I,)`` AP of each image alone.
         match: ``(G,)`` per object, which of its image's detections matched it at IoU 0.5;
@@ -53,6 +52,7 @@ class Evaluation:
     """
 
     metrics: NDArray[np.float64]
+    recalls: NDArray[np.float64]
     classes: NDArray[np.float64]
     images: NDArray[np.float64]
     match: NDArray[np.int64]
@@ -61,13 +61,24 @@ class Evaluation:
     by_size: tuple[tuple[ClassMatches, ...], ...]
 
 
-def objects_in(truth: GroundTruth, image_ids: Sequence[ImageId]) -> list[dict[str, Any]]:
-    """The annotated objects in some images, crowds left out, image by image."""
+def objects_in(
+    truth: GroundTruth, image_ids: Sequence[ImageId], iou_type: IouType = "bbox"
+) -> list[dict[str, Any]]:
+    """The annotated objects in some images, ignored ones left out, image by image."""
     by_image: dict[ImageId, list[dict[str, Any]]] = {image_id: [] for image_id in image_ids}
     for annotation in truth.annotations:
-        if annotation["image_id"] in by_image and not annotation["iscrowd"]:
+        if annotation["image_id"] in by_image and not is_ignored(annotation, iou_type):
             by_image[annotation["image_id"]].append(annotation)
     return [annotation for found in by_image.values() for annotation in found]
+
+
+def recall_names(max_dets: int) -> tuple[str, ...]:
+    """COCO's names of average recall with 1, 10 and all detections per image and class.
+
+    >>> recall_names(100), recall_names(20)
+    (('AR1', 'AR10', 'AR100'), ('AR1', 'AR10', 'AR20'))
+    """
+    return tuple(f"AR{most}" for most in (*(n for n in (1, 10) if n < max_dets), max_dets))
 
 
 def evaluate(
@@ -76,135 +87,119 @@ def evaluate(
     detections: Mapping[ImageId, Detections],
     *,
     max_dets: int = 100,
+    iou_type: IouType = "bbox",
 ) -> Evaluation:
-    """AP of detections in some images, exactly as pycocotools' COCOeval gives it.
+    """AP of detections in some images, to the last digit what pycocotools' COCOeval gives.
 
-    Per-image AP and matches are read from COCOeval's own per-image records, so nothing is
-    matched a second time. If there are objects and no detections AP is 0.
+    If there are objects and no detections AP is 0.
 
     Args:
         image_ids: sorted; objects and detections in other images do not count.
         max_dets: detections per image and class that count, best first.
+        iou_type: what is compared: ``"bbox"``, ``"segm"`` or ``"keypoints"``.
     """
-    run = _coco_eval(truth, image_ids, detections, max_dets)
-    categories = sorted(truth.categories)
-    precision = run.eval["precision"][..., 0]  # (T, R, K, A); −1 if there is no object
-    metrics = [
-        _mean(precision[..., 0]),
-        _mean(precision[:1, ..., 0]),
-        _mean(precision[5:6, ..., 0]),
-    ]
+    found = assign(truth, image_ids, detections, max_dets=max_dets, iou_type=iou_type)
+    classes, count = len(truth.categories), len(image_ids)
+    limits = [int(name[2:]) for name in recall_names(max_dets)]
+    # As COCOeval.accumulate leaves them: -1 if there is no object.
+    precision = -np.ones((len(IOU), len(_RECALL), classes, len(AREAS)))
+    recall = -np.ones((len(IOU), classes, len(limits)))
+    starts = np.searchsorted(found.category, np.arange(classes + 1))
+    by_area: list[list[ClassMatches]] = [[] for _ in AREAS]
+    for k in range(classes):
+        rows = np.arange(starts[k], starts[k + 1])
+        rows = rows[np.argsort(-found.score[rows], kind="stable")]
+        mine = found.of[:, 0] == k
+        for area in range(len(AREAS)):
+            objects = np.bincount(found.of[mine & found.sought[area], 1], minlength=count)
+            hit, counts = found.hit[area][:, rows], found.counts[area][:, rows]
+            kept = counts.any(0)  # COCO keeps the others, and they change nothing
+            by_area[area].append(
+                ClassMatches(found.image[rows[kept]], hit[:, kept], counts[:, kept], objects)
+            )
+            total = int(objects.sum())
+            if total:
+                precision[:, :, k, area] = _precision(hit, counts, total)
+                if area == 0:
+                    for m, most in enumerate(limits):
+                        recall[:, k, m] = hit[:, found.rank[rows] < most].sum(1) / total
+    metrics = [_mean(precision[..., 0]), _mean(precision[:1, ..., 0]),
+               _mean(precision[5:6, ..., 0])]  # fmt: skip
     metrics += [_mean(precision[..., area]) for area in (1, 2, 3)]
-    per_class = [_mean(precision[:, :, k, 0]) for k in range(len(categories))]
 
-    # evalImgs runs over categories, then area ranges (the first is "all"), then images.
-    count = len(image_ids)
-    areas = [
-        [run.evalImgs[k : k + count] for k in range(area * count, len(run.evalImgs), 4 * count)]
-        for area in range(4)
-    ]
-    records = areas[0]
-    in_images = np.zeros((2, count))  # sum over classes, number of classes
-    matched: dict[int, int] = {}
-    for row in records:
-        for k, record in enumerate(row):
-            if record is None:
-                continue
-            objects = int((np.asarray(record["gtIgnore"]) == 0).sum())
-            if objects:
-                in_images[0, k] += _image_precision(record, objects)
-                in_images[1, k] += 1
-            for object_id, found in zip(record["gtIds"], record["gtMatches"][0], strict=True):
-                matched[object_id] = int(found)
-    with np.errstate(invalid="ignore"):
-        images = in_images[0] / np.where(in_images[1] > 0, in_images[1], np.nan)
-
-    objects_here = objects_in(truth, image_ids)
-    match = np.array([matched.get(a["id"], 0) - 1 for a in objects_here], dtype=np.int64)
-    score = np.full(len(match), np.nan)
-    starts = _starts(image_ids, detections)
-    for k, annotation in enumerate(objects_here):
-        if match[k] >= 0:
-            match[k] -= starts[annotation["image_id"]]
-            score[k] = detections[annotation["image_id"]].scores[match[k]]
-    by_area = [tuple(_class_matches(row, count) for row in area) for area in areas]
+    position = {id(a): k for k, a in enumerate(found.annotations)}
+    matched = np.full(len(found.annotations), -1)
+    met = np.flatnonzero(found.target >= 0)
+    matched[found.target[met]] = met
+    here = [position[id(a)] for a in objects_in(truth, image_ids, iou_type)]
+    which = matched[np.array(here, dtype=np.int64)]
+    if not len(found.score):
+        match, score = which, np.full(len(which), np.nan)
+    else:
+        match = np.where(which >= 0, found.row[which], -1)
+        score = np.where(which >= 0, found.score[which], np.nan)
     return Evaluation(
-        np.array(metrics), np.array(per_class), images, match, score, by_area[0], tuple(by_area[1:])
+        np.array(metrics),
+        np.array([_mean(recall[..., m]) for m in range(len(limits))]),
+        np.array([_mean(precision[:, :, k, 0]) for k in range(classes)]),
+        _image_precisions(found, count),
+        match,
+        score,
+        tuple(by_area[0]),
+        tuple(tuple(one) for one in by_area[1:]),
     )
 
 
-def _coco_eval(
+def _precision(
+    hit: NDArray[np.bool_], counts: NDArray[np.bool_], objects: int
+) -> NDArray[np.float64]:
+    """Interpolated precision ``(T, R)`` of ranked detections ``(T, D)``."""
+    right = np.cumsum(hit, axis=1).astype(np.float64)
+    wrong = np.cumsum(counts & ~hit, axis=1).astype(np.float64)
+    precision = right / (wrong + right + np.spacing(1))
+    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    out = np.zeros((len(IOU), len(_RECALL)))
+    for t, (row, level) in enumerate(zip(envelope, right / objects, strict=True)):
+        first = np.searchsorted(level, _RECALL, side="left")
+        reached = first < len(row)
+        out[t, reached] = row[first[reached]]
+    return out
+
+
+def image_precisions(
     truth: GroundTruth,
     image_ids: Sequence[ImageId],
     detections: Mapping[ImageId, Detections],
-    max_dets: int,
-) -> Any:
-    try:
-        from pycocotools.cocoeval import COCOeval
-    except ImportError as error:
-        raise InputError(
-            "detection: average precision needs pycocotools; pip install 'hfc_probe[detection]'"
-        ) from error
-
-    images = [truth.images[image_id] for image_id in image_ids]
-    rows = to_results({image_id: detections[image_id] for image_id in image_ids
-                       if image_id in detections})  # fmt: skip
-    for k, row in enumerate(rows):
-        # What COCO.loadRes adds; it refuses an empty list.
-        row |= {"id": k + 1, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0}
-    with contextlib.redirect_stdout(io.StringIO()):
-        run = COCOeval(
-            _coco(truth, images, [dict(a) for a in truth.annotations]),
-            _coco(truth, images, rows),
-            "bbox",
-        )
-        run.params.imgIds = list(image_ids)
-        run.params.catIds = sorted(truth.categories)
-        run.params.maxDets = [max_dets]
-        run.evaluate()
-        run.accumulate()
-    return run
+    *,
+    max_dets: int = 100,
+    iou_type: IouType = "bbox",
+) -> NDArray[np.float64]:
+    """AP of each image alone ``(I,)``, as :func:`evaluate` gives it."""
+    found = assign(truth, image_ids, detections, max_dets=max_dets, iou_type=iou_type)
+    return _image_precisions(found, len(image_ids))
 
 
-def _coco(truth: GroundTruth, images: list[Any], annotations: list[dict[str, Any]]) -> Any:
-    from pycocotools.coco import COCO
-
-    coco = COCO()
-    coco.dataset = {
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": k, "name": name} for k, name in truth.categories.items()],
-    }
-    coco.createIndex()
-    return coco
-
-
-def _starts(
-    image_ids: Sequence[ImageId], detections: Mapping[ImageId, Detections]
-) -> dict[ImageId, int]:
-    """How many detections come before each image's in the results list."""
-    starts, total = {}, 0
-    for image_id in image_ids:
-        starts[image_id] = total
-        if image_id in detections:
-            total += len(detections[image_id].scores)
-    return starts
+def _image_precisions(found: Assignment, count: int) -> NDArray[np.float64]:
+    """AP of each image alone: the mean over its classes ``(I,)``."""
+    total, classes = np.zeros(count), np.zeros(count)
+    sought = found.of[found.sought[0]]
+    pairs, objects = np.unique(sought[:, 0] * count + sought[:, 1], return_counts=True)
+    np.add.at(classes, pairs % count, 1)
+    keys = found.category * count + found.image
+    low, high = (np.searchsorted(keys, pairs, side=side) for side in ("left", "right"))
+    for pair, size, start, end in zip(pairs % count, objects, low, high, strict=True):
+        hit = found.hit[0][:, start:end]
+        if hit.any():
+            right = np.cumsum(hit, axis=1).astype(np.float64)
+            shown = np.cumsum(found.counts[0][:, start:end], axis=1).astype(np.float64)
+            total[pair] += float(interpolated(right, shown, size).mean())
+    with np.errstate(invalid="ignore"):
+        return total / np.where(classes > 0, classes, np.nan)
 
 
 def _mean(precision: NDArray[Any]) -> float:
     known = precision[precision > -1]
     return float(np.mean(known)) if known.size else float("nan")
-
-
-def _image_precision(record: Mapping[str, Any], objects: int) -> float:
-    """AP of one class in one image, averaged over IoU thresholds, from COCOeval's record."""
-    counts = ~np.asarray(record["dtIgnore"], dtype=bool)
-    hits = (np.asarray(record["dtMatches"]) != 0) & counts
-    if not hits.any():
-        return 0.0
-    found = np.cumsum(hits, axis=1).astype(np.float64)
-    shown = np.cumsum(counts, axis=1).astype(np.float64)
-    return float(interpolated(found, shown, objects).mean())
 
 
 def interpolated(
@@ -229,34 +224,6 @@ def interpolated(
     return total
 
 
-def _class_matches(row: Sequence[Mapping[str, Any] | None], images: int) -> ClassMatches:
-    objects = np.zeros(images, dtype=np.int64)
-    image: list[NDArray[np.int64]] = []
-    hit: list[NDArray[np.bool_]] = []
-    counts: list[NDArray[np.bool_]] = []
-    scores: list[NDArray[np.float64]] = []
-    for k, record in enumerate(row):
-        if record is None:
-            continue
-        objects[k] = int((np.asarray(record["gtIgnore"]) == 0).sum())
-        if record["dtScores"]:
-            image.append(np.full(len(record["dtScores"]), k))
-            kept = ~np.asarray(record["dtIgnore"], dtype=bool)
-            hit.append((np.asarray(record["dtMatches"]) != 0) & kept)
-            counts.append(kept)
-            scores.append(np.asarray(record["dtScores"], dtype=np.float64))
-    if not scores:
-        empty = np.zeros((len(_IOU), 0), dtype=bool)
-        return ClassMatches(np.zeros(0, dtype=np.int64), empty, empty, objects)
-    order = np.argsort(-np.concatenate(scores), kind="stable")
-    return ClassMatches(
-        np.concatenate(image)[order],
-        np.concatenate(hit, axis=1)[:, order],
-        np.concatenate(counts, axis=1)[:, order],
-        objects,
-    )
-
-
 def resampled(
     by_class: Sequence[ClassMatches], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
@@ -272,21 +239,17 @@ def resampled(
     Returns:
         ``(B, 3)``; NaN if no object is drawn.
     """
-    total = np.zeros((len(weights), len(_IOU)))
-    classes = np.zeros((len(weights), 1))
+    columns = np.ascontiguousarray(weights.T)
+    total, classes = np.zeros((len(IOU), len(weights))), np.zeros(len(weights))
     for matches in by_class:
-        objects = weights @ matches.objects
-        drawn = np.flatnonzero(objects > 0)
-        classes[drawn] += 1
-        if not len(drawn) or not matches.hit.any():
-            continue
-        step = max(1, _BOOTSTRAP_CELLS // len(matches.image))
-        for start in range(0, len(drawn), step):
-            rows = drawn[start : start + step]
-            total[rows] += _weighted(matches, weights[rows], objects[rows])
+        here = np.flatnonzero(matches.objects)
+        objects = matches.objects[here] @ columns[here]
+        classes += objects > 0
+        if matches.hit.any():
+            total += _weighted(matches, columns, np.maximum(objects, 1))
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = total / classes
-    return np.stack([mean.mean(1), mean[:, 0], mean[:, 5]], axis=1)
+    return np.stack([mean.mean(0), mean[0], mean[5]], axis=1)
 
 
 def resampled_metrics(evaluation: Evaluation, weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -296,22 +259,59 @@ def resampled_metrics(evaluation: Evaluation, weights: NDArray[np.float64]) -> N
 
 
 def _weighted(
-    matches: ClassMatches, weights: NDArray[np.float64], objects: NDArray[np.float64]
+    matches: ClassMatches, columns: NDArray[np.float64], objects: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """AP of one class per replicate and IoU threshold, ``(B, T)``."""
-    copies = weights[:, matches.image]
-    shown = np.cumsum(copies, axis=1)
-    out = np.zeros((len(weights), len(_IOU)))
-    for t in range(len(_IOU)):
-        # Precision falls between true positives, so theirs are the only ranks that matter.
-        ranks = np.flatnonzero(matches.hit[t])
-        if not len(ranks):
-            continue
-        counts = matches.counts[t]
-        counted = shown if counts.all() else np.cumsum(copies * counts, axis=1)
-        found = np.cumsum(copies[:, ranks], axis=1)
-        out[:, t] = interpolated(found, counted[:, ranks], objects[:, None])
+    """AP of one class per IoU threshold and replicate, ``(T, B)``.
+
+    Precision falls between true positives, so their ranks are the only ones that matter: what is
+    shown between two of them is counted by image, by a product with a sparse matrix.
+
+    Args:
+        columns: ``(I, B)`` how often each image is drawn.
+        objects: ``(B,)``, at least 1.
+    """
+    from scipy.sparse import csr_matrix
+
+    ranks = np.flatnonzero(matches.hit.any(0))
+    end = ranks[-1] + 1
+    images, place = np.unique(matches.image[:end], return_inverse=True)
+    before = np.searchsorted(ranks, np.arange(end))  # the next true positive
+    counts = matches.counts[:, :end]
+    always: NDArray[np.bool_] = np.asarray(counts.all(0))
+
+    def between(chosen: NDArray[np.bool_]) -> Any:
+        rows = (before[chosen], place[chosen])
+        return csr_matrix((np.ones(len(rows[0])), rows), shape=(len(ranks), len(images)))
+
+    shown_by = between(always)
+    more: list[Any] = [between(row & ~always) if (row & ~always).any() else None for row in counts]
+    out = np.zeros((len(IOU), columns.shape[1]))
+    own = columns[images]
+    step = max(1, _BOOTSTRAP_CELLS // len(ranks))
+    for start in range(0, columns.shape[1], step):
+        part = slice(start, start + step)
+        drawn = np.ascontiguousarray(own[:, part])
+        shown = np.cumsum(shown_by @ drawn, axis=0)
+        for t in range(len(IOU)):
+            rows = np.flatnonzero(matches.hit[t, ranks])
+            if not len(rows):
+                continue
+            counted = shown if more[t] is None else shown + np.cumsum(more[t] @ drawn, axis=0)
+            found = np.cumsum(drawn[place[ranks[rows]]], axis=0)
+            out[t, part] = _interpolated_columns(found, counted[rows], objects[part])
     return out
+
+
+def _interpolated_columns(
+    found: NDArray[np.float64], shown: NDArray[np.float64], objects: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """:func:`interpolated` of columns ``(D, B)``."""
+    precision = found / (shown + np.spacing(1))
+    envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
+    reached = np.searchsorted(_RECALL, found / objects, side="right")
+    new = np.diff(reached, axis=0, prepend=0)
+    total: NDArray[np.float64] = (envelope * new).sum(0) / len(_RECALL)
+    return total
 
 
 def bootstrap_weights(images: int, replicates: int, seed: int) -> NDArray[np.float64]:

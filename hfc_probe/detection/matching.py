@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .coco import Detections, GroundTruth, ImageId
+from .coco import Detections, GroundTruth, ImageId, IouType
 from .doubts import corners, ious
+from .overlap import Overlap, is_ignored, pick
 
 OVERLAP = 0.5
 
@@ -44,25 +45,35 @@ def scenes(
     image_ids: Sequence[ImageId],
     found: Mapping[ImageId, Detections],
     most: int | None = None,
+    iou_type: IouType = "bbox",
 ) -> Iterator[Scene]:
     """Match detections to objects of their class, best score first, image by image.
 
     Args:
         most: detections per image that count, best first; None for all.
+        iou_type: what is compared.
     """
+    compare = None if iou_type == "bbox" else Overlap(truth, iou_type)
     annotations: dict[ImageId, list[dict[str, Any]]] = {image_id: [] for image_id in image_ids}
     for annotation in truth.annotations:
         if annotation["image_id"] in annotations:
             annotations[annotation["image_id"]].append(annotation)
     nothing = Detections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, dtype=np.int64))
     for image_id, here in annotations.items():
-        objects = [a for a in here if not a["iscrowd"]]
+        ignored_here = [a for a in here if is_ignored(a, iou_type)]
+        objects = [a for a in here if not is_ignored(a, iou_type)]
         categories = np.array([a["category_id"] for a in objects], dtype=np.int64)
-        boxes, scores, labels = found.get(image_id, nothing)
+        one = found.get(image_id, nothing)
+        boxes, scores, labels = one[:3]
         rows = np.argsort(-scores, kind="stable")
         rows = rows[np.isin(labels[rows], list(truth.categories))][:most]
         boxes, scores, labels = corners(boxes[rows]), scores[rows], labels[rows]
-        overlap = ious(boxes, _corners_of(objects))
+        if compare is None:
+            overlap, within = ious(boxes, _corners_of(objects)), _inside(boxes, ignored_here)
+        else:
+            shapes = pick(compare.shapes(one), rows) if len(rows) else ()
+            overlap = compare.between(shapes, objects)
+            within = compare.between(shapes, ignored_here)
         free = overlap * (labels[:, None] == categories)
         match = np.full(len(rows), -1)
         for k in range(len(rows) if objects else 0):
@@ -70,21 +81,20 @@ def scenes(
             if free[k, best] >= OVERLAP:
                 match[k] = best
                 free[:, best] = 0
-        ignored = (match < 0) & _in_crowd(boxes, labels, [a for a in here if a["iscrowd"]])
+        kinds = np.array([a["category_id"] for a in ignored_here], dtype=np.int64)
+        own = (within > OVERLAP) & (labels[:, None] == kinds)
+        ignored = (match < 0) & own.any(1)
         yield Scene(categories, rows, scores, labels, overlap, match, ignored)
 
 
-def _in_crowd(
-    boxes: NDArray[np.float64], labels: NDArray[np.int64], crowds: list[dict[str, Any]]
-) -> NDArray[np.bool_]:
-    """Whether half of a box lies within a crowd of its class."""
-    within = np.zeros(len(boxes), dtype=bool)
-    for crowd, (x0, y0, x1, y1) in zip(crowds, _corners_of(crowds), strict=True):
-        width = np.clip(np.minimum(boxes[:, 2], x1) - np.maximum(boxes[:, 0], x0), 0, None)
-        height = np.clip(np.minimum(boxes[:, 3], y1) - np.maximum(boxes[:, 1], y0), 0, None)
-        area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-        within |= (labels == crowd["category_id"]) & (width * height > OVERLAP * area)
-    return within
+def _inside(boxes: NDArray[np.float64], crowds: list[dict[str, Any]]) -> NDArray[np.float64]:
+    """Share of each box that lies within each crowd ``(n, m)``."""
+    areas = _corners_of(crowds)
+    low = np.maximum(boxes[:, None, :2], areas[:, :2])
+    shared = np.clip(np.minimum(boxes[:, None, 2:], areas[:, 2:]) - low, 0, None).prod(-1)
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(-1)[:, None]
+    share: NDArray[np.float64] = np.divide(shared, area, out=np.zeros_like(shared), where=area > 0)
+    return share
 
 
 def _corners_of(annotations: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:

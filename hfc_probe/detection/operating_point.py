@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .coco import Detections, GroundTruth, ImageId
+from .coco import Detections, GroundTruth, ImageId, IouType
 from .evaluation import percentile_interval
 from .matching import OVERLAP, scenes
 
@@ -74,13 +74,14 @@ def operating_point(
     image_ids: Sequence[ImageId],
     found: Mapping[ImageId, Detections],
     threshold: float,
+    iou_type: IouType = "bbox",
 ) -> OperatingPoint:
     """Match detections to objects, best score first: of their own class, then of any other."""
     categories = sorted(truth.categories)
     nothing = len(categories)
     confusion = np.zeros((nothing + 1, nothing + 1), dtype=np.int64)
     by_image = []
-    for scene in scenes(truth, image_ids, found):
+    for scene in scenes(truth, image_ids, found, iou_type=iou_type):
         shown = scene.scores >= threshold
         true = np.searchsorted(categories, scene.categories)
         seen = np.searchsorted(categories, scene.labels)
@@ -101,11 +102,14 @@ def operating_point(
 
 
 def best_threshold(
-    truth: GroundTruth, image_ids: Sequence[ImageId], found: Mapping[ImageId, Detections]
+    truth: GroundTruth,
+    image_ids: Sequence[ImageId],
+    found: Mapping[ImageId, Detections],
+    iou_type: IouType = "bbox",
 ) -> float | None:
     """The score from which on F1 is largest; None if no detection is right."""
     objects, pairs = 0, [np.zeros((0, 2))]
-    for scene in scenes(truth, image_ids, found):
+    for scene in scenes(truth, image_ids, found, iou_type=iou_type):
         objects += len(scene.categories)
         pairs.append(np.stack([scene.scores, scene.match >= 0], 1)[~scene.ignored])
     scores, right = np.concatenate(pairs).T

@@ -101,7 +101,7 @@ def placed(
         raise InputError(
             'radii: expected an image with an annotated object for "auto", got none; give numbers'
         )
-    value = scorer(truth, list(images), "AP", max_dets=audit.max_dets)
+    value = scorer(truth, list(images), "AP", max_dets=audit.most_dets, iou_type=audit.iou_type)
 
     def score(radii: Sequence[float]) -> list[Scores]:
         some = dataclasses.replace(audit, radii=tuple(radii))

@@ -24,7 +24,7 @@ from ..core.labels import Label, accuracy_label
 from ..core.result import Result
 from ..ground.errors import InputError, named
 from ..ground.files import plain, write_atomically
-from .coco import DetectionDataset, Detections, GroundTruth, ImageId, to_results
+from .coco import DetectionDataset, Detections, GroundTruth, ImageId, IouType, to_results
 from .doubts import doubts_about
 from .errors_by_kind import Errors, errors_of
 from .evaluation import (
@@ -34,9 +34,11 @@ from .evaluation import (
     interval_of,
     objects_in,
     percentile_interval,
+    recall_names,
     resampled_metrics,
 )
 from .operating_point import OperatingPoint, best_threshold, operating_point
+from .overlap import OF
 from .rows import FILES
 from .variants import CONTROL, ORIGINAL, variant_names
 
@@ -78,6 +80,8 @@ class DetectionAuditResult(Result):
       AP_small, AP_medium, AP_large;
     - ``original`` (6,), ``lfc`` (R, 6), ``hfc`` (R, 6), with ``_lower`` and ``_upper``, the 95 %
       bootstrap interval over images;
+    - ``original_recall`` (3,), ``lfc_recall``, ``hfc_recall`` (R, 3): average recall with at most
+      1, 10 and ``max_dets`` detections per image and class;
     - ``lfc_difference``, ``hfc_difference`` (R, 3): AP, AP50, AP75 minus the original's, with
       ``_lower`` and ``_upper``, the 95 % bootstrap interval over images;
     - ``lfc_gain``, ``lfc_drop``, ``lfc_gain_any``, ``lfc_drop_any`` and the same for ``hfc``
@@ -120,6 +124,7 @@ class DetectionAuditResult(Result):
     doubts: tuple[str, ...] = ()
     control: NDArray[np.float64] | None = None
     dataset: DetectionDataset | None = None
+    recalls: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     @classmethod
     def build(
@@ -153,9 +158,10 @@ class DetectionAuditResult(Result):
             samples=len(image_ids),
             truth=truth,
             image_ids=image_ids,
-            objects=tuple(objects_in(truth, image_ids)),
+            objects=tuple(objects_in(truth, image_ids, settings["iou_type"])),
             predictions=predictions,
             metrics={n: e.metrics for n, e in evaluations.items()},
+            recalls={n: e.recalls for n, e in evaluations.items()},
             classes={n: e.classes for n, e in evaluations.items()},
             images_ap={n: e.images for n, e in evaluations.items()},
             match={n: e.match for n, e in evaluations.items()},
@@ -189,6 +195,21 @@ class DetectionAuditResult(Result):
         return self.settings.get("rescale")  # absent in results of older versions
 
     @property
+    def iou_type(self) -> IouType:
+        """What was compared with the annotations: ``bbox``, ``segm`` or ``keypoints``."""
+        kind: IouType = self.settings.get("iou_type", "bbox")  # absent in older results
+        return kind
+
+    @property
+    def recall_names(self) -> tuple[str, ...]:
+        """Average recall with 1, 10 and all detections per image and class."""
+        return recall_names(self.settings["max_dets"]) if self.recalls else ()
+
+    def _tag(self, quantity: str, name: str) -> str:
+        kind = "" if self.iou_type == "bbox" else f"{self.iou_type}_"
+        return f"hfc_detection/{kind}{quantity}/{name}"
+
+    @property
     def threshold(self) -> float:
         """The score from which on F1 at IoU 0.5 is largest on the originals, of all classes.
 
@@ -205,7 +226,8 @@ class DetectionAuditResult(Result):
 
     @cached_property
     def _best_threshold(self) -> float | None:
-        return best_threshold(self.truth, self.image_ids, self.predictions[ORIGINAL])
+        found = self.predictions[ORIGINAL]
+        return best_threshold(self.truth, self.image_ids, found, self.iou_type)
 
     @property
     def place(self) -> str:
@@ -258,32 +280,34 @@ class DetectionAuditResult(Result):
 
     def scalars(self) -> dict[str, float]:
         out = {
-            f"hfc_detection/{metric}/{name}": float(values[k])
-            for k, metric in enumerate(METRICS)
-            for name, values in self.metrics.items()
+            self._tag(metric, name): float(values[k])
+            for names, found in ((METRICS, self.metrics), (self.recall_names, self.recalls))
+            for k, metric in enumerate(names)
+            for name, values in found.items()
         }
         for name in self.variants:
             for what, (value, *_) in self.shares(name).items():
-                out[f"hfc_detection/{what}/{name}"] = value
+                out[self._tag(what, name)] = value
         for name in self.variants[1:]:
             for direction in _DIRECTIONS:
                 changes = self.changes(name, direction)
                 for what in ("images", "objects"):
                     count, anything = getattr(changes, what), getattr(changes, f"{what}_any")
-                    out[f"hfc_detection/{what}_{direction}/{name}"] = float(len(count))
-                    out[f"hfc_detection/{what}_{direction}_any/{name}"] = float(len(anything))
+                    out[self._tag(f"{what}_{direction}", name)] = float(len(count))
+                    out[self._tag(f"{what}_{direction}_any", name)] = float(len(anything))
         for direction, images in self.changed_by_control().items():
-            out[f"hfc_detection/images_{direction}_any/control"] = float(len(images))
+            out[self._tag(f"images_{direction}_any", CONTROL)] = float(len(images))
         return out
 
     def labels(self) -> dict[str, Label]:
         radii = dict(zip(self.variants[1:], 2 * self.radii, strict=True))
         out = {}
-        for metric in (*METRICS, *SHARES):
+        kind = "" if self.iou_type == "bbox" else f"{OF[self.iou_type][:-1]} "
+        for metric in (*METRICS, *self.recall_names, *SHARES):
             for name in self.variants:
                 part, radius = name.partition("_")[0], radii.get(name)
-                tag = f"hfc_detection/{metric}/{name}"
-                out[tag] = accuracy_label(part, radius, quantity=metric)
+                tag = self._tag(metric, name)
+                out[tag] = accuracy_label(part, radius, quantity=f"{kind}{metric}")
         margin = f"the audit's margin ({self.settings['margin']:g})"
         for name, radius in radii.items():
             part = name.partition("_")[0]
@@ -291,23 +315,23 @@ class DetectionAuditResult(Result):
                 for what in ("images", "objects"):
                     for any_, by in (("", margin), ("_any", "any margin")):
                         text = f"{what} that {verb} on {part.upper()}({radius:g}) by {by}"
-                        tag = f"hfc_detection/{what}_{direction}{any_}/{name}"
+                        tag = self._tag(f"{what}_{direction}{any_}", name)
                         out[tag] = Label(text, "count", part, radius)
         verbs = dict(zip(_DIRECTIONS, ("gain", "lose"), strict=True))
         for direction in self.changed_by_control():
             text = f"images that {verbs[direction]} without frequencies that nobody sees"
-            out[f"hfc_detection/images_{direction}_any/control"] = Label(text, "count", CONTROL)
+            out[self._tag(f"images_{direction}_any", CONTROL)] = Label(text, "count", CONTROL)
         return out
 
     def intervals(self) -> dict[str, tuple[float, float]]:
         bounds = {
-            f"hfc_detection/{metric}/{name}": (float(low), float(high))
+            self._tag(metric, name): (float(low), float(high))
             for name, rows in self.intervals_of.items()
             for metric, (low, high) in zip(METRICS, rows, strict=True)
         }
         for name in self.variants:
             for what, (_, low, high) in self.shares(name).items():
-                bounds[f"hfc_detection/{what}/{name}"] = (low, high)
+                bounds[self._tag(what, name)] = (low, high)
         return {tag: pair for tag, pair in bounds.items() if np.isfinite(pair[0])}
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -326,7 +350,10 @@ class DetectionAuditResult(Result):
             ("_class", self.classes),
             ("_image", self.images_ap),
             ("_object", self.score),
+            ("_recall", self.recalls),
         ):
+            if not values:  # a result of an older version
+                continue
             out[f"original{suffix}"] = values[ORIGINAL]
             for part, names in parts.items():
                 out[f"{part}{suffix}"] = np.stack([values[n] for n in names])
@@ -395,7 +422,13 @@ class DetectionAuditResult(Result):
     def _errors(self) -> dict[str, Errors]:
         most = self.settings["max_dets"]
         return {
-            name: errors_of(self.truth, self.image_ids, self.predictions[name], max_dets=most)
+            name: errors_of(
+                self.truth,
+                self.image_ids,
+                self.predictions[name],
+                max_dets=most,
+                iou_type=self.iou_type,
+            )
             for name in self.variants
         }
 
@@ -403,7 +436,8 @@ class DetectionAuditResult(Result):
         """Precision, recall, F1 and confusion matrix from a score on (None: :attr:`threshold`)."""
         if threshold is None:
             return self._points[variant]
-        return operating_point(self.truth, self.image_ids, self.predictions[variant], threshold)
+        found = self.predictions[variant]
+        return operating_point(self.truth, self.image_ids, found, threshold, self.iou_type)
 
     @cached_property
     def _points(self) -> dict[str, OperatingPoint]:
@@ -497,11 +531,13 @@ class DetectionAuditResult(Result):
             "AP50",
             "AP75",
         ]
-        heads += ["small", "medium", "large", "better images", "worse images"]
+        heads += ["small", "medium", "large", *self.recall_names[-1:]]
+        heads += ["better images", "worse images"]
         heads += [f"F1 at score ≥ {self.threshold:.2f}", "precision", "recall"]
         rows = []
         for name in self.variants:
-            values = [_points(v) for v in self.metrics[name]]
+            recall = self.recalls[name][-1:] if self.recalls else ()
+            values = [_points(v) for v in (*self.metrics[name], *recall)]
             change = gains = drops = ""
             if name != ORIGINAL:
                 low, high = self.difference_intervals[name][0]
@@ -617,7 +653,8 @@ class DetectionAuditResult(Result):
         return (
             f"Detection audit, {self.samples} images with {len(self.objects)} objects{left_out}, "
             f"LFC holds d {sign} r of the {self.place}{fourier.rescale_note(self.rescale)}, "
-            f"at most {self.settings['max_dets']} detections per image and class; AP in %"
+            f"at most {self.settings['max_dets']} detections per image and class; AP"
+            f"{'' if self.iou_type == 'bbox' else f' of {OF[self.iou_type]}'} in %"
         )
 
 

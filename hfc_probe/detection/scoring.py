@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .coco import Detections, GroundTruth, ImageId, to_results
-from .evaluation import _coco, _image_precision
+from .coco import Detections, GroundTruth, ImageId, IouType
+from .evaluation import image_precisions
 from .matching import scenes
 
 ImageScoreKind = Literal["AP", "recall", "IoU"]
@@ -31,6 +29,7 @@ def scorer(
     *,
     threshold: float = 0.0,
     max_dets: int = 100,
+    iou_type: IouType = "bbox",
 ) -> Callable[[ImageId, Detections], float]:
     """A function of an image and its detections, in [0, 1].
 
@@ -40,14 +39,18 @@ def scorer(
             finds them, 0 for a missed one.
         threshold: the least score that counts, for recall and IoU.
         max_dets: detections that count, per class for AP, best first.
+        iou_type: what AP compares; recall and IoU are of boxes.
     """
     alone = {image_id: _alone(truth, image_id, found) for image_id, found in
              _by_image(truth, image_ids).items()}  # fmt: skip
 
     def average_precision(image_id: ImageId, found: Detections) -> float:
-        own = alone[image_id]
-        kept = np.isin(found.labels, list(own.categories))
-        return _average_precision(own, image_id, _rows(found, kept), max_dets)
+        one = {image_id: found}
+        return float(
+            image_precisions(
+                alone[image_id], [image_id], one, max_dets=max_dets, iou_type=iou_type
+            )[0]
+        )
 
     def of_objects(image_id: ImageId, found: Detections) -> float:
         kept = found.scores >= threshold
@@ -63,31 +66,6 @@ def scorer(
 
 def _rows(found: Detections, kept: NDArray[np.bool_]) -> Detections:
     return Detections(found.boxes[kept], found.scores[kept], found.labels[kept])
-
-
-def _average_precision(
-    own: GroundTruth, image_id: ImageId, found: Detections, max_dets: int
-) -> float:
-    """As of :func:`.evaluation.evaluate`, of objects of any size alone: a sixth of the time."""
-    from pycocotools.cocoeval import COCOeval
-
-    rows = to_results({image_id: found})
-    for k, row in enumerate(rows):
-        row |= {"id": k + 1, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0}
-    images = list(own.images.values())
-    with contextlib.redirect_stdout(io.StringIO()):
-        run = COCOeval(
-            _coco(own, images, [dict(a) for a in own.annotations]),
-            _coco(own, images, rows),
-            "bbox",
-        )
-        run.params.areaRng, run.params.areaRngLbl = run.params.areaRng[:1], ["all"]
-        run.params.maxDets = [max_dets]
-        run.evaluate()
-    found_in = [
-        (record, int((np.asarray(record["gtIgnore"]) == 0).sum())) for record in run.evalImgs
-    ]
-    return float(np.mean([_image_precision(record, objects) for record, objects in found_in]))
 
 
 def _by_image(

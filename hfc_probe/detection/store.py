@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..ground.errors import InputError, named
 from .coco import MALFORMED, Detections, ImageId, image_id_of
@@ -160,9 +161,9 @@ class PredictionStore:
             "digest": digest,
             "variants": {
                 name: {
-                    "boxes": found.boxes.tolist(),
-                    "scores": found.scores.tolist(),
-                    "labels": found.labels.tolist(),
+                    key: value.tolist() if isinstance(value, np.ndarray) else value
+                    for key, value in found._asdict().items()
+                    if value is not None
                 }
                 for name, found in variants.items()
             },
@@ -238,7 +239,8 @@ def _without(fingerprint: Mapping[str, Any], changing: Sequence[str]) -> dict[st
 
 def _differing(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
     other = known.get("detector") != wanted.get("detector")
-    for key, value in wanted.items():
+    for key in {**wanted, **known}:
+        value = wanted.get(key)
         if other and key in ("weights", "code", "attributes"):
             continue  # of course
         before = known.get(key)
@@ -256,7 +258,19 @@ def _detections(found: Mapping[str, Any]) -> Detections:
         np.array(found["boxes"], dtype=np.float64).reshape(-1, 4),
         np.array(found["scores"], dtype=np.float64),
         np.array(found["labels"], dtype=np.int64),
+        tuple(found["masks"]) if "masks" in found else None,
+        _points(found["keypoints"]) if "keypoints" in found else None,
     )
-    if {read.scores.shape, read.labels.shape} != {(len(read.boxes),)}:
+    others = {len(part) for part in read[3:] if part is not None}
+    if others - {len(read.boxes)} or {read.scores.shape, read.labels.shape} != {(len(read.boxes),)}:
         raise ValueError("as many scores and labels as boxes")
     return read
+
+
+def _points(found: Sequence[Any]) -> NDArray[np.float64]:
+    """``(n, K, 3)``, also if there are none."""
+    return (
+        np.array(found, dtype=np.float64).reshape(len(found), -1, 3)
+        if found
+        else np.zeros((0, 17, 3))
+    )

@@ -1,10 +1,12 @@
-"""Any score of single images on low- and high-frequency components by radius, for any task."""
+"""Any score on low- and high-frequency components by radius, for any task."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -22,81 +24,35 @@ from ..core.result import Arrays, Result, manner
 from ..ground import checks
 from ..ground.errors import InputError
 from ..model.subject import Subject
+from .scores import SCORES, SetScore, score_named
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["SCORES", "ImageScore", "ImageScoreResult"]
+__all__ = ["SCORES", "ImageScore", "ImageScoreResult", "SetScore"]
 
-Score = Callable[[Any, Any], Tensor]
-
-
-def _correct(outputs: Tensor, targets: Tensor) -> Tensor:
-    return (outputs.argmax(1) == targets).float()
-
-
-def _exact_match(outputs: Tensor, targets: Tensor) -> Tensor:
-    return ((outputs > 0) == targets.bool()).all(1).float()
-
-
-def _mean_iou(outputs: Tensor, targets: Tensor) -> Tensor:
-    classes = outputs.shape[1]
-    valid = (targets >= 0) & (targets < classes)  # 255 and the like are not judged
-    said = torch.where(valid, outputs.argmax(1), classes)
-    true = torch.where(valid, targets.long(), classes)
-
-    def masks(of: Tensor) -> Tensor:
-        return torch.stack([(of == k).flatten(1) for k in range(classes)], 1)
-
-    both = (masks(said) & masks(true)).sum(2)
-    either = (masks(said) | masks(true)).sum(2)
-    present = either > 0
-    return (both / either.clamp_min(1)).sum(1) / present.sum(1).clamp_min(1)
-
-
-def _per_image(values: Tensor) -> Tensor:
-    """Means of ``(N, …)`` over all but the images; also of one value an image, ``(N,)``."""
-    return values.reshape(len(values), -1).mean(1)
-
-
-def _absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    return _per_image((outputs.reshape(targets.shape) - targets).abs())
-
-
-def _psnr(outputs: Tensor, targets: Tensor) -> Tensor:
-    error = _per_image((outputs - targets).square())
-    return -10 * error.clamp_min(1e-10).log10()  # of images in [0, 1]; at most 100 dB
-
-
-def _cosine(outputs: Tensor, targets: Tensor) -> Tensor:
-    return torch.nn.functional.cosine_similarity(outputs.flatten(1), targets.flatten(1))
-
-
-SCORES: Mapping[str, Score] = {
-    "accuracy": _correct,
-    "exact_match": _exact_match,
-    "mean_iou": _mean_iou,
-    "absolute_error": _absolute_error,
-    "psnr": _psnr,
-    "cosine": _cosine,
-}
+_SERIES = ("original", "lfc", "hfc", "lfc_difference", "hfc_difference")
+_CLASSES = 40  # of a table
+_AT_ONCE = 50  # resamples of a set
 
 
 @dataclass(frozen=True)
 class ImageScore(ComponentMeasurement):
-    """A score of every image on the original, on LFC(r) and on HFC(r): any model, any task.
+    """A score on the original images, on LFC(r) and on HFC(r): any model, any task.
 
     :class:`FrequencyAccuracy` is the special case of accuracy, with counts and Wilson intervals.
 
     Args:
-        score: ``score(outputs, targets) -> (N,)``, or one of :data:`SCORES`: ``accuracy``,
-            ``exact_match`` (multi-label), ``mean_iou`` (logits ``(N, K, H, W)``),
-            ``absolute_error`` (regression, depth), ``psnr`` (image to image), ``cosine``
-            (embeddings).
+        score: ``score(outputs, targets) -> (N,)``; a :class:`SetScore`, which is no mean over
+            images; or one of :data:`SCORES`: ``accuracy``; ``exact_match``, ``label_accuracy``
+            and ``mean_average_precision`` (multi-label); ``mean_iou`` of each image and
+            ``set_iou`` (logits ``(N, K, H, W)``); ``absolute_error``, ``rmse`` and ``abs_rel``
+            (regression, depth); ``psnr`` and ``ssim`` (image to image); ``cosine`` (embeddings).
         targets: what the score compares with, ``(M, …)``; the samples' own targets are then the
             rows of it that belong to the images, as in ``Samples(images, torch.arange(M))``. None:
             the samples' own targets. ``"clean"``: the model's outputs on the original images.
         label: the score's name in tags and figures; None: its own.
+        classes: names of the classes or labels, for a score that has values by class.
         bootstrap: resamples of the images, for 95 % intervals.
         seed: of the resamples.
         radii, hfc_background, closed, units, rescale: as for :class:`FrequencyAccuracy`.
@@ -110,15 +66,17 @@ class ImageScore(ComponentMeasurement):
     score: Any = field(default="accuracy", kw_only=True)
     targets: Any = field(default=None, kw_only=True, compare=False, repr=False)
     label: str | None = field(default=None, kw_only=True)
+    classes: tuple[str, ...] | None = field(default=None, kw_only=True)
     bootstrap: int = field(default=2000, kw_only=True)
     seed: int = field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if callable(self.score):
-            name = getattr(self.score, "__name__", "score").strip("<>")
-        else:
-            name = checks.choice("score", self.score, tuple(SCORES))
+        found = score_named(self.score)
+        name = getattr(found, "__name__", "score") if found is self.score else self.score
+        name = name.strip("<>")
+        if self.classes is not None:
+            checks.keep(self, classes=tuple(map(str, checks.listed(self.classes))))
         checks.keep(self, bootstrap=checks.whole("bootstrap", self.bootstrap, 100))
         checks.keep(self, label=checks.text("label", self.label or name))
 
@@ -129,10 +87,12 @@ class ImageScore(ComponentMeasurement):
     def compute(self, subject: Subject) -> ImageScoreResult:
         samples = subject.samples
         radii = self.radii_for(*samples.image_shape[1:])
-        score = self.score if callable(self.score) else SCORES[self.score]
+        score = score_named(self.score)
+        rows_of = score.rows if isinstance(score, SetScore) else score
         background = samples.mean if self.hfc_background == "mean" else None
 
         def scored(start: int, images: Tensor, rows: Tensor) -> NDArray[np.float64]:
+            several = isinstance(score, SetScore)
             views = fourier.components(
                 images,
                 radii,
@@ -146,22 +106,29 @@ class ImageScore(ComponentMeasurement):
                 outputs = subject.answer(view.images)
                 if targets is None:
                     targets = outputs  # the original comes first
-                values = torch.as_tensor(score(outputs, targets))
-                if values.shape != (len(images),) or not bool(values.isfinite().all()):
+                values = torch.as_tensor(rows_of(outputs, targets))
+                fits = values.shape[:1] == (len(images),) and values.dim() == 1 + several
+                if not fits or not bool(values.isfinite().all()):
                     raise InputError(
-                        f"score: expected a finite number for each of {len(images)} images, got "
-                        f"shape {tuple(values.shape)}{'' if values.isfinite().all() else ', NaN'}"
+                        f"score: expected {'finite rows' if several else 'a finite number'} for "
+                        f"each of {len(images)} images, got shape {tuple(values.shape)}"
+                        f"{'' if values.isfinite().all() else ', NaN'}" + _of_a_set(values, several)
                     )
                 found.append(values.double().cpu().numpy())
             return np.stack(found)
 
         values = np.concatenate(list(subject.map(scored)), axis=1)
+        estimates = None
+        if isinstance(score, SetScore):
+            estimates = _estimates(score, values, self.bootstrap, self.seed)
+            values = values[:, :0, 0]
         return ImageScoreResult(
             settings={k: v for k, v in settings_of(self).items() if k != "targets"}
             | {"radii": radii, "score": self.label},
             samples=len(samples),
             radii=np.asarray(radii, dtype=np.float64),
             values=values,
+            estimates=estimates,
         )
 
     def _targets(self, rows: Tensor) -> Any:
@@ -178,35 +145,87 @@ class ImageScore(ComponentMeasurement):
         return known[rows.cpu()].to(rows.device)
 
 
+def _of_a_set(values: Tensor, several: bool) -> str:
+    whole = not several and values.dim() == 0
+    return "; wrap a metric of all images in hfc_probe.SetScore" if whole else ""
+
+
+def _resamples(count: int, bootstrap: int, seed: int) -> Iterator[NDArray[np.float64]]:
+    """Weights of images drawn with replacement, by resample."""
+    rng = np.random.default_rng(seed)
+    for _ in range(bootstrap):
+        yield np.bincount(rng.integers(0, count, count), minlength=count) / count
+
+
+def _estimates(
+    score: SetScore, views: NDArray[np.float64], bootstrap: int, seed: int
+) -> NDArray[np.float64]:
+    """Value and bounds of the original, LFC, HFC and their differences, by class as well.
+
+    Args:
+        views: rows ``(1 + 2R, N, S)``.
+    """
+    count = views.shape[1]
+
+    def series(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        found = np.stack([np.atleast_2d(score.value(rows, weights)) for rows in views], 1)
+        original, low, high = found[:, :1], found[:, 1::2], found[:, 2::2]
+        return np.concatenate([original, low, high, low - original, high - original], 1)
+
+    drawn, parts = _resamples(count, bootstrap, seed), []
+    while some := list(islice(drawn, _AT_ONCE)):
+        parts.append(series(np.stack(some)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a class that is in no image
+        low, high = np.nanquantile(np.concatenate(parts), (0.025, 0.975), axis=0)
+    (value,) = series(np.full((1, count), 1 / count))
+    return np.stack([value, np.fmin(low, value), np.fmax(high, value)])
+
+
 @dataclass(frozen=True, eq=False)
 class ImageScoreResult(Result):
     """The score of each image in each view; means and intervals follow.
 
     ``arrays()``, R radii: ``radii`` (R,); ``original``, ``lfc`` (R,), ``hfc`` (R,), and
     ``lfc_difference``, ``hfc_difference`` (R,) to the original, image by image; each with
-    ``_lower`` and ``_upper`` (95 %, bootstrap over images); ``values`` (1 + 2R, N).
+    ``_lower`` and ``_upper`` (95 %, bootstrap over images); ``values`` (1 + 2R, N). A score of the
+    set has no values by image; if it has K classes, each of the others is there as
+    ``…_by_class`` with a last axis of K, NaN for a class that is in no image.
 
     Attributes:
-        values: ``(1 + 2R, N)``: originals, then LFC and HFC of each radius.
+        values: ``(1 + 2R, N)``: originals, then LFC and HFC of each radius; N = 0 for a score of
+            the set.
+        estimates: ``(3, 1 + 4R, 1 + K)`` of a score of the set: value and bounds, of the original,
+            LFC, HFC and the two differences, overall and by class.
     """
 
     inches: ClassVar[tuple[float, float]] = (6.4, 4.2)
 
     radii: NDArray[np.float64]
     values: NDArray[np.float64]
+    estimates: NDArray[np.float64] | None = None
 
     def arrays(self) -> Arrays:
         values = self.values
+        out: Arrays = {"radii": self.radii}
+        if self.estimates is not None:
+            bounds = [0, 1, *(1 + n * len(self.radii) for n in range(1, 5))]
+            for k, name in enumerate(_SERIES):
+                of = self.estimates[:, bounds[k] : bounds[k + 1]]
+                for suffix, found in zip(("", "_lower", "_upper"), of, strict=True):
+                    for word, part in (("", found[:, 0]), ("_by_class", found[:, 1:])):
+                        if part.size:
+                            out[name + word + suffix] = part[0] if name == "original" else part
+            return out
         series = {"original": values[:1], "lfc": values[1::2], "hfc": values[2::2]}
         series |= {f"{part}_difference": series[part] - values[:1] for part in ("lfc", "hfc")}
-        count = values.shape[1]
-        rng = np.random.default_rng(self.settings["seed"])
         means: dict[str, list[NDArray[np.float64]]] = {name: [] for name in series}
-        for _ in range(self.settings["bootstrap"]):
-            weights = np.bincount(rng.integers(0, count, count), minlength=count) / count
+        for weights in _resamples(
+            values.shape[1], self.settings["bootstrap"], self.settings["seed"]
+        ):
             for name, rows in series.items():
                 means[name].append(rows @ weights)
-        out: Arrays = {"radii": self.radii, "values": values}
+        out["values"] = values
         for name, rows in series.items():
             low, high = np.quantile(np.stack(means[name]), (0.025, 0.975), axis=0)
             for suffix, found in (("", rows.mean(1)), ("_lower", low), ("_upper", high)):
@@ -218,7 +237,7 @@ class ImageScoreResult(Result):
         cells: list[tuple[str, str, tuple[int, ...], float | None]] = [
             (f"{base}/original", "original", (), None)
         ]
-        for name in ("lfc", "hfc", "lfc_difference", "hfc_difference"):
+        for name in _SERIES[1:]:
             cells += [
                 (f"{base}_{name}/{radius_tag(float(r))}", name, (k,), float(r))
                 for k, r in enumerate(self.radii)
@@ -250,7 +269,7 @@ class ImageScoreResult(Result):
         arrays, word = self.arrays(), self.settings["label"]
 
         def cell(name: str, *at: int) -> str:
-            value, low, high = (arrays[name + s][at] for s in ("", "_lower", "_upper"))
+            value, low, high = (arrays[name + part][at] for part in ("", "_lower", "_upper"))
             return f"{value:.4g} [{low:.4g}, {high:.4g}]"
 
         heads = [
@@ -261,9 +280,14 @@ class ImageScoreResult(Result):
             "HFC − original",
         ]
         rows = [["original image", cell("original"), "", "", ""]]
-        names = ("lfc", "hfc", "lfc_difference", "hfc_difference")
+        names = _SERIES[1:]
         for k, radius in enumerate(self.radii):
             rows.append([f"{radius:g}", *(cell(name, k) for name in names)])
+        middle = len(self.radii) // 2
+        for k in range(min(len(arrays.get("original_by_class", ())), _CLASSES)):
+            named = self.settings["classes"]
+            head = f"{named[k] if named else f'class {k}'} at {self.radii[middle]:g}"
+            rows.append([head, *(cell(f"{name}_by_class", middle, k) for name in names)])
         return heads, rows
 
     def verdict(self) -> str:

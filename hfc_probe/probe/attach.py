@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from ..ranks import can_divide, form, is_sharded, rank_and_world
 from .journal import Entry, logger
 from .probe import Probe
 from .schedule import Budget, Every
+from .sets import ImageSet, InSet, collect, open_writer
 from .steps import not_of
 
 Measurements = Mapping[Measurement, Every] | Iterable[Measurement | tuple[Measurement, Every]]
@@ -53,7 +55,9 @@ def attach(
         model: any vision classifier, wrapped (DDP, ``torch.compile``) or not.
         data: validation data: an iterable of batches as the model takes them (see
             :meth:`Samples.collect`), read once, now; or :class:`Samples`. None if no
-            measurement needs data.
+            measurement needs data. Or several of them by name, such as
+            ``{"train": …, "val": …}``: each is measured and logged as a run of its own,
+            ``log_dir/train``.
         optimizer: if given, steps are counted automatically; otherwise call
             :meth:`Probe.step`, or :meth:`Probe.end_epoch` alone.
         log_dir: TensorBoard directory for a writer of the probe's own.
@@ -99,39 +103,39 @@ def attach(
     if stranger is not None:
         logger.warning("hfc_probe: %s", stranger)
     chosen = _scheduled(measurements) if measurements is not None else None
-    samples = None
+    sets = [ImageSet(pixels=pixels)]
     if chosen is None or any(m.needs_data for m, _ in chosen):
         if data is None:
             raise InputError("attach: expected data (a validation loader or Samples), got none")
-        samples = Samples.collect(data, pixels=pixels, limit=limit)
-        pixels = samples.normalization
-        (pixels or PixelSpace()).check(samples.image_shape[0])
-    shape = samples.image_shape if samples is not None else None
+        sets = collect(data, pixels=pixels, limit=limit)
+    shapes = [None if one.samples is None else one.samples.image_shape for one in sets]
     if chosen is None:
-        chosen = list(default_measurements(model, shape).items())
+        chosen = list(default_measurements(model, shapes[0]).items())
     several = rank_and_world()[1] > 1
-    group = form(_given(chosen, samples, pixels), divides=can_divide(model)) if several else None
+    group = form(_given(chosen, sets), divides=can_divide(model)) if several else None
     if group is None and several and is_sharded(model):
         raise InputError(
             "attach: expected all ranks to attach a probe to a model that is sharded over them, "
             "got fewer; call attach on every rank, not on rank 0 alone"
         )
     for measurement, _ in chosen:
-        measurement.validate(model, shape)
-    if samples is not None:
-        _try_out(model, samples, [m for m, _ in chosen], pixels, predict)
-    own = _open_writers(log_dir) if leads else []
+        for shape in shapes:
+            measurement.validate(model, shape)
+    for one in sets:
+        if one.samples is not None:
+            _try_out(model, one.samples, [m for m, _ in chosen], one.pixels, predict)
+    named = [one for one in sets if one.name]
+    writers, own = _writers(log_dir, given, named) if leads else ({}, [])
     return Probe(
         model=model,
-        samples=samples,
-        entries=_entries(chosen),
+        samples={s.name: s.samples for s in named if s.samples is not None} or sets[0].samples,
+        entries=_entries(chosen, sets),
         group=group,
-        pixels=pixels,
         predict=predict,
         budget=share,
         strict=strict,
         optimizer=optimizer,
-        writers=[*own, *given],
+        writers=writers,
         own_writers=own,
         final=final,
     )
@@ -188,12 +192,10 @@ def _asks(measurement: Measurement, samples: Samples) -> bool:
         return False
 
 
-def _given(
-    chosen: list[tuple[Measurement, Every]], samples: Samples | None, pixels: PixelSpace | None
-) -> str:
+def _given(chosen: list[tuple[Measurement, Every]], sets: list[ImageSet]) -> str:
     """A hash of what has to be the same on all ranks, for their results to fit together."""
     digest = hashlib.sha256()
-    values: list[Any] = [samples, pixels]
+    values: list[Any] = [value for s in sets for value in (s.name, s.samples, s.pixels)]
     for measurement, every in chosen:
         values += [measurement.name, every, *settings_of(measurement).values()]
     for value in values:
@@ -244,11 +246,14 @@ def _scheduled(measurements: Measurements) -> list[tuple[Measurement, Every]]:
     return chosen
 
 
-def _entries(chosen: list[tuple[Measurement, Every]]) -> list[Entry]:
-    """Entries under distinct names; the cheap ones (weights only) come first."""
+def _entries(chosen: list[tuple[Measurement, Every]], sets: list[ImageSet]) -> list[Entry]:
+    """Entries under distinct names; the cheap ones (weights only, of no set) come first."""
+    weights = [pair for pair in chosen if not pair[0].needs_data]
+    images = [pair for pair in chosen if pair[0].needs_data]
+    of_weights = [(*pair, replace(sets[0], name="")) for pair in weights]
     entries: dict[str, Entry] = {}
-    for measurement, every in sorted(chosen, key=lambda pair: pair[0].needs_data):
-        key = measurement.name
+    for measurement, every, of in [*of_weights, *((*p, s) for s in sets for p in images)]:
+        key = of.key(measurement.name)
         if key in entries and measurement.variant:
             key = f"{key}_{measurement.variant}"
         if key in entries:
@@ -256,19 +261,27 @@ def _entries(chosen: list[tuple[Measurement, Every]]) -> list[Entry]:
                 f"measurements: expected each once, got {measurement.name} twice, which would "
                 "write to the same tags; give the second a probe and a log_dir of its own"
             )
-        entries[key] = Entry(key, measurement, every)
+        entries[key] = Entry(key, measurement, every, of)
     return list(entries.values())
 
 
-def _open_writers(log_dir: str | os.PathLike[str] | None) -> list[Any]:
-    if log_dir is None:
-        return []
+def _writers(
+    log_dir: str | os.PathLike[str] | None, given: list[Any], named: list[ImageSet]
+) -> tuple[dict[str, list[Any]], list[Any]]:
+    """Writers by the name of the set, and those of them that are the probe's own.
+
+    A set has a directory in that of the run, so that TensorBoard shows it as a run to compare.
+    """
     from torch.utils.tensorboard import SummaryWriter
 
-    try:
-        return [SummaryWriter(os.fspath(log_dir), filename_suffix=".hfc")]
-    except OSError as error:
-        raise InputError(
-            f"log_dir: expected a directory that can be written, got {os.fspath(log_dir)} "
-            f"({error.strerror})"
-        ) from error
+    own = [] if log_dir is None else [open_writer(log_dir)]
+    writers = {"": [*own, *given]}
+    for name in (one.name for one in named):
+        opened = [] if log_dir is None else [open_writer(log_dir, name)]
+        beside = [
+            open_writer(one.log_dir, name) if isinstance(one, SummaryWriter) else InSet(one, name)
+            for one in given
+        ]
+        own = [*own, *opened, *(one for one in beside if not isinstance(one, InSet))]
+        writers[name] = [*opened, *beside]
+    return writers, own

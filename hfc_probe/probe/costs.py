@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 
 from torch import nn
 
-from ..data.samples import PixelSpace, Samples
-from ..measurements import Measurement, Result
+from ..measurements import Result
 from ..model.subject import Predict, subject_of
 from .journal import Entry
 from .schedule import Budget
+from .sets import ImageSet
 
 
 class Costs:
@@ -21,20 +21,16 @@ class Costs:
         self,
         budget: Budget,
         model: nn.Module,
-        samples: Samples | None,
-        pixels: PixelSpace | None,
         predict: Predict | None,
         results: Mapping[str, Result],
         warn_once: Callable[[str, str], None],
     ) -> None:
         self._budget = budget
         self._model = model
-        self._samples = samples
-        self._pixels = pixels
         self._predict = predict
         self._results = results
         self._warn_once = warn_once
-        self._seconds_per_forward: float | None = None
+        self._seconds_per_forward: dict[str, float] = {}  # by the name of the set
         self._trial_seconds = 0.0
 
     def fits(self, entry: Entry, elapsed: float) -> bool:
@@ -64,35 +60,37 @@ class Costs:
         if entry.key in self._results:
             return known
         if entry.forwards is None:
-            entry.forwards, entry.overhead = self._cost(entry.measurement)
-        forwards = entry.forwards * self._forward_seconds() if entry.forwards else 0.0
+            entry.forwards, entry.overhead = self._cost(entry)
+        forwards = entry.forwards * self._forward_seconds(entry.images) if entry.forwards else 0.0
         return max(known, forwards + entry.overhead)
 
-    def _cost(self, measurement: Measurement) -> tuple[int, float]:
+    def _cost(self, entry: Entry) -> tuple[int, float]:
         """Forward passes and further seconds that a measurement expects to take."""
-        if self._samples is None or not measurement.needs_data:
+        measurement, samples = entry.measurement, entry.images.samples
+        if samples is None or not measurement.needs_data:
             return 0, 0.0
-        count, shape = len(self._samples), self._samples.image_shape
+        count, shape = len(samples), samples.image_shape
         try:
             return measurement.cost(count, shape), measurement.overhead(count, shape)
         except Exception:
             return 0, 0.0  # let the measurement run and report it
 
-    def _forward_seconds(self) -> float:
+    def _forward_seconds(self, images: ImageSet) -> float:
         """Seconds per image of a forward pass, from a trial of one batch."""
-        if self._seconds_per_forward is None:
+        if images.name not in self._seconds_per_forward:
             start = time.perf_counter()
             count = 1
             try:
                 with subject_of(
-                    self._model, self._samples, pixels=self._pixels, predict=self._predict
+                    self._model, images.samples, pixels=images.pixels, predict=self._predict
                 ) as subject:
-                    images, _ = next(subject.batches())
-                    subject.logits(images)  # the first pass warms up
-                    begin, count = time.perf_counter(), len(images)
-                    subject.logits(images).sum().item()
-                self._seconds_per_forward = (time.perf_counter() - begin) / count
+                    batch, _ = next(subject.batches())
+                    subject.logits(batch)  # the first pass warms up
+                    begin, count = time.perf_counter(), len(batch)
+                    subject.logits(batch).sum().item()
+                took = (time.perf_counter() - begin) / count
             except Exception:
-                self._seconds_per_forward = 0.0  # let the measurement run and report it
-            self._trial_seconds = time.perf_counter() - start
-        return self._seconds_per_forward
+                took = 0.0  # let the measurement run and report it
+            self._seconds_per_forward[images.name] = took
+            self._trial_seconds += time.perf_counter() - start
+        return self._seconds_per_forward[images.name]

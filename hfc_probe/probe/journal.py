@@ -7,13 +7,14 @@ import traceback
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..core import event_file
 from ..core.result import caution, origin
 from ..measurements import Measurement, Result
 from .schedule import Every
+from .sets import ImageSet
 from .state import EntryState
 
 logger = logging.getLogger("hfc_probe")
@@ -31,6 +32,7 @@ class Entry:
     key: str
     measurement: Measurement
     every: Every
+    images: ImageSet = field(default_factory=ImageSet)
     due: int = 0
     runs: int = 0  # when it was due, or asked for
     at_close: bool = False  # measured the trained model besides
@@ -67,19 +69,22 @@ class Journal:
     """Writes results to event files, and says once what goes wrong.
 
     Args:
-        writers: those of rank 0; none on other ranks.
+        writers: those of rank 0, by the name of the set that they log; none on other ranks.
         own: those of them that are the probe's own, to be closed with it.
         strict: raise what a writer raises.
     """
 
-    def __init__(self, writers: Sequence[Any], *, own: Sequence[Any], strict: bool) -> None:
-        self.writers = writers
+    def __init__(
+        self, writers: Mapping[str, Sequence[Any]], *, own: Sequence[Any], strict: bool
+    ) -> None:
+        self._writers = writers
+        self.writers = [one for of_set in writers.values() for one in of_set]
         self._own = own
         self._strict = strict
         self._failures = 0
-        self._layout_logged = False
+        self._with_layout: set[str] = set()  # names of sets
         self._warned: set[str] = set()
-        event_file.prepare(writers)
+        event_file.prepare(self.writers)
         self._warn_of_another()
 
     def warn_once(self, key: str, message: str) -> None:
@@ -95,20 +100,25 @@ class Journal:
             return False
         failures, result, step = self._failures, results[entry.key], position[0] or position[1]
         with self._survived():
-            if not self._layout_logged and self._own:
-                labels = result.labels()
-                self._layout_logged = event_file.log_layout(self.writers[0], labels)
-            for writer in self.writers:
+            name = entry.images.name
+            writers = self._writers[name]
+            new = self._own and name not in self._with_layout
+            if new and event_file.log_layout(writers[0], result.labels()):
+                self._with_layout.add(name)
+            for writer in writers:
                 event_file.log_epoch(writer, position[1], step)
                 result.log(writer, step)
             if entry.measurement.needs_data:
-                self._log_text(results, step)
+                of_set = [
+                    one for key, one in results.items() if key.startswith(entry.images.key(""))
+                ]
+                self._log_text(writers, of_set, step)
         return self._failures == failures
 
     def log_cost(self, key: str, *, seconds: float, share: float, step: int) -> None:
         """Write what a measurement took, and the share of the training that all have taken."""
         with self._survived():
-            for writer in self.writers:
+            for writer in self._writers[""]:
                 writer.add_scalar(f"hfc_cost/seconds/{key}", seconds, step)
                 writer.add_scalar("hfc_cost/share", share, step)
                 event_file.flush(writer)
@@ -174,13 +184,13 @@ class Journal:
                     continue
                 self.warn_once("close", f"the event file could not be closed: {error}")
 
-    def _log_text(self, results: Mapping[str, Result], step: int) -> None:
+    def _log_text(self, writers: Sequence[Any], results: Sequence[Result], step: int) -> None:
         lines = []
-        for result in results.values():
+        for result in results:
             said = [*map(caution, result.caveats), result.sentence(), origin(result)]
             lines += [f"- {event_file.as_markdown(text)}" for text in said[:1]]
             lines += [f"  {event_file.as_markdown(text)}" for text in said[1:]]
-        for writer in self.writers:
+        for writer in writers:
             event_file.log_text(writer, "hfc_report/summary", "\n".join(lines), step)
 
     @contextmanager

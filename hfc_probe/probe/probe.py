@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from ..core.provenance import images_hash, weights_hash
-from ..data.samples import PixelSpace, Samples
+from ..data.samples import Samples
 from ..ground import checks
 from ..measurements import Result
 from ..model.isolation import unwrap
@@ -42,26 +42,26 @@ class Probe:
     """Measures a model on schedule while it trains; made by :func:`attach`.
 
     Attributes:
-        results: the latest result of every measurement, by name; on rank 0 if there are
-            several ranks.
+        results: the latest result of every measurement, by name, or by "SET/NAME" if there are
+            named sets; on rank 0 if there are several ranks.
         steps, epochs: how many have ended. What is logged carries the step count, or the
             epoch count if no steps are counted.
-        samples: the fixed images measured on; None if no measurement needs any.
+        samples: the fixed images measured on, by name if there are named sets; None if no
+            measurement needs any.
     """
 
     def __init__(
         self,
         *,
         model: nn.Module,
-        samples: Samples | None = None,
+        samples: Samples | dict[str, Samples] | None = None,
         entries: Sequence[Entry] = (),
         group: RankGroup | None = None,
-        pixels: PixelSpace | None = None,
         predict: Predict | None = None,
         budget: Budget | None = None,
         strict: bool = False,
         optimizer: torch.optim.Optimizer | None = None,
-        writers: Sequence[Any] = (),
+        writers: Mapping[str, Sequence[Any]] | None = None,
         own_writers: Sequence[Any] = (),
         final: bool = False,
     ) -> None:
@@ -73,20 +73,18 @@ class Probe:
         self._entries = entries
         self._loads = self._calls = 0
         self._retry: int | None = None
-        self._pixels = pixels
         self._predict = predict
         self._budget = Budget(1.0) if budget is None else budget
         self._strict = strict
         self._final = final
         self._closed = False
-        self._journal = Journal(writers, own=own_writers, strict=strict)
+        self._journal = Journal(writers or {"": ()}, own=own_writers, strict=strict)
         self._warn_once = self._journal.warn_once
         self._meeting = Meeting(group, model, self._warn_once)
-        self._costs = Costs(
-            self._budget, model, samples, pixels, predict, self.results, self._warn_once
-        )
-        if samples is not None:
-            images_hash(samples)  # now, so that no measurement pays for it
+        self._costs = Costs(self._budget, model, predict, self.results, self._warn_once)
+        for entry in entries:
+            if entry.images.samples is not None:
+                images_hash(entry.images.samples)  # now, so that no measurement pays for it
         self._started = time.perf_counter()
         self._elapsed_before = 0.0
         self._counting = False  # whether the optimizer's steps have come here by themselves
@@ -332,8 +330,8 @@ class Probe:
         try:
             result = entry.measurement.run(
                 self._model,
-                self.samples,
-                pixels=self._pixels,
+                entry.images.samples,
+                pixels=entry.images.pixels,
                 predict=self._predict,
                 ranks=self._meeting.ranks,
                 shared=shared,

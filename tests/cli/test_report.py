@@ -6,10 +6,12 @@ import base64
 import html
 import json
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tensorboard_plugin_hfc
 import torch
 from click.testing import CliRunner
 from torch import nn
@@ -25,6 +27,7 @@ from hfc_probe import (
 from hfc_probe.cli.comparison import compare
 from hfc_probe.cli.main import main
 from hfc_probe.cli.page import page
+from hfc_probe.cli.seeds import SEED, by_seed, mean_of
 from hfc_probe.cli.stored import StoredRun, read_run
 from hfc_probe.core.intervals import paired_difference, wilson
 from hfc_probe.detection.variants import variant_names
@@ -192,6 +195,63 @@ def test_a_difference_is_judged_by_its_interval_though_the_two_intervals_overlap
     assert judged(back)["hfc_hfc/r04"] == "less"
     assert "1 of 3 judged differences" in found.count()
     assert "&lt;b&gt;words" in page(found)
+
+
+def test_seeds_are_compared_by_mean_and_spread():
+    """Means 0.2 and 0.3; SD 0.01 over 3 seeds gives 4.303 · 0.01 / √3 = 0.02484."""
+    n, tag = 1000, "hfc_hfc/r04"
+    runs = {
+        name: [frequencies(f"{name}_seed{k}", {tag: at + d}, n) for k, d in enumerate((-10, 0, 10))]
+        for name, at in (("a", 200), ("b", 300))
+    }
+    found = compare(*(mean_of(name, group) for name, group in runs.items()))
+    (change,) = found.changes
+    assert (change.before, change.after) == pytest.approx((0.2, 0.3))
+    assert change.spread == pytest.approx((0.01, 0.01))
+    below = np.mean([k / n - wilson(k, n)[0] for k in (190, 200, 210)])
+    assert change.before_interval[0] == pytest.approx(0.2 - np.hypot(0.02484, below), abs=1e-4)
+    assert change.judged == "more"
+    assert not change.paired
+    text = html.unescape(page(found))
+    assert "0.2 ± 0.01" in text
+    assert "a (3 seeds) (A)" in re.sub(r"<[^>]*>", "", text)
+    assert "image by image" not in text
+
+
+def test_seeds_that_were_measured_differently_are_no_group():
+    runs = [
+        frequencies("a_seed0", FIRST),
+        frequencies("a_seed1", FIRST, settings={"closed": False}),
+    ]
+    with pytest.raises(InputError, match=r"runs of a to be measured alike, got .*closed"):
+        mean_of("a", runs)
+
+
+def test_seeds_are_grouped_as_the_tab_groups_them():
+    static = Path(tensorboard_plugin_hfc.__file__).parent / "static"
+    (pattern,) = re.findall(r"name\.replace\(/(.*)/i, ", (static / "names.js").read_text())
+    assert pattern == SEED.pattern
+    names = ["resnet18", "resnet50", "vit/seed=1", "vit/seed=2", "a_s0", "a_s1", "classes10"]
+    assert by_seed(names) == {
+        **{name: [name] for name in ("resnet18", "resnet50")},
+        "vit": ["vit/seed=1", "vit/seed=2"],
+        "a": ["a_s0", "a_s1"],
+        "classes10": ["classes10"],
+    }
+
+
+def test_a_report_of_seeds_by_the_command(here):
+    for k in range(2):
+        assert audit("net", f"a_seed{k}", "--limit", "12").exit_code == 0
+        assert audit("other", f"b_seed{k}", "--limit", "12").exit_code == 0
+    runs = ["a_seed0", "a_seed1", "b_seed0", "b_seed1"]
+    result = CliRunner().invoke(main, ["report", *runs])
+    assert result.exit_code == 0, result.output
+    assert "a (2 seeds)" in (here / "b_seed1" / "report.html").read_text()
+    refused = CliRunner().invoke(main, ["report", *runs, "c"])
+    assert refused.exit_code == 2
+    assert "expected two runs, or seeds of two" in refused.output
+    assert "got 3: a, b, c" in refused.output
 
 
 def test_the_same_images_are_compared_image_by_image():

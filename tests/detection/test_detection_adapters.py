@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
 from hfc_probe import InputError
 from hfc_probe.detection import CocoImages, DetectionAudit, detections_from
-from hfc_probe.detection.detectors import from_onnx, from_transformers
+from hfc_probe.detection.detectors import from_onnx, from_transformers, from_ultralytics
 from hfc_probe.detection.identity import detector_identity
 from hfc_probe.detection.signed import sign_doubt
 
@@ -107,3 +108,84 @@ def test_other_names_and_no_processor_are_refused(yolos):
         from_transformers(model, processor, {1: "person"})
     with pytest.raises(InputError, match="image processor for object detection, got Identity"):
         from_transformers(model, torch.nn.Identity())
+
+
+@pytest.fixture(scope="module")
+def yolo(coco, tmp_path_factory):
+    """A YOLO with random weights that finds boxes: normalised on real images, its head raised."""
+    ultralytics = pytest.importorskip("ultralytics", reason="ultralytics is not installed")
+    torch.manual_seed(0)
+    model = ultralytics.YOLO("yolo11n.yaml", task="detect")
+    data = CocoImages(coco / "val2017", coco / "instances_val2017.json")
+    names = list(data.truth.categories.values())
+    model.model.names = dict(enumerate(names))
+    detector = from_ultralytics(model, imgsz=320)
+    batch = [detector._letterboxed(data.load(i)) for i in sorted(data.truth.images)[:16]]
+    for part in model.model.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.momentum = 0.5
+    with torch.no_grad():
+        model.model.train()
+        for image in 3 * [b for b in batch if b.shape == batch[0].shape]:
+            model.model(image)
+        for head in model.model.model[-1].cv3:
+            head[-1].weight *= 3
+            head[-1].bias.fill_(-3)
+    file = tmp_path_factory.mktemp("yolo") / "random.pt"
+    model.model.eval()
+    model.save(file)
+    return file, data
+
+
+@needs_coco
+def test_ultralytics_boxes_are_those_of_its_own_inference(yolo, coco):
+    from ultralytics import YOLO
+
+    file, data = yolo
+    mine = YOLO(file)
+    mine.fuse()  # as its own inference does
+    detector = from_ultralytics(mine, data.truth.categories, imgsz=320)
+    options = {"imgsz": 320, "conf": 0.001, "iou": 0.7, "max_det": 300, "verbose": False}
+    ids = {name: k for k, name in data.truth.categories.items()}
+    theirs, count = YOLO(file), 0
+    for image_id in sorted(data.truth.images)[:10]:
+        image = data.load(image_id)
+        with torch.no_grad():
+            (ours,) = detector([image])
+        # A tensor goes to the network as it is: no 8 bits, the very same pixels.
+        fed = detector._letterboxed(image)
+        (exact,) = theirs.predict(fed, **options)
+        assert len(exact.boxes) == len(ours["scores"])
+        torch.testing.assert_close(ours["scores"], exact.boxes.conf, rtol=0, atol=1e-4)
+        names = [theirs.names[int(k)] for k in exact.boxes.cls]
+        assert [ids[name] for name in names] == ours["labels"].tolist()
+        # Its own reading of the file rounds the resized picture to 8 bits.
+        path = coco / "val2017" / data.truth.images[image_id]["file_name"]
+        (read,) = theirs.predict(path, **options)
+        best = read.boxes.conf.argsort(descending=True)[:20]
+        near = (ours["boxes"][:, None] - read.boxes.xyxy[best]).abs().amax(-1) < 3
+        near &= (ours["scores"][:, None] - read.boxes.conf[best]).abs() < 0.02
+        assert near.any(0).float().mean() >= 0.9
+        count += int((ours["scores"] > 0.25).sum())
+    assert count > 50  # boxes that the library itself would draw
+    assert sign_doubt(detector, image) is None
+    audit = DetectionAudit(radii=(32,), bootstrap=0)
+    assert audit.measure(detector, data, limit=1).samples == 1
+
+
+@needs_coco
+def test_ultralytics_in_the_command_and_what_is_no_yolo(yolo, coco, tmp_path):
+    from hfc_probe.cli.main import main
+
+    file, _ = yolo
+    options = ["--images", coco / "val2017", "--annotations", coco / "instances_val2017.json"]
+    options += ["--limit", 1, "--bootstrap", 0, "--device", "cpu", "--out", tmp_path / "out"]
+    run = CliRunner().invoke(main, ["detect", "--model", f"ultralytics:{file}", *map(str, options)])
+    assert run.exit_code == 0, run.output
+    absent = ["detect", "--model", f"ultralytics:{tmp_path / 'absent.yaml'}", *map(str, options)]
+    assert (
+        "to be a checkpoint of ultralytics, a file or a name"
+        in CliRunner().invoke(main, absent).output
+    )
+    with pytest.raises(InputError, match=r"expected a YOLO of ultralytics .* got NoneType"):
+        from_ultralytics(torch.nn.Identity())

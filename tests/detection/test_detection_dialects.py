@@ -1,10 +1,19 @@
 """Annotations that are nearly COCO's: read, or refused by a sentence that names the reason."""
 
+import json
+import logging
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from PIL import Image
 
 from hfc_probe import InputError
-from hfc_probe.detection import CocoImages, GroundTruth
+from hfc_probe.detection import CocoImages, GroundTruth, evaluation, to_results
+
+from ..conftest import needs_coco
+from .test_detection_evaluation import noisy
+from .test_detection_iou_types import shifted_masks
 
 
 def content(**changes):
@@ -45,4 +54,42 @@ def test_lvis_names_its_files_by_url_and_its_protocol_is_said(tmp_path, place):
     Image.new("RGB", (40, 30)).save(tmp_path / place)
     images = CocoImages(tmp_path, lvis)
     assert images.load(1).shape == (3, 30, 40)
-    assert "the annotations are LVIS's" in images.truth.notes[0]
+    assert "evaluated as LVIS does" in images.truth.notes[0]
+
+
+@needs_coco
+@pytest.mark.parametrize(("iou_type", "max_dets"), [("bbox", 300), ("bbox", 4), ("segm", 300)])
+def test_ap_of_federated_annotations_equals_lvis_own_package(coco_content, iou_type, max_dets):
+    lvis = pytest.importorskip("lvis", reason="lvis is not installed")
+    rng = np.random.default_rng(0)
+    content = json.loads(json.dumps(coco_content))
+    content["annotations"] = [a for a in content["annotations"] if not a["iscrowd"]]
+    ids = [c["id"] for c in content["categories"]]
+    for category in content["categories"]:
+        category |= {"frequency": "f", "image_count": 9}
+    for image in content["images"]:
+        here = {a["category_id"] for a in content["annotations"] if a["image_id"] == image["id"]}
+        absent = rng.choice([k for k in ids if k not in here], size=20, replace=False)
+        image["neg_category_ids"] = absent.tolist()
+        image["not_exhaustive_category_ids"] = [k for k in here if rng.random() < 0.3]
+    truth = GroundTruth.read(content)
+    found = shifted_masks(truth, 1) if iou_type == "segm" else noisy(truth, 1, extra=20)
+    ours = evaluation.evaluate(
+        truth, sorted(truth.images), found, max_dets=max_dets, iou_type=iou_type
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(np, "float", float, raising=False)  # the package is older than numpy 1.24
+        known = lvis.LVIS.__new__(lvis.LVIS)
+        known.logger, known.dataset = logging.getLogger("lvis"), content
+        known._create_index()
+        run = lvis.LVISEval(
+            known, lvis.LVISResults(known, to_results(found), max_dets=max_dets), iou_type
+        )
+        run.params.max_dets = max_dets
+        run.run()
+    names = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+    assert 0.05 < ours.metrics[0] < 0.9
+    assert ours.metrics.tolist() == [run.results[name] for name in names]
+    coco = replace(truth, images={i: {} for i in truth.images})
+    other = evaluation.evaluate(coco, sorted(truth.images), noisy(truth, 1, extra=20))
+    assert other.metrics[0] != ours.metrics[0]

@@ -1,0 +1,156 @@
+"""YOLO, Pascal VOC and FiftyOne: the same objects as in COCO's JSON, or a sentence."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hfc_probe import InputError
+from hfc_probe.detection import CocoImages, GroundTruth
+
+NAMES = ["cat", "dog"]
+OBJECTS = {  # by file: size, then name and x, y, width, height
+    "000007.png": ((40, 30), [("dog", [4.0, 3.0, 20.0, 12.0]), ("cat", [0.0, 0.0, 40.0, 30.0])]),
+    "000009.png": ((20, 50), []),
+}
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images" / "val"
+    folder.mkdir(parents=True)
+    for name, (size, _) in OBJECTS.items():
+        Image.new("RGB", size).save(folder / name)
+    return folder
+
+
+def yolo(root, images, yaml="path: .\nval: images/val\nnames:\n  0: cat\n  1: dog\n"):
+    (root / "labels" / "val").mkdir(parents=True)
+    for name, ((width, height), objects) in OBJECTS.items():
+        lines = [
+            f"{NAMES.index(kind)} {(x + w / 2) / width} {(y + h / 2) / height} "
+            f"{w / width} {h / height}"
+            for kind, (x, y, w, h) in objects
+        ]
+        if lines:  # no file is no object
+            (root / "labels" / "val" / name).with_suffix(".txt").write_text("\n".join(lines))
+    (root / "data.yaml").write_text(yaml)
+    return root / "data.yaml"
+
+
+def voc(root, images):
+    (root / "Annotations").mkdir()
+    for name, ((width, height), objects) in OBJECTS.items():
+        boxes = "".join(
+            f"<object><name>{kind}</name><difficult>{int(kind == 'cat')}</difficult><bndbox>"
+            f"<xmin>{x + 1}</xmin><ymin>{y + 1}</ymin><xmax>{x + w}</xmax><ymax>{y + h}</ymax>"
+            "</bndbox></object>"
+            for kind, (x, y, w, h) in objects
+        )
+        (root / "Annotations" / name).with_suffix(".xml").write_text(
+            f"<annotation><filename>{name}</filename><size><width>{width}</width>"
+            f"<height>{height}</height></size>{boxes}</annotation>"
+        )
+    return root
+
+
+def shares(name):
+    (width, height), objects = OBJECTS[name]
+    return [
+        {"label": kind, "bounding_box": [x / width, y / height, w / width, h / height]}
+        for kind, (x, y, w, h) in objects
+    ]
+
+
+def fiftyone_export(root, images):
+    samples = [
+        {
+            "filepath": f"data/{name}",
+            "metadata": {"width": OBJECTS[name][0][0], "height": OBJECTS[name][0][1]},
+            "ground_truth": {"_cls": "Detections", "detections": shares(name)},
+            "a_model": {"_cls": "Detections", "detections": [{"label": "cat", "confidence": 0.5,
+                                                              "bounding_box": [0, 0, 1, 1]}]},
+        }
+        for name in OBJECTS
+    ]  # fmt: skip
+    (root / "export").mkdir()
+    (root / "export" / "metadata.json").write_text("{}")
+    (root / "export" / "samples.json").write_text(json.dumps({"samples": samples}))
+    return root / "export"
+
+
+def fiftyone_detections(root, images):
+    labels = {name.partition(".")[0]: shares(name) or None for name in OBJECTS}
+    file = root / "labels.json"
+    file.write_text(json.dumps({"classes": NAMES, "labels": labels}))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("write", "first"),
+    [(yolo, 0), (voc, 1), (fiftyone_export, 0), (fiftyone_detections, 0)],
+)
+def test_every_form_gives_the_same_objects(tmp_path, images, write, first):
+    data = CocoImages(images, write(tmp_path, images))
+    assert list(data.truth.images) == [7, 9]
+    assert data.truth.categories == {first: "cat", first + 1: "dog"}
+    assert data.load(9).shape == (3, 50, 20)
+    found = [(data.truth.categories[a["category_id"]], a["bbox"]) for a in data.truth.annotations]
+    assert [kind for kind, _ in found] == ["dog", "cat"]
+    for (_, box), (_, expected) in zip(found, OBJECTS["000007.png"][1], strict=True):
+        np.testing.assert_allclose(box, expected, rtol=0, atol=1e-9)
+    assert data.truth.images[7]["width"] == 40
+    difficult = [a["iscrowd"] for a in data.truth.annotations]
+    assert difficult == ([0, 1] if write is voc else [0, 0])
+    notes = " ".join(data.truth.notes)
+    assert ("1 difficult objects count as crowds" in notes) == (write is voc)
+
+
+@pytest.mark.parametrize(
+    "yaml",
+    [
+        "names: [cat, dog]  # in a line\nnc: 2\nval: images/val\n",
+        "names:\n  - cat\n  - 'dog'\nval: images/val\n",
+        "path: ../elsewhere\nval: images/val\nnames: {0: cat, 1: dog}\n",
+    ],
+)
+def test_yolos_names_in_every_spelling_and_images_found_by_its_file(tmp_path, images, yaml):
+    truth = GroundTruth.read(yolo(tmp_path, images, yaml))
+    assert truth.categories == {0: "cat", 1: "dog"}
+    assert len(truth.annotations) == 2
+
+
+def test_yolos_polygons_are_masks_with_their_boxes(tmp_path, images):
+    file = yolo(tmp_path, images)
+    (tmp_path / "labels" / "val" / "000009.txt").write_text("1 0.1 0.2 0.5 0.2 0.5 0.6\n")
+    truth = GroundTruth.read(file)
+    assert truth.annotations[-1]["bbox"] == [2, 10, 8, 20]
+    assert truth.annotations[-1]["segmentation"] == [[2, 10, 10, 10, 10, 30]]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda root: (root / "labels" / "val" / "000007.txt").write_text("5 0 0 1 1"),
+         r"expected YOLO annotations in .*'5 0 0 1 1' is no class of 2"),
+        (lambda root: (root / "data.yaml").write_text("val: images/val\n"), "names of the classes"),
+        (lambda root: (root / "labels").rename(root / "other"), "no folder of labels"),
+    ],
+)  # fmt: skip
+def test_a_spoilt_yolo_folder_is_one_sentence(tmp_path, images, spoil, message):
+    file = yolo(tmp_path, images)
+    spoil(tmp_path)
+    with pytest.raises(InputError, match=message):
+        CocoImages(images, file)
+
+
+def test_a_spoilt_voc_file_and_an_empty_folder_are_one_sentence(tmp_path, images):
+    with pytest.raises(InputError, match=r"YOLO's data\.yaml, a folder of Pascal VOC or FiftyOne"):
+        CocoImages(images, tmp_path)
+    voc(tmp_path, images)
+    (tmp_path / "Annotations" / "000007.xml").write_text(
+        "<annotation><object><name>cat</name></object></annotation>"
+    )
+    with pytest.raises(InputError, match=r"expected VOC annotations .*<bndbox/xmin> is missing"):
+        CocoImages(images, tmp_path)

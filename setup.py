@@ -36,6 +36,7 @@ extras = {
     "transformers": ["accelerate>=1.0", "transformers>=4.45"],
     "ultralytics": ["ultralytics>=8.3.180"],
     "test": [
+        "axe-playwright-python>=0.1.8",  # brings axe-core 4.x, 0.2 MB
         "foolbox>=3.3",
         "hypothesis>=6.100",
         "mmengine>=0.10.5",  # 15 s, 194 MB, most of it OpenCV; fastai (50 s, 382 MB) is left out

@@ -30,6 +30,7 @@ class Data(NamedTuple):
     test: Samples
     classes: list[str]
     root: Path
+    name: str
 
 
 def load(dataset: str, root: Path, setting, seed: int) -> Data:
@@ -50,7 +51,7 @@ def load(dataset: str, root: Path, setting, seed: int) -> Data:
             _arrays(root / "cifar10" / f"{part}.npz", "", n, seed)
             for part, n in zip(PARTS, sizes, strict=True)
         ]
-        return Data(*sets, classes=_CIFAR, root=root)
+        return Data(*sets, classes=_CIFAR, root=root, name=dataset)
     if dataset == "planted":
         options = dict(setting.planted)
         kinds = [
@@ -58,40 +59,42 @@ def load(dataset: str, root: Path, setting, seed: int) -> Data:
             for train, count in zip((True, False), sizes, strict=True)
         ]
         sets = [Samples.collect(DataLoader(k, 256), limit=None) for k in kinds]
-        return Data(*sets, classes=kinds[0].classes, root=root)
+        return Data(*sets, classes=kinds[0].classes, root=root, name=dataset)
     if dataset == "cifar10" and (root / "cifar10" / "jpeg.npz").is_file():
         with np.load(root / "cifar10" / "jpeg.npz") as archive:
             sets = [_jpegs(archive, part, n, seed) for part, n in zip(PARTS, sizes, strict=True)]
-        return Data(*sets, classes=_CIFAR, root=root)
+        return Data(*sets, classes=_CIFAR, root=root, name=dataset)
     if dataset == "mnist" and (root / "mnist.npz").is_file():
         sets = [
             _arrays(root / "mnist.npz", f"{part}_", n, seed)
             for part, n in zip(PARTS, sizes, strict=True)
         ]
-        return Data(*sets, classes=[str(k) for k in range(10)], root=root)
+        return Data(*sets, classes=[str(k) for k in range(10)], root=root, name=dataset)
     kinds = _torchvision(dataset, root)
     sets = [
         Samples.collect(DataLoader(k, 256, num_workers=4), limit=n, seed=seed)
         for k, n in zip(kinds, sizes, strict=True)
     ]
-    return Data(*sets, classes=kinds[0].classes, root=root)
+    return Data(*sets, classes=kinds[0].classes, root=root, name=dataset)
 
 
 def other(data: Data, setting, seed: int) -> Samples:
     """As many images as `data.test` has, of none of its classes.
 
-    They are MNIST's, as large as the others and with as many channels; beside planted images
-    they are noise with no wave in it.
+    They are MNIST's (beside MNIST: FashionMNIST's), as large as the others and with as many
+    channels; beside planted images they are noise with no wave in it.
     """
     count, (channels, *size) = len(data.test), data.test.image_shape
-    if setting.planted:
+    if data.name == "planted":
         options = {"strength": 0.0, "high_strength": 0.0, "train": False, "seed": seed}
         noise = PlantedFrequencies(count, size=size[0], **options)
         return Samples.collect(DataLoader(noise, 256), limit=None)
-    digits = load("mnist", data.root, replace(setting, network="", test_images=count), seed).test
-    images = digits.pixels(slice(None))
+    name = "fashion_mnist" if data.name == "mnist" else "mnist"
+    setting = replace(setting, network="", train_images=1, test_images=count)
+    unknown = load(name, data.root, setting, seed).test
+    images = unknown.pixels()
     images = nn.functional.interpolate(images, size=size, mode="bilinear", antialias=True)
-    return Samples(images.expand(-1, channels, -1, -1), digits.targets)
+    return Samples(images.expand(-1, channels, -1, -1), unknown.targets)
 
 
 def _arrays(file: Path, prefix: str, count: int | None, seed: int) -> Samples:

@@ -82,6 +82,9 @@ def figure(runs):
         tiles = np.pad(weight, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=np.nan)
         axes.imshow(np.vstack([np.hstack(tiles[:, c]) for c in range(tiles.shape[1])]), "gray")
         bare(axes)
+        rows = "RGB" if tiles.shape[1] == 3 else ""
+        axes.set_yticks([(k + 0.5) * tiles.shape[2] - 1 for k in range(len(rows))], list(rows))
+        axes.tick_params("y", length=0)
         mean = np.mean([run[f"{name}/smoothness"][0] for run in runs])
         axes.set_title(
             f"{name}{f', ρ = {RHO:g}' if 'smoothed' in name else ''}: smoothness {mean:.3f}"

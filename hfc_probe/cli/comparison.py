@@ -55,6 +55,14 @@ class Change:
             return "more"
         return "less" if self.difference[1] < 0 else "no clear difference"
 
+    @property
+    def importance(self) -> float:
+        """The least difference that its interval allows, as a share of the larger number."""
+        if not self.differs or self.difference is None:
+            return 0.0
+        least = min(abs(bound) for bound in self.difference)
+        return least / max(abs(self.before), abs(self.after), 1e-12)
+
     def sentence(self, a: str, b: str) -> str:
         """The change in words; only for numbers that differ."""
         assert self.difference is not None
@@ -106,8 +114,19 @@ class Comparison:
 
     @property
     def clear(self) -> list[Change]:
-        """The changes whose interval excludes 0."""
-        return [change for change in self.changes if change.differs]
+        """The changes whose interval excludes 0, the most important first."""
+        clear = [change for change in self.changes if change.differs]
+        return sorted(clear, key=lambda change: -change.importance)
+
+    def importance(self, measurement: str) -> float:
+        """That of its most important change."""
+        tags = self.a.results[measurement]["scalars"]
+        return max((one.importance for one in self.changes if one.tag in tags), default=0.0)
+
+    def alike(self, measurement: str) -> bool:
+        """Whether the two runs' numbers of a measurement are the same quantity."""
+        names = [one.measurement.split(", ") for one in self.differing if one.decisive]
+        return not any(measurement in some for some in names)
 
     @property
     def refused(self) -> list[Change]:

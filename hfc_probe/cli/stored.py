@@ -7,7 +7,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,13 @@ class StoredRun:
         name: the directory's.
         results: by file stem, as :meth:`hfc_probe.Result.to_dict` made them.
         pictures: PNG files by stem.
+        files: the results' JSON by stem, for drawing them anew.
     """
 
     name: str
     results: Mapping[str, Mapping[str, Any]]
     pictures: Mapping[str, bytes]
+    files: Mapping[str, Path] = field(default_factory=dict)
 
 
 def read_run(path: Path) -> StoredRun:
@@ -41,12 +43,13 @@ def read_run(path: Path) -> StoredRun:
     """
     if not path.is_dir():
         raise InputError(f"report: expected a directory that audit wrote (--out), got {path}")
-    results = {}
+    results, files = {}, {}
     for file in sorted(path.glob("*.json")):
         try:
             content = json.loads(file.read_bytes())
             if isinstance(content, dict) and "measurement" in content and "scalars" in content:
                 results[printable(file.stem)] = _checked(content)
+                files[printable(file.stem)] = file
         except (ValueError, TypeError, RecursionError, OSError) as error:
             raise InputError(
                 f"report: expected a result in {printable(file.name)}, got a damaged file; measure "
@@ -62,7 +65,7 @@ def read_run(path: Path) -> StoredRun:
         for file in sorted(path.glob("*.png"))
         if printable(file.stem) in results and file.is_file()
     }
-    return StoredRun(printable(path.resolve().name), results, pictures)
+    return StoredRun(printable(path.resolve().name), results, pictures, files)
 
 
 def printable(text: str) -> str:

@@ -60,6 +60,8 @@ logger = logging.getLogger("hfc_probe")
 
 Detector = Callable[[list[Tensor]], Sequence[Any]]
 _ROUNDING = 1e-3
+# Of COCO's ids from 1 to 90, those that its 80 categories leave out.
+_CATEGORIES, _UNUSED = 80, frozenset({12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,9 @@ class DetectionAudit:
             shows spurious ones. The paper's count, any higher AP, is given beside it.
         bootstrap: replicates over images for the 95 % interval of each AP difference.
         ignore_unknown: leave out detections whose category id the annotations do not have,
-            as COCOeval does, instead of stopping.
+            as COCOeval does, instead of stopping. Those of COCO's 91 ids that its 80 categories
+            leave unused, which torchvision's detectors know, are always left out. A note counts
+            them.
         control: also show each image without the highest frequencies of 1/255 root mean square in
             all, which nobody sees. The images whose AP that raises are what gains on the LFC have
             to outnumber; without it they are held against the drops.
@@ -435,7 +439,10 @@ class DetectionAudit:
         if self.ignore_unknown:
             return
         for name, detections in found.items():
-            unknown = sorted({int(k) for k in detections.labels} - truth.categories.keys())
+            coco = len(truth.categories) == _CATEGORIES
+            unused = _UNUSED if coco else frozenset()
+            labels = {int(k) for k in detections.labels}
+            unknown = sorted(labels - truth.categories.keys() - unused)
             if unknown:
                 raise InputError(
                     "detector: expected category ids of the annotations "

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from .assignment import AREAS, IOU, Assignment, assign
@@ -15,6 +16,7 @@ from .overlap import is_ignored
 
 METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 _RECALL = np.linspace(0.0, 1.0, 101)
+_MANY = 500  # true positives
 _BOOTSTRAP_CELLS = 300_000  # replicates × true positives in work at once, as many as a cache holds
 
 
@@ -275,16 +277,21 @@ def _weighted(
     ranks = np.flatnonzero(matches.hit.any(0))
     end = ranks[-1] + 1
     images, place = np.unique(matches.image[:end], return_inverse=True)
-    before = np.searchsorted(ranks, np.arange(end))  # the next true positive
     counts = matches.counts[:, :end]
     always: NDArray[np.bool_] = np.asarray(counts.all(0))
 
-    def between(chosen: NDArray[np.bool_]) -> Any:
-        rows = (before[chosen], place[chosen])
-        return csr_matrix((np.ones(len(rows[0])), rows), shape=(len(ranks), len(images)))
+    def until(right: NDArray[np.int64], chosen: NDArray[np.bool_]) -> Any:
+        """Chosen detections by the next of some true positives, and by image."""
+        chosen = chosen & (np.arange(end) <= right[-1])
+        rows = (np.searchsorted(right, np.flatnonzero(chosen)), place[chosen])
+        return csr_matrix((np.ones(len(rows[0])), rows), shape=(len(right), len(images)))
 
-    shown_by = between(always)
-    more: list[Any] = [between(row & ~always) if (row & ~always).any() else None for row in counts]
+    by_threshold: list[Any] = []
+    for hit, row in zip(matches.hit, counts & ~always, strict=True):
+        right = np.flatnonzero(hit)
+        more = until(right, row) if len(right) and row[: right[-1] + 1].any() else None
+        by_threshold.append((right, np.searchsorted(ranks, right), more))
+    shown_by = until(ranks, always)
     out = np.zeros((len(IOU), columns.shape[1]))
     own = columns[images]
     step = max(1, _BOOTSTRAP_CELLS // len(ranks))
@@ -292,25 +299,35 @@ def _weighted(
         part = slice(start, start + step)
         drawn = np.ascontiguousarray(own[:, part])
         shown = np.cumsum(shown_by @ drawn, axis=0)
-        for t in range(len(IOU)):
-            rows = np.flatnonzero(matches.hit[t, ranks])
-            if not len(rows):
+        for t, (right, rows, more) in enumerate(by_threshold):
+            if not len(right):
                 continue
-            counted = shown if more[t] is None else shown + np.cumsum(more[t] @ drawn, axis=0)
-            found = np.cumsum(drawn[place[ranks[rows]]], axis=0)
-            out[t, part] = _interpolated_columns(found, counted[rows], objects[part])
+            counted = shown[rows]
+            if more is not None:
+                counted += np.cumsum(more @ drawn, axis=0)
+            found = np.cumsum(drawn[place[right]], axis=0)
+            out[t, part] = _interpolated_columns(found, counted, objects[part])
     return out
 
 
 def _interpolated_columns(
     found: NDArray[np.float64], shown: NDArray[np.float64], objects: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """:func:`interpolated` of columns ``(D, B)``."""
-    precision = found / (shown + np.spacing(1))
-    envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
-    reached = np.searchsorted(_RECALL, found / objects, side="right")
-    new = np.diff(reached, axis=0, prepend=0)
-    total: NDArray[np.float64] = (envelope * new).sum(0) / len(_RECALL)
+    """:func:`interpolated` of columns ``(D, B)``; ``shown`` is written over.
+
+    If ranks are many, each of the hundred recall levels is looked up among them, not the other way
+    round.
+    """
+    if len(found) < _MANY:
+        return interpolated(found.T, shown.T, objects[:, None])
+    shown += np.spacing(1)
+    envelope = np.divide(found, shown, out=shown)
+    np.maximum.accumulate(envelope[::-1], axis=0, out=envelope[::-1])
+    recall = torch.from_numpy(np.ascontiguousarray((found / objects).T))
+    levels = torch.from_numpy(_RECALL).expand(len(recall), -1).contiguous()
+    first = torch.searchsorted(recall, levels).numpy().T
+    padded = np.concatenate([envelope, np.zeros((1, envelope.shape[1]))])
+    total: NDArray[np.float64] = np.take_along_axis(padded, first, 0).sum(0) / len(_RECALL)
     return total
 
 

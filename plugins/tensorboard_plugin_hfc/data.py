@@ -125,7 +125,7 @@ class Reader:
                     one = provider.RunTagFilter(runs=[run], tags=[tag])
                     data = self._read(ctx, experiment, one)[run][tag]
                 else:
-                    data = read.get(run, {}).get(tag, [])
+                    data = read.get(run, {}).pop(tag, [])  # one copy of each at a time
                 out.append(_series(run, tag, content, data, chosen))
             except ContentError as error:
                 out.append(Series(run, tag, note=f"{run}: {tag} is left out: {error}"))
@@ -263,7 +263,7 @@ def _series(
         if problem is not None:
             why, left_out = problem, left_out + 1
         elif chosen is None or int(datum.step) in chosen:
-            kept[int(datum.step)] = (float(datum.wall_time), array.astype(np.float32))
+            kept[int(datum.step)] = (float(datum.wall_time), array.astype(np.float32, copy=False))
     if kept:
         shape = kept[max(kept)][1].shape
         others = [step for step, (_, array) in kept.items() if array.shape != shape]
@@ -288,7 +288,9 @@ def pack(series: Iterable[Series]) -> bytes:
     Everything is little endian; the values start at a multiple of 4. The header lists
     ``run, tag, steps, wall_times, shape, note`` and ``offset``, counted in values, of each.
     """
-    items, parts, offset = [], [], 0
+    items: list[dict[str, Any]] = []
+    parts: list[memoryview] = []
+    offset = 0
     for one in series:
         items.append(
             {
@@ -301,7 +303,7 @@ def pack(series: Iterable[Series]) -> bytes:
                 "offset": offset,
             }
         )
-        parts.append(one.values.astype("<f4").tobytes())
+        parts.append(np.ascontiguousarray(one.values, "<f4").reshape(-1).data)
         offset += one.values.size
     header = json.dumps({"series": items}).encode()
     header += b" " * (-len(header) % 4)

@@ -1,4 +1,7 @@
-"""Measurements by name on the command line, and two runs on one page."""
+"""Measurements by name on the command line, and two runs on one page.
+
+Long because what may be said of a difference is judged case by case on one pair of runs.
+"""
 
 from __future__ import annotations
 

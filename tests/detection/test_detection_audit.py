@@ -367,6 +367,18 @@ def test_unknown_categories_can_be_left_out_and_are_counted(shapes):
     assert "of categories that the annotations do not have (77)" in " ".join(result.notes)
 
 
+def test_cocos_unused_ids_are_left_out_and_counted_and_others_refused(shapes):
+    ids = [k for k in range(1, 91) if k not in {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}]
+    content = {**shapes.content, "categories": [{"id": k, "name": f"{k}"} for k in ids]}
+    coco = PlantedShapes(2, seed=0)
+    coco.truth = GroundTruth.read({**content, "images": coco.content["images"],
+                                   "annotations": coco.content["annotations"]})  # fmt: skip
+    result = AUDIT.measure(Bright(label=83), coco)
+    assert "of categories that the annotations do not have (83)" in " ".join(result.notes)
+    with pytest.raises(InputError, match="got 91 on original"):
+        AUDIT.measure(Bright(label=91), coco)
+
+
 @needs_coco
 def test_no_detection_at_all_is_ap_zero_and_said(shapes):
     result = AUDIT.measure(lambda images: [([], [], [])] * len(images), shapes, limit=5)

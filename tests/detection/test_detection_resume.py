@@ -13,8 +13,8 @@ from PIL import Image
 from torch import nn
 
 from hfc_probe import InputError
-from hfc_probe.detection import CocoImages, DetectionAudit
-from hfc_probe.detection.identity import detector_identity
+from hfc_probe.detection import CocoImages, DetectionAudit, Detections
+from hfc_probe.detection.identity import detector_identity, same_answer
 from hfc_probe.detection.store import PredictionStore
 
 from ..conftest import needs_coco
@@ -298,3 +298,30 @@ def test_a_full_disk_is_a_sentence_and_what_was_finished_is_kept(tmp_path):
     kept.close()
     assert sorted(kept.finished) == list(range(len(kept.finished)))
     assert len(kept.finished) > 3
+
+
+def answer(count, shift=0.0, gone=()):
+    boxes = np.array([[40.0 * k + shift, 5.0, 20.0, 20.0] for k in range(count)]).reshape(-1, 4)
+    kept = [k for k in range(count) if k not in gone]
+    return Detections(boxes[kept], np.full(len(kept), 0.3), np.full(len(kept), BLOB))
+
+
+@pytest.mark.parametrize(
+    ("counts", "changes", "same"),
+    [
+        ((4, 3, 2), [{"gone": {3}}, {}, {}], True),  # one of a handful at a score threshold
+        ((4, 3, 2), [{"gone": {3}}, {"gone": {0}}, {}], False),
+        ((4, 3, 2), [{"shift": 3.0}, {}, {}], False),
+        ((30, 30, 30), [{"gone": {1, 2, 3}}, {}, {"gone": {7}}], True),
+        ((30, 30, 30), [{"gone": {1, 2, 3, 4}}, {}, {}], False),  # one variant alone
+        ((1, 0, 0), [{"gone": {0}}, {}, {}], False),  # nothing in common
+        ((1, 1, 1), [{"shift": 3.0}, {"shift": 3.0}, {"shift": 3.0}], False),
+        ((0, 0, 0), [{}, {}, {}], True),
+    ],
+)
+def test_a_handful_of_detections_may_lose_one_to_rounding(counts, changes, same):
+    names = AUDIT.variants
+    before = {n: answer(count) for n, count in zip(names, counts, strict=True)}
+    now = {n: answer(c, **how) for n, c, how in zip(names, counts, changes, strict=True)}
+    assert same_answer(before, now) == same
+    assert same_answer(now, before) == same

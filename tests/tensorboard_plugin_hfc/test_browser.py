@@ -440,7 +440,7 @@ def test_sixty_runs(tab, environment, tmp_path):
     with served(tab, environment, tmp_path) as address:
         tab.open(address, CURVES)
         assert "Runs (6 of 60)" in tab.text()
-        tab.find("aside").get_by_role("button", name="All").click()
+        tab.find("aside").get_by_role("button", name="All", exact=True).click()
         tab.ready()
         assert "Runs (60 of 60)" in tab.text()
         assert "The first 24 of 60 chosen runs have a panel each." in tab.text()

@@ -35,7 +35,11 @@ def test_names_are_short_and_found_by_a_regular_expression(tab, address):
     assert "All begin with sweep/" in tab.text()
     shown = [text.split("\n")[0] for text in tab.find("aside li").all_inner_texts()]
     assert shown[:2] == ["a", "b"]
-    assert shown[-1] == "resnet18_wit…ation_seed2"
+    end = tab.find("aside li .name span").last  # where seeds differ: never cut off
+    assert end.inner_text() == "tion_seed2"
+    assert end.evaluate("end => end.getBoundingClientRect().right") < tab.find(
+        "aside li .letter"
+    ).nth(-2).evaluate("letter => letter.getBoundingClientRect().left")
     search = tab.find('input[type="search"]')
     for text, count in (("/[ab]$", 2), ("seed[12]", 2), ("SEED", 3), ("seed(", 0)):
         search.fill(text)

@@ -73,7 +73,7 @@ def test_one_step_opens_on_curves_against_radius(tab, audit):
 
 
 FITTED = """async (panels) => {
-  const { fitted } = await import('./static/charts/lines.js');
+  const { fitted } = await import('./static/charts/axes.js');
   return panels.map((one) => fitted([one]));
 }"""
 

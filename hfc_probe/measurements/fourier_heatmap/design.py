@@ -7,9 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .field import Part
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+# Images of one part.
+_CHUNK = 128
 # Correlation length of the smooth functions and their number, for a map 32 cells wide.
 _LENGTH = 5.0
 _MAIN, _PATTERN, _CLASS, _CLEAN, _AMOUNT = 80, 24, 12, 10, 24
@@ -30,6 +34,7 @@ class Design:
         clean: ``(N,)`` clean margins, bounded.
 
     Attributes:
+        parts: the images, a few at a time.
         blocks: columns whose weights have one prior variance, and whether it is ``learnt``.
         correlation: ``(D, D)`` of the images' own departures.
         grey: ``(D, N)`` 1 if the noise has the same sign in all channels.
@@ -73,26 +78,42 @@ class Design:
         ends = np.cumsum(sizes)
         self.blocks = [slice(int(e - s), int(e)) for s, e in zip(sizes, ends, strict=True)]
         self.size = int(ends[-1])
+        self.parts = self._parts()
         self.basis = np.hstack([rings, smooth[:, :_AMOUNT]])
         self.link = np.hstack([rings, smooth[:, :60]])
 
+    def _parts(self) -> list[Part]:
+        """A few images of one class at a time: of the classes' columns only theirs are not 0."""
+        functions, number = self.kinds[2]
+        width, end = functions.shape[1], self.size - self.kinds[3][0].shape[1]
+        start = end - width * number
+        found = []
+        for k in range(max(number, 1)):
+            own = start + k * width + np.arange(width if number else 0)
+            columns = np.concatenate([np.arange(start), own, np.arange(end, self.size)])
+            images = np.flatnonzero(self.classes == k)
+            found += [Part(images[n : n + _CHUNK], columns) for n in range(0, len(images), _CHUNK)]
+        return found
+
     def rows(self, cells: Ints, images: Ints) -> Floats:
-        """Of observations, ``(n, size)``."""
-        place = np.arange(len(cells))
-        parts = []
-        for (functions, number), group in zip(
-            self.kinds, self._group_of(cells, images), strict=True
-        ):
-            part = np.zeros((len(cells), number, functions.shape[1]))
-            if number:
-                part[place, group] = functions[cells]
-            parts.append(part.reshape(len(cells), -1))
-        parts[-1] *= self.clean[images][:, None]
+        """Of observations, ``(n, width)``: in the columns of the image's :class:`Part`."""
+        functions, number = self.kinds[1]
+        own = np.zeros((len(cells), number, functions.shape[1]))
+        if number:
+            own[np.arange(len(cells)), self.patterns[cells, images]] = functions[cells]
+        parts = [self.kinds[0][0][cells], own.reshape(len(cells), -1)]
+        if self.kinds[2][1]:
+            parts.append(self.kinds[2][0][cells])
+        parts.append(self.kinds[3][0][cells] * self.clean[images][:, None])
         return np.hstack(parts)
 
-    def _group_of(self, cells: Ints, images: Ints) -> list[Ints]:
-        none = np.zeros(len(cells), np.int64)
-        return [none, self.patterns[cells, images], self.classes[images], none]
+    def product(self, rows: Floats, images: Ints, weights: Floats) -> Floats:
+        """Of rows and weights, ``(n,)``."""
+        own = np.empty((int(self.classes.max()) + 1, rows.shape[1]))
+        for part in self.parts:
+            own[self.classes[part.images[0]]] = weights[part.columns]
+        found: Floats = np.einsum("nk,nk->n", rows, own[self.classes[images]])
+        return found
 
     def expected(self, weights: Floats) -> Floats:
         """Of every pair, ``(D, N)``."""

@@ -16,7 +16,7 @@ what is expected of an observation from the others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,8 +29,6 @@ Ints = NDArray[np.int64]
 
 # Shares of the variance: an image as such, its field, its field under one pattern.
 _IMAGE, _FIELD, _PATTERN = 0.25, 0.35, 0.40
-# Images of one batch of predictions.
-_CHUNK = 128
 # Rows beyond this have squares too large for float32: of margins that are nearly all alike.
 _LARGE = 30.0
 # Prior count of an image's own scale: the observations that it counts for.
@@ -71,147 +69,196 @@ class Seen:
         )
 
 
-class Field:
-    """The images' processes, given where they were observed.
+NOTHING = Seen(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
+
+
+class _Places:
+    """Observations by image: each has a place of its own among those of its image."""
+
+    def __init__(self, cells: Ints, images: Ints, patterns: Ints) -> None:
+        total = patterns.shape[1]
+        self.images, self.count = images, np.bincount(images, minlength=total)
+        self.order = np.argsort(images, kind="stable")
+        self.ends = np.append(0, np.cumsum(self.count))
+        self.place = np.empty(len(images), np.int64)
+        self.place[self.order] = np.arange(len(images)) - np.repeat(self.ends[:-1], self.count)
+        self.shape = total, int(self.count.max(initial=0))
+        self.known = self.spread(np.ones(len(images))) > 0
+        self.cells = self.spread(cells).astype(np.int64)
+        self.own = np.where(self.known, patterns[self.cells, np.arange(total)[:, None]], -1)
+
+    def spread(self, values: NDArray[np.generic]) -> Floats:
+        """Values of observations, ``(n,)``, to their images and places, zeros elsewhere."""
+        out = np.zeros(self.shape)
+        out[self.images, self.place] = values
+        return out
+
+    def members(self, images: Ints) -> Ints:
+        """Numbers of the observations of some images."""
+        return np.concatenate([self.order[self.ends[k] : self.ends[k + 1]] for k in images])
+
+    def covariance(self, other: _Places, correlation: Floats) -> Floats:
+        """Of the fields at one time, ``(N, own places, other places)``; 0 where there is none."""
+        matrix = correlation[self.cells[:, :, None], other.cells[:, None, :]]
+        matrix *= _FIELD + _PATTERN * (self.own[:, :, None] == other.own[:, None, :])
+        matrix += _IMAGE
+        matrix *= self.known[:, :, None] & other.known[:, None, :]
+        return matrix
+
+
+class Past:
+    """What is remembered of the images' processes: the same for all that is seen of one map.
 
     Args:
-        seen: the observations; their values are not looked at.
-        recent: how many of them, the last ones, are of the present map.
+        seen: the observations; ``times`` as they were in the last map.
         patterns: ``(D, N)`` sign pattern of each pair.
         correlation: ``(D, D)`` k.
         nugget: share of the variance that no other observation tells of.
     """
 
-    def __init__(
-        self, seen: Seen, recent: int, patterns: Ints, correlation: Floats, nugget: float
-    ) -> None:
-        self.patterns, self.correlation = patterns, correlation
-        self.total = patterns.shape[1]
-        self.images, self.observed = seen.images, seen.times
-        # The remembered ones come first, in places of their own: what is seen now is whitened
-        # by the last rows and columns of the root alone.
-        old = len(seen.images) - recent
-        places, self.first = [], 0
-        for part in (seen.images[:old], seen.images[old:]):
-            count = np.bincount(part, minlength=self.total)
-            order = np.argsort(part, kind="stable")
-            place = np.empty(len(part), np.int64)
-            place[order] = np.arange(len(part)) - np.repeat(np.cumsum(count) - count, count)
-            places.append(place + self.first)
-            past, self.first = self.first, self.first + int(count.max())
-        self.place, self.shape, self.first = np.concatenate(places), (self.total, self.first), past
-        self.count = np.bincount(seen.images, minlength=self.total)
-        self.recent = np.argsort(part, kind="stable") + old
-        self.ends = np.append(0, np.cumsum(count))
-        self.known = self.spread(np.ones(len(self.images))) > 0
-        self.cells = self.spread(seen.cells).astype(np.int64)
-        own = patterns[self.cells, np.arange(self.total)[:, None]]
-        self.own = np.where(self.known, own, -1)
-        self.times = self.spread(seen.times)
-        same = self.own[:, :, None] == self.own[:, None, :]
-        near = correlation[self.cells[:, :, None], self.cells[:, None, :]]
-        matrix = _IMAGE + near * (_FIELD + _PATTERN * same)
-        matrix *= np.exp(-np.abs(self.times[:, :, None] - self.times[:, None, :]))
-        matrix *= self.known[:, :, None] & self.known[:, None, :]
-        diagonal = np.arange(self.shape[1])
-        matrix[:, diagonal, diagonal] = np.where(self.known, 1 + nugget, 1.0)
-        self.variance = 1 + nugget
-        self.root = torch.linalg.cholesky(torch.from_numpy(matrix))
+    def __init__(self, seen: Seen, patterns: Ints, correlation: Floats, nugget: float) -> None:
+        self.seen, self.patterns, self.correlation = seen, patterns, correlation
+        self.at = _Places(seen.cells, seen.images, patterns)
+        times = self.at.spread(seen.times)
+        matrix = self.at.covariance(self.at, correlation)
+        matrix *= np.exp(-np.abs(times[:, :, None] - times[:, None, :]))
+        self.root = _root(matrix, self.at.known, nugget)
+        self.fading = np.exp(-times) * self.at.known
+        white = self.at.spread(seen.values)[:, :, None]
+        self.white = torch.linalg.solve_triangular(self.root, torch.from_numpy(white), upper=False)
+        self.square = (self.white**2).sum((1, 2)).numpy()
 
-    def spread(self, values: NDArray[np.generic]) -> Floats:
-        """Values of observations, ``(n, …)``, to their images and places, zeros elsewhere."""
-        out = np.zeros((*self.shape, *values.shape[1:]))
-        out[self.images, self.place] = values
-        return out
 
-    def whiten(self, values: Floats) -> Floats:
-        """``(n, …)`` of correlated observations to as many uncorrelated ones."""
-        table = torch.from_numpy(self.spread(values).reshape(*self.shape, -1))
-        solved = torch.linalg.solve_triangular(self.root, table, upper=False).numpy()
-        found: Floats = solved[self.images, self.place].reshape(values.shape)
+class Field:
+    """The images' processes, given where they were observed.
+
+    What is remembered is whitened first, so what is seen now needs the last rows and columns of
+    the root alone, and another drift or nugget changes only the last block.
+
+    Args:
+        past: what is remembered.
+        cells, images: ``(n,)`` what is seen now.
+    """
+
+    def __init__(self, past: Past, cells: Ints, images: Ints) -> None:
+        self.past, self.at = past, _Places(cells, images, past.patterns)
+        self.own = torch.from_numpy(self.at.covariance(self.at, past.correlation))
+        cross = past.at.covariance(self.at, past.correlation) * past.fading[:, :, None]
+        self.cross = torch.linalg.solve_triangular(past.root, torch.from_numpy(cross), upper=False)
+        self.told = self.cross.mT @ self.cross
+        self.expected = (self.cross.mT @ past.white)[:, :, 0]
+        self.count = past.at.count + self.at.count
+
+    def assume(self, nugget: float, drift: float) -> Field:
+        """Share of the variance that is an observation's own, and how far the images moved."""
+        self.variance, self.fade = 1 + nugget, float(np.exp(-drift))
+        matrix = (self.own - self.fade**2 * self.told).numpy()
+        self.root = _root(matrix, self.at.known, nugget)
+        return self
+
+    def whiten(self, values: Floats) -> Tensor:
+        """``(n,)`` of what is seen now to uncorrelated ones of their images, ``(N, places)``."""
+        table = torch.from_numpy(self.at.spread(values)) - self.fade * self.expected
+        found: Tensor = torch.linalg.solve_triangular(self.root, table[:, :, None], upper=False)
+        return found[:, :, 0]
+
+    def _square(self, values: Floats) -> Floats:
+        found: Floats = self.past.square + (self.whiten(values) ** 2).sum(1).numpy()
         return found
 
     def scale(self, values: Floats) -> Floats:
         """Variance of each image's process, relative to the mean one, ``(N,)``."""
-        square = np.bincount(self.images, self.whiten(values) ** 2, self.total)
-        found: Floats = (_SCALE_COUNT + square) / (_SCALE_COUNT + self.count)
+        found: Floats = (_SCALE_COUNT + self._square(values)) / (_SCALE_COUNT + self.count)
         return found
 
     def likelihood(self, values: Floats) -> float:
         """Log density of the observations, each image's scale integrated out, up to a constant."""
-        square = np.bincount(self.images, self.whiten(values) ** 2, self.total)
         volume = torch.diagonal(self.root, dim1=1, dim2=2).log().sum()
         power = (_SCALE_COUNT + self.count) / 2
-        return -float(volume) - float((power * np.log(_SCALE_COUNT + square)).sum())
+        return -float(volume) - float((power * np.log(_SCALE_COUNT + self._square(values))).sum())
 
     def others(self, values: Floats) -> tuple[Floats, Floats]:
         """What the other observations of its image make of each: mean and variance, ``(n,)``."""
-        inverse = torch.cholesky_inverse(self.root)
-        table = torch.from_numpy(self.spread(values))[:, :, None]
-        pull = (inverse @ table)[:, :, 0].numpy()[self.images, self.place]
-        own = torch.diagonal(inverse, dim1=1, dim2=2).numpy()[self.images, self.place]
-        return values - pull / own, 1 / own
+        inverse = torch.linalg.solve_triangular(self.root, _unit(self.root), upper=False)
+        own = (inverse**2).sum(1).numpy()[self.at.images, self.at.place]
+        pull = (inverse.mT @ self.whiten(values)[:, :, None])[:, :, 0].numpy()
+        return values - pull[self.at.images, self.at.place] / own, 1 / own
 
-    def gram(self, rows: Floats, values: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    def gram(
+        self, rows: Floats, values: Floats, weights: Floats, parts: Sequence[Part], size: int
+    ) -> tuple[Floats, Floats]:
         """Of what is seen now: ``Rᵀ V⁻¹ R`` and ``Rᵀ V⁻¹ v``, V given what is remembered.
 
         Args:
-            rows: R, ``(recent, P)``.
-            values: ``(n,)``, the remembered ones too.
+            rows: R, ``(n, width)``: columns that its images can have.
+            values: ``(n,)``.
             weights: ``(N,)`` of each image.
+            parts: images that have the same columns.
+            size: P, how many columns there are.
         """
-        white = self._solve(values)[:, self.first :]
-        square = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
-        pull = torch.zeros(rows.shape[1], dtype=torch.float64)
+        white = self.whiten(values)
+        square, pull = np.zeros((size, size)), np.zeros(size)
         kind = torch.float64 if np.abs(rows).max() > _LARGE else torch.float32
-        for part, table in self._tables(rows):
-            own = torch.from_numpy(np.sqrt(weights[part])).to(kind)[:, None]
+        for part in parts:
+            table = self._table(rows, part.images)
+            own = torch.from_numpy(np.sqrt(weights[part.images])).to(kind)[:, None]
             flat = (table * own[:, :, None]).flatten(0, 1)
-            square += flat.T @ flat
-            pull += flat.T @ (white[part].to(kind) * own).flatten()
-        return square.numpy(), pull.numpy()
+            square[np.ix_(part.columns, part.columns)] += (flat.T @ flat).numpy()
+            target = (white[part.images].to(kind) * own).flatten()
+            pull[part.columns] += (flat.T @ target).numpy()
+        return square, pull
 
-    def _solve(self, values: Floats) -> Tensor:
-        table = torch.from_numpy(self.spread(values))[:, :, None]
-        found: Tensor = torch.linalg.solve_triangular(self.root, table, upper=False)[:, :, 0]
-        return found
+    def _table(self, rows: Floats, images: Ints) -> Tensor:
+        """Whitened rows of a few images, ``(images, places, width)``."""
+        members = self.at.members(images)
+        table = torch.zeros(len(images), self.at.shape[1], rows.shape[1])
+        line = np.repeat(np.arange(len(images)), self.at.count[images])
+        table[line, self.at.place[members]] = torch.from_numpy(rows[members]).float()
+        root = self.root[images].float()
+        white: Tensor = torch.linalg.solve_triangular(root, table, upper=False)
+        return white
 
-    def _tables(self, rows: Floats) -> Iterator[tuple[slice, Tensor]]:
-        """Whitened rows of a few images at a time, ``(images, recent places, P)``."""
-        single = rows.astype(np.float32)
-        old = len(self.images) - len(rows)
-        for start in range(0, self.total, _CHUNK):
-            part = slice(start, min(start + _CHUNK, self.total))
-            index = self.recent[self.ends[part.start] : self.ends[part.stop]]
-            table = torch.zeros(part.stop - start, self.shape[1] - self.first, rows.shape[1])
-            table[self.images[index] - start, self.place[index] - self.first] = torch.from_numpy(
-                single[index - old]
-            )
-            root = self.root[part, self.first :, self.first :].float()
-            yield part, torch.linalg.solve_triangular(root, table, upper=False)
-
-    def predict(self, values: Floats, rows: Floats) -> Iterator[tuple[slice, Prediction]]:
-        """Every pair now, a few images at a time.
-
-        Args:
-            values, rows: ``(n,)`` of all observations and ``(recent, P)`` of those seen now.
-        """
-        near = torch.from_numpy(self.correlation).float()
-        cells, age = torch.from_numpy(self.cells), torch.from_numpy(np.exp(-self.times)).float()
-        age = age * torch.from_numpy(self.known)
-        own, patterns = torch.from_numpy(self.own), torch.from_numpy(self.patterns)
-        white = self._solve(values).float()
-        for part, table in self._tables(rows):
-            cross = near[cells[part]]
-            same = own[part, :, None] == patterns.T[part, None, :]
+    def predict(
+        self, values: Floats, rows: Floats, parts: Sequence[Part]
+    ) -> Iterator[tuple[Part, Prediction]]:
+        """Every pair now, a few images at a time; arguments as of :meth:`gram`."""
+        near = torch.from_numpy(self.past.correlation).float()
+        patterns = torch.from_numpy(np.ascontiguousarray(self.past.patterns.T))
+        told = [self.past.at, self.at]
+        cells, own = (
+            torch.from_numpy(np.concatenate([getattr(x, name) for x in told], 1))
+            for name in ("cells", "own")
+        )
+        ages = np.concatenate([self.past.fading * self.fade, self.at.known], 1)
+        fading = torch.from_numpy(ages).float()
+        white = torch.cat([self.past.white[:, :, 0], self.whiten(values)], 1).float()
+        first = self.past.at.shape[1]
+        for part in parts:
+            images = part.images
+            root = torch.zeros(len(images), cells.shape[1], cells.shape[1])
+            root[:, :first, :first] = self.past.root[images]
+            root[:, first:, :first] = self.fade * self.cross[images].mT
+            root[:, first:, first:] = self.root[images]
+            cross = near[cells[images]]
+            same = own[images, :, None] == patterns[images, None, :]
             cross *= torch.where(same, _FIELD + _PATTERN, _FIELD)
             cross += _IMAGE
-            cross *= age[part, :, None]
-            cross = torch.linalg.solve_triangular(self.root[part].float(), cross, upper=False)
-            mean = torch.einsum("nmd,nm->nd", cross, white[part])
+            cross *= fading[images, :, None]
+            cross = torch.linalg.solve_triangular(root, cross, upper=False)
+            mean = torch.einsum("nmd,nm->nd", cross, white[images])
             spread = self.variance - torch.einsum("nmd,nmd->nd", cross, cross)
-            recent = cross[:, self.first :]
-            yield part, Prediction(mean.double(), spread.double().clamp(min=1e-3), recent, table)
+            made = Prediction(
+                mean, spread.clamp(min=1e-3), cross[:, first:], self._table(rows, images)
+            )
+            yield part, made
+
+
+@dataclass(frozen=True)
+class Part:
+    """A few images whose rows have entries in the same columns, ``(width,)`` of them."""
+
+    images: Ints
+    columns: Ints
 
 
 @dataclass(frozen=True)
@@ -225,3 +272,15 @@ class Prediction:
     variance: Tensor
     cross: Tensor
     white: Tensor
+
+
+def _unit(like: Tensor) -> Tensor:
+    return torch.eye(like.shape[1], dtype=like.dtype).expand_as(like)
+
+
+def _root(matrix: Floats, known: NDArray[np.bool_], nugget: float) -> Tensor:
+    """Of covariances, ``(N, places, places)``, with what each observation has of its own."""
+    diagonal = np.arange(matrix.shape[1])
+    matrix[:, diagonal, diagonal] += np.where(known, nugget, 1.0)
+    found: Tensor = torch.linalg.cholesky(torch.from_numpy(matrix))
+    return found

@@ -35,9 +35,6 @@ class MeanModel(Model):
         apart: NDArray[np.bool_] | None = None,
     ) -> Fit:
         """Fit it to observations; ``error`` is the mean score, and ``wrong`` is not looked at."""
-        if self._first:  # the clean scores may be on another scale, and all alike
-            self.unit = float(np.sqrt((margins**2).mean())) or 1.0
-            self._first = False
         made = self.smoothed(cells, images, margins, wrong, apart)
         scores = self._bounded(margins)
         known = np.full((len(self.design.correlation), self.design.total), np.nan)
@@ -51,13 +48,36 @@ class MeanModel(Model):
         deviation = np.sqrt(deviation**2 + own * np.isnan(known).mean(1) ** 2)
         z = away / spread[cells, images]
         z[made.used] = made.away / made.spread
-        z = np.clip(z, -_MOST, _MOST)
-        count = np.bincount(cells, minlength=len(mean))
-        residual = np.bincount(cells, z, len(mean)) / np.sqrt(np.maximum(count, 1))
+        residual = self._standardised(cells, z)
         memory = made.memory(self.design.flat_link(), residual, deviation)
         return Fit(self.unit * mean, self.unit * deviation, residual, memory, made.resemblance)
 
+    def smoothed(
+        self,
+        cells: Ints,
+        images: Ints,
+        margins: Floats,
+        wrong: NDArray[np.int8],
+        apart: NDArray[np.bool_] | None = None,
+    ) -> Smoothed:
+        if self._first:  # the clean scores may be on another scale, and all alike
+            self.unit = float(np.sqrt((margins**2).mean())) or 1.0
+            self._first = False
+        return super().smoothed(cells, images, margins, wrong, apart)
+
     _first = True
+
+    def residuals(
+        self, cells: Ints, images: Ints, margins: Floats, wrong: NDArray[np.int8]
+    ) -> Floats:
+        made = self.smoothed(cells, images, margins, wrong)
+        return self._standardised(cells, made.away / made.spread)
+
+    def _standardised(self, cells: Ints, z: Floats) -> Floats:
+        count = np.bincount(cells, minlength=len(self.design.correlation))
+        total = np.bincount(cells, np.clip(z, -_MOST, _MOST), len(count))
+        found: Floats = total / np.sqrt(np.maximum(count, 1))
+        return found
 
     def _of_pairs(self, made: Smoothed, known: Floats) -> tuple[Floats, Floats, Floats, Floats]:
         """Expectation and deviation of every pair ``(D, N)`` and of every cell's mean ``(D,)``."""
@@ -67,11 +87,15 @@ class MeanModel(Model):
         slopes = np.isnan(known) / total
         gradient = design.gradients(slopes)
         for part, of in made.predict():
-            expected[:, part] += amount[:, part] * of.mean.numpy().T
-            spread[:, part] = amount[:, part] * np.sqrt(of.variance.numpy().T * made.own[part])
-            pull = torch.from_numpy((slopes * amount)[:, part].T).float()[:, None, :]
+            images = part.images
+            expected[:, images] += amount[:, images] * of.mean.numpy().T
+            spread[:, images] = amount[:, images] * np.sqrt(
+                of.variance.numpy().T * made.own[images]
+            )
+            pull = torch.from_numpy((slopes * amount)[:, images].T).float()[:, None, :]
             cross = (of.cross * pull).flatten(0, 1)
-            gradient -= (cross.T @ of.white.flatten(0, 1)).double().numpy()
+            change = cross.T @ of.white.flatten(0, 1)
+            gradient[:, part.columns] -= change.double().numpy()
         mean = np.where(np.isnan(known), expected, known).mean(1)
         variance = ((gradient @ made.found.covariance) * gradient).sum(1)
         variance += ((slopes * spread) ** 2).sum(1)

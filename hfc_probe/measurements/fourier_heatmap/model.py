@@ -42,7 +42,7 @@ import torch
 from numpy.typing import NDArray
 
 from .design import Design, Gaussian, amount_rows
-from .field import Field, Prediction, Seen
+from .field import NOTHING, Field, Part, Past, Prediction, Seen
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -183,7 +183,18 @@ class Model:
         clean = self._bounded(np.nan_to_num(margins))
         self.design = Design(positions, periods, scale, patterns, classes, clean)
         self.memory = memory
+        # Where the next fit starts: from the last one.
         self._amounts: Gaussian | None = None if memory is None else memory.amounts
+        self._variances: Floats | None = None
+        self._warm = False
+        if memory is None:
+            self._drift, self._past = 0.0, self._before(NOTHING, _NUGGETS[0])
+        else:
+            self._drift = _DRIFTS[2]
+            self._past = self._before(memory.seen.later(0.0, _KEPT), memory.nugget)
+
+    def _before(self, seen: Seen, nugget: float) -> Past:
+        return Past(seen, self.design.patterns, self.design.correlation, nugget)
 
     def _bounded(self, margins: Floats) -> Floats:
         found: Floats = np.arcsinh(np.clip(margins / self.unit, -1e3, 1e3))
@@ -206,21 +217,17 @@ class Model:
         y = np.where(np.isnan(margins), 1.0 - 2.0 * wrong, self._bounded(margins))[used]
         rows, grey = design.rows(at, of), design.grey[at, of]
         flat = design.flat_amounts(max(float(np.var(y)) / 2, _LEAST))
-        amounts, rounds = self._amounts or flat, _ROUNDS - (self._amounts is not None)
+        amounts = self._amounts or flat
+        rounds, self._warm = _ROUNDS - self._warm, True
         amount = design.amounts(amounts.mean)[at, grey]
-        nugget, drift = (_NUGGETS[0], _DRIFTS[-1]) if past is None else (past.nugget, _DRIFTS[2])
-        now = Seen(at, of, y / amount, np.zeros(len(at)))
-        seen = now if past is None else past.seen.later(drift, _KEPT) + now
-        old = len(seen.cells) - len(at)
-        field = self._field(seen, len(at), nugget)
-        own, growth = np.ones(design.total), None
+        nugget, drift = (_NUGGETS[0] if past is None else past.nugget), self._drift
+        field = Field(self._past, at, of).assume(nugget, drift)
+        own, posterior = np.ones(design.total), _Posteriors(design, past, self._variances)
         for turn in range(rounds):
             scaled = rows / amount[:, None]
-            values = np.append(seen.values[:old], y / amount)
-            square, pull = field.gram(scaled, values, 1 / own)
-            found = _posterior(design, square, pull, past, growth)
-            growth = found.growth
-            rest = y - rows @ found.weights
+            square, pull = field.gram(scaled, y / amount, 1 / own, design.parts, design.size)
+            weights = posterior.weights(square, pull)
+            rest = y - design.product(rows, of, weights)
             if turn < rounds - 1:
                 prior = (
                     flat if past is None else past.amounts.faded(float(np.exp(-2 * drift)), flat)
@@ -228,18 +235,20 @@ class Model:
                 squares = np.maximum(rest**2 / own[of], _LEAST)
                 amounts = _amounts(design.basis[at], grey, squares, prior)
                 amount = design.amounts(amounts.mean)[at, grey]
-            seen = replace(seen, values=np.append(seen.values[:old], rest / amount))
+            values = rest / amount
             if turn == 0:
-                field, nugget, drift = self._chosen(seen, old, nugget, drift)
-                seen = replace(seen, times=field.observed)
-            own = field.scale(seen.values)
-        self._amounts = amounts
+                nugget, drift = self._chosen(field, values, nugget)
+                field.assume(nugget, drift)
+            own = field.scale(values)
+        found, kept = posterior.whole(), self._past.seen
+        self._amounts, self._drift, self._variances = amounts, drift, found.variances
+        seen = replace(kept, times=kept.times + drift) + Seen(at, of, values, np.zeros(len(at)))
         resemblance = 0.0 if past is None else float(np.exp(-drift))
-        mean, spread = (x[old:] for x in field.others(seen.values))
+        mean, spread = field.others(values)
         expected, spread = (y - rest) / amount + mean, np.sqrt(spread * own[of])
         return Smoothed(
-            used, field, seen, scaled, own, amounts, found, nugget, resemblance,
-            expected, y / amount - expected, spread,
+            used, field, seen, values, scaled, own, amounts, found, nugget, resemblance,
+            expected, y / amount - expected, spread, design.parts,
         )  # fmt: skip
 
     def fit(
@@ -256,83 +265,96 @@ class Model:
             cells, images, margins, wrong: ``(n,)`` observations; margins are NaN if there are none.
             apart: ``(D,)`` cells known not to be smooth, which the model does not learn from.
         """
-        design, past = self.design, self.memory
         made = self.smoothed(cells, images, margins, wrong, apart)
-        used, resemblance = made.used, made.resemblance
-        at = cells[used]
+        links, expected = self._linked(made, cells, wrong)
+        known = np.full((len(self.design.correlation), self.design.total), -1, np.int8)
+        known[cells, images] = wrong
+        error, deviation, p = self._of_cells(made, links, known)
+        own = p[cells, images].astype(np.float64)
+        own[made.used] = expected  # of those used, from the other observations alone
+        residual = self._residual(cells, wrong, own)
+        past, doubt = self.memory, residual
+        if past is not None:
+            doubt = (_FADE * past.doubt + residual) / (1 + _FADE**2) ** 0.5
+        memory = made.memory(links, doubt, deviation)
+        return Fit(error, deviation, residual, memory, made.resemblance)
 
-        # The probability of an error, by what the others make of each observation.
+    def residuals(
+        self, cells: Ints, images: Ints, margins: Floats, wrong: NDArray[np.int8]
+    ) -> Floats:
+        """The :attr:`Fit.residual` of observations alone, without a map."""
+        made = self.smoothed(cells, images, margins, wrong)
+        return self._residual(cells, wrong, self._linked(made, cells, wrong)[1])
+
+    def _linked(
+        self, made: Smoothed, cells: Ints, wrong: NDArray[np.int8]
+    ) -> tuple[Gaussian, Floats]:
+        """The link, and the probability of an error by what the others make of each in use."""
+        design, past = self.design, self.memory
         deviations = -made.expected / made.spread
         before = design.flat_link()
         if past is not None:
-            before = past.links.faded(resemblance**2, before)
-        links = _link(design, design.link[at], deviations, wrong[used].astype(float), before)
-        known = np.full((len(self.design.correlation), design.total), -1, np.int8)
-        known[cells, images] = wrong
-        error, deviation, p = self._of_cells(made, links, known)
-        p = p[cells, images]  # of those used, from the other observations alone
-        p[used] = _normal(links.mean[0] + links.mean[1] * deviations)
-        excess = np.bincount(cells, wrong - p, len(error))
-        noise = np.bincount(cells, p * (1 - p), len(error))
-        residual = excess / np.sqrt(np.maximum(noise, 0.25))
-        doubt = residual
-        if past is not None:
-            doubt = (_FADE * past.doubt + residual) / (1 + _FADE**2) ** 0.5
-        return Fit(error, deviation, residual, made.memory(links, doubt, deviation), resemblance)
+            before = past.links.faded(made.resemblance**2, before)
+        errors = wrong[made.used].astype(float)
+        links = _link(design.link[cells[made.used]], deviations, errors, before)
+        return links, _normal(links.mean[0] + links.mean[1] * deviations)
 
-    def _field(self, seen: Seen, recent: int, nugget: float) -> Field:
-        return Field(seen, recent, self.design.patterns, self.design.correlation, nugget)
+    def _residual(self, cells: Ints, wrong: NDArray[np.int8], p: Floats) -> Floats:
+        count = len(self.design.correlation)
+        excess = np.bincount(cells, wrong - p, count)
+        noise = np.bincount(cells, p * (1 - p), count)
+        found: Floats = excess / np.sqrt(np.maximum(noise, 0.25))
+        return found
 
-    def _chosen(
-        self, seen: Seen, old: int, nugget: float, drift: float
-    ) -> tuple[Field, float, float]:
+    def _chosen(self, field: Field, values: Floats, nugget: float) -> tuple[float, float]:
         """The likeliest nugget of a first map, the likeliest drift of a later one."""
-        tried = []
+        tried = [(nugget, each) for each in _DRIFTS]
         if self.memory is None:
-            tried = [(seen, each, drift) for each in _NUGGETS]
-        else:
-            start = np.append(seen.times[:old] - drift, np.zeros(len(seen.times) - old))
-            for each in _DRIFTS:
-                times = start + each * (np.arange(len(start)) < old)
-                tried.append((replace(seen, times=times), nugget, each))
-        fields = [self._field(one, len(seen.times) - old, share) for one, share, _ in tried]
-        best = int(np.argmax([field.likelihood(seen.values) for field in fields]))
-        return fields[best], tried[best][1], tried[best][2]
+            tried = [(each, 0.0) for each in _NUGGETS]
+        return max(tried, key=lambda each: field.assume(*each).likelihood(values))
 
     def _of_cells(
         self, made_of: Smoothed, links: Gaussian, known: NDArray[np.int8]
-    ) -> tuple[Floats, Floats, Floats]:
+    ) -> tuple[Floats, Floats, NDArray[np.float32]]:
         """Error rate and its deviation ``(D,)``, and the probabilities ``(D, N)``."""
-        design, own, found, amounts = self.design, made_of.own, made_of.found, made_of.amounts
+        design, found = self.design, made_of.found
         count, total = known.shape
-        expected = design.expected(found.weights)
-        amount = np.take_along_axis(design.amounts(amounts.mean), design.grey, 1)
-        level = (links.mean[0] + design.link @ links.mean[2:])[:, None]
-        p, slopes = np.empty(known.shape), np.empty(known.shape)
+        # Images first, in single precision: these are all pairs.
+        expected = torch.from_numpy(design.expected(found.weights).T).float()
+        amount = torch.from_numpy(design.amounts(made_of.amounts.mean)).float()
+        grey, new = torch.from_numpy(design.grey.T), torch.from_numpy(known.T < 0)
+        own = torch.from_numpy(made_of.own).float()
+        level = torch.from_numpy(links.mean[0] + design.link @ links.mean[2:]).float()
+        slope = float(links.mean[1])
+        p, slopes = np.empty((2, total, count), np.float32)
         of_link = np.zeros((count, len(links.mean)))
         gradient = np.zeros((count, design.size))
         for part, made in made_of.predict():
-            spread = np.sqrt(made.variance.numpy().T * own[part])
-            away = -(expected[:, part] / amount[:, part] + made.mean.numpy().T) / spread
-            eta = level + links.mean[1] * away
-            p[:, part] = _normal(eta)
-            density = np.where(known[:, part] >= 0, 0.0, np.exp(-(eta**2) / 2) / 2.5066 / total)
-            of_link[:, 1] += (density * away).sum(1)
-            of_link[:, 0] += density.sum(1)
-            density *= -links.mean[1] / spread
-            slopes[:, part] = density / amount[:, part]
-            cross = made.cross * torch.from_numpy(density.T).float()[:, None, :]
-            gradient -= (cross.flatten(0, 1).T @ made.white.flatten(0, 1)).double().numpy()
+            images = part.images
+            scale = torch.where(grey[images] == 1, amount[:, 1], amount[:, 0])
+            spread = (made.variance * own[images, None]).sqrt()
+            away = -(expected[images] / scale + made.mean) / spread
+            eta = level + slope * away
+            p[images] = torch.special.ndtr(eta).clamp(1e-7, 1 - 1e-7)
+            density = (eta**2 / -2).exp() * new[images] / (2.5066 * total)
+            of_link[:, 1] += (density * away).sum(0).double().numpy()
+            of_link[:, 0] += density.sum(0).double().numpy()
+            density *= -slope / spread
+            slopes[images] = density / scale
+            cross = made.cross * density[:, None, :]
+            change = cross.flatten(0, 1).T @ made.white.flatten(0, 1)
+            gradient[:, part.columns] -= change.double().numpy()
+        p, slopes = p.T, slopes.T
         of_link[:, 2:] = of_link[:, :1] * design.link
-        gradient += design.gradients(slopes)
+        gradient += design.gradients(slopes.astype(np.float64))
         variance = ((gradient @ found.covariance) * gradient).sum(1)
         variance += (of_link * np.linalg.solve(links.precision, of_link.T).T).sum(1)
-        seen_here = known >= 0
-        error = np.where(seen_here, known, p).mean(1)
-        variance += np.where(seen_here, 0.0, p * (1 - p)).sum(1) / total**2
+        unknown = p * (1 - p)
+        error = np.where(known >= 0, known, p).mean(1, dtype=np.float64)
+        variance += np.where(known >= 0, 0.0, unknown).sum(1, dtype=np.float64) / total**2
         # The form of the expectation is not quite the network's. It matters if most is explained.
         whole = error * (1 - error)
-        explained = max(0.0, 1 - float((p * (1 - p)).mean() / max(whole.mean(), 1e-9)))
+        explained = max(0.0, 1 - float(unknown.mean(dtype=np.float64) / max(whole.mean(), 1e-9)))
         variance += _FORM * whole * explained**3 / len(made_of.seen.cells)
         return error, np.sqrt(variance), p
 
@@ -350,7 +372,8 @@ class Smoothed:
 
     Attributes:
         used: which of the observations the model learns from.
-        field, seen: the departures, those remembered first.
+        field, values: the departures.
+        seen: the same, those remembered first.
         rows: of the design, over the amounts.
         own: ``(N,)`` variances of the images' departures, relative to the mean one.
         amounts: of the departures.
@@ -359,11 +382,13 @@ class Smoothed:
         expected: ``(n,)`` by the other observations, over the amounts.
         away: ``(n,)`` what was seen less that.
         spread: ``(n,)`` its standard deviation.
+        parts: of the images.
     """
 
     used: NDArray[np.bool_]
     field: Field
     seen: Seen
+    values: Floats
     rows: Floats
     own: Floats
     amounts: Gaussian
@@ -373,10 +398,11 @@ class Smoothed:
     expected: Floats
     away: Floats
     spread: Floats
+    parts: list[Part]
 
-    def predict(self) -> Iterator[tuple[slice, Prediction]]:
+    def predict(self) -> Iterator[tuple[Part, Prediction]]:
         """Every pair, a few images at a time."""
-        return self.field.predict(self.seen.values, self.rows)
+        return self.field.predict(self.values, self.rows, self.parts)
 
     def memory(self, links: Gaussian, doubt: Floats, deviation: Floats) -> Memory:
         """For the next map."""
@@ -394,49 +420,82 @@ class _Posterior:
     weights: Floats
     covariance: Floats
     variances: Floats
-    growth: float | None
 
 
-def _posterior(
-    design: Design, square: Floats, pull: Floats, past: Memory | None, growth: float | None
-) -> _Posterior:
-    """From the whitened rows' outer squares and their products with the observations."""
-    widths = [block.stop - block.start for block in design.blocks]
-    if past is None:
-        variances = np.where(design.learnt, 0.3, 1.0)
-        for turn in range(6):
-            covariance = _inverse(square + np.diag(np.repeat(1 / variances, widths)))
-            weights = covariance @ pull
-            if turn < 5:  # EM: a mean square of weights plus their posterior variance
-                moment = weights**2 + np.diag(covariance)
-                means = np.array([moment[block].mean() for block in design.blocks])
-                variances = np.where(design.learnt, np.clip(means, 1e-3, 30.0), variances)
-        return _Posterior(weights, covariance, variances, None)
-    away = pull - square @ past.weights
+class _Posteriors:
+    """Of the weights, by the whitened rows' outer squares and products with the observations.
 
-    def after(growth: float) -> tuple[Floats, Floats, float]:
-        """Covariance and step of the weights, and the log evidence, up to a constant."""
-        prior = past.covariance + np.diag(np.repeat(growth * past.variances, widths))
-        tried = _inverse(square + _inverse(prior))
-        step: Floats = tried @ away
-        evidence = (float(away @ step) + _log_volume(tried) - _log_volume(prior)) / 2
-        return tried, step, evidence
+    Args:
+        design: which weights have one prior variance.
+        past: the last map's; without one the prior variances are estimated.
+        variances: where their estimate starts.
+    """
 
-    if growth is None:  # the mean over its posterior: a few observations do not tell that it is 0
-        evidence = np.array([after(each)[2] for each in _GROWTHS])
-        weight = np.exp(evidence - evidence.max())
-        growth = float(weight @ _GROWTHS / weight.sum())
-    covariance, step, _ = after(growth)
-    return _Posterior(past.weights + step, covariance, past.variances, growth)
+    def __init__(self, design: Design, past: Memory | None, variances: Floats | None) -> None:
+        self.design, self.past = design, past
+        self.widths = [block.stop - block.start for block in design.blocks]
+        self.turns = 5 if variances is None else 1
+        self.growth: float | None = None
+        if past is not None:
+            variances = past.variances
+        elif variances is None:
+            variances = np.where(design.learnt, 0.3, 1.0)
+        self.variances: Floats = np.array(variances, np.float64)
+
+    def weights(self, square: Floats, pull: Floats) -> Floats:
+        """The posterior's mean."""
+        self.square = square
+        past, prior = self.past, self._prior()
+        if past is None:
+            return self._anew(pull)
+        away = pull - square @ past.weights
+        told, spread = square @ past.covariance, square * prior
+        unit = np.eye(len(square))
+
+        def after(growth: float) -> tuple[Floats, float]:
+            """Step of the weights and log evidence, up to a constant: P(1 + S P)⁻¹ a."""
+            system = torch.from_numpy(unit + told + growth * spread)
+            factors, order = torch.linalg.lu_factor(system)
+            solved = torch.linalg.lu_solve(factors, order, torch.from_numpy(away)[:, None])
+            one = solved[:, 0].numpy()
+            step: Floats = past.covariance @ one + growth * prior * one
+            volume = float(factors.diagonal().abs().log().sum())
+            return step, (float(away @ step) - volume) / 2
+
+        if self.growth is None:  # the mean over its posterior: a few do not tell that it is 0
+            evidence = np.array([after(each)[1] for each in _GROWTHS])
+            weight = np.exp(evidence - evidence.max())
+            self.growth = float(weight @ _GROWTHS / weight.sum())
+        self.mean: Floats = past.weights + after(self.growth)[0]
+        return self.mean
+
+    def _prior(self) -> Floats:
+        found: Floats = np.repeat(self.variances, self.widths)
+        return found
+
+    def _anew(self, pull: Floats) -> Floats:
+        for _ in range(self.turns):  # EM: a mean square of weights plus their posterior variance
+            covariance = _inverse(self.square + np.diag(1 / self._prior()))
+            moment = (covariance @ pull) ** 2 + np.diag(covariance)
+            means = np.array([moment[block].mean() for block in self.design.blocks])
+            np.copyto(self.variances, means.clip(1e-3, 30.0), where=self.design.learnt)
+        self.turns = 1
+        system = self.square + np.diag(1 / self._prior())
+        self.mean = np.linalg.solve(system, pull).astype(np.float64)
+        return self.mean
+
+    def whole(self) -> _Posterior:
+        """With the covariance."""
+        precision = np.diag(1 / self._prior())
+        if self.past is not None:
+            assert self.growth is not None
+            precision = _inverse(self.past.covariance + np.diag(self.growth * self._prior()))
+        return _Posterior(self.mean, _inverse(self.square + precision), self.variances)
 
 
 def _inverse(matrix: Floats) -> Floats:
     found: Floats = torch.cholesky_inverse(torch.linalg.cholesky(torch.from_numpy(matrix))).numpy()
     return found
-
-
-def _log_volume(matrix: Floats) -> float:
-    return float(2 * torch.linalg.cholesky(torch.from_numpy(matrix)).diagonal().log().sum())
 
 
 def _amounts(basis: Floats, grey: Ints, squares: Floats, prior: Gaussian) -> Gaussian:
@@ -446,19 +505,17 @@ def _amounts(basis: Floats, grey: Ints, squares: Floats, prior: Gaussian) -> Gau
     """
     rows = amount_rows(basis, grey)
     weights = prior.mean
+    # Expected curvature, which is positive whatever the ratios are.
+    precision = 0.25 * rows.T @ rows + prior.precision
     for _ in range(5):
         ratio = squares / np.exp(np.clip(rows @ weights, -12, 12))
         slope = 0.25 * rows.T @ (ratio - 1) - prior.precision @ (weights - prior.mean)
-        # Expected curvature, which is positive whatever the ratios are.
-        precision = 0.25 * rows.T @ rows + prior.precision
         step = np.linalg.solve(precision, slope)
         weights = weights + step * min(1.0, 1 / float(np.abs(step).max() + 1e-12))
     return Gaussian(weights, precision)
 
 
-def _link(
-    design: Design, basis: Floats, deviations: Floats, wrong: Floats, before: Gaussian
-) -> Gaussian:
+def _link(basis: Floats, deviations: Floats, wrong: Floats, before: Gaussian) -> Gaussian:
     """Level, slope and smooth function of a probit regression of errors on the deviations."""
     rows = np.column_stack([np.ones(len(basis)), deviations, basis])
     weights = before.mean
@@ -468,5 +525,8 @@ def _link(
         pull = density / (p * (1 - p))
         slope = rows.T @ (pull * (wrong - p)) - before.precision @ (weights - before.mean)
         precision = (rows * (density * pull)[:, None]).T @ rows + before.precision
-        weights = weights + np.linalg.solve(precision, slope)
+        step = np.linalg.solve(precision, slope)
+        weights = weights + step
+        if np.abs(step).max() < 1e-3:
+            break
     return Gaussian(weights, precision)

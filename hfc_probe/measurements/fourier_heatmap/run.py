@@ -39,6 +39,10 @@ _WATCH_SECONDS = 5.0
 # deviation of the cells is at most _SURE times that of the first map, and the images' departures
 # correlate with those before by more than _SAME. Beyond _OTHER, both, it is another network.
 _LOOKS, _SURE, _SAME, _OTHER = (1, 4), 1.15, 0.9, (2, 0.1)
+# Below this correlation a further look would not suffice either.
+_UNLIKE = 0.8
+# A look takes all passes that are left if they are no more than this many times its own.
+_ALL = 1.25
 # Settings that say what is spent, and not on what.
 _EFFORT = ("precision", "forwards", "seconds", "radial", "autocast", "channels_last")
 # Images of each cell that was not smooth in the last map.
@@ -359,7 +363,8 @@ class Run:
                 spent = int(table.seen.sum())
                 extra = rest - spent if budget is not None else spent // 9
                 if extra > 0:
-                    suspects = self._suspects(self._fit(table, None), table, extra)
+                    residuals = self._models().residuals(*table.observations())
+                    suspects = self._suspects(residuals, table, extra)
                     table.extend(*self.subject.agree(suspects), advance)
         self.checkpoint.remove()
         return self.fitted(table, fit)
@@ -386,7 +391,9 @@ class Run:
         self._further(table, np.where(apart, single, 0), advance)
         rest -= single * int(apart.sum())
         for look in _LOOKS:
-            most = min(rest, look * self.count)
+            most = look * self.count
+            if rest < _ALL * most:
+                most = rest
             each, left = divmod(most, self.cells)
             counts = np.maximum(each + (nearest < left) - table.seen, 0)
             self._further(table, np.where(apart, 0, counts), advance)
@@ -394,12 +401,12 @@ class Run:
             sure = fit.memory.deviation <= _SURE * self.memory.deviation
             if self.subject.agree(sure and fit.resemblance > _SAME):
                 return self._doubted(fit, table, apart, rest, advance)
-            if most == rest:
+            if most == rest or self.subject.agree(fit.resemblance < _UNLIKE):
                 break
         unsure = fit.memory.deviation > _OTHER[0] * self.memory.deviation
         if self.subject.agree(unsure and fit.resemblance < _OTHER[1]):
             self.memory = self._model = None
-        return None
+        return fit if most == rest and self.memory is not None else None
 
     def _doubted(
         self,
@@ -457,12 +464,12 @@ class Run:
                 return even
 
     def _suspects(
-        self, fit: heatmap_model.Fit, table: Table, extra: int
+        self, residuals: NDArray[np.float64], table: Table, extra: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Cells with the largest residuals and how many more images each is given."""
-        order = np.argsort(-np.abs(fit.residual), kind="stable")
+        order = np.argsort(-np.abs(residuals), kind="stable")
         most = max(1, self.cells // 20)
-        suspicious = order[: max(1, min(most, int((np.abs(fit.residual) > 2).sum())))]
+        suspicious = order[: max(1, min(most, int((np.abs(residuals) > 2).sum())))]
         suspicious = suspicious[:extra]
         each = extra // len(suspicious)
         more = np.minimum(np.minimum(each, 4 * int(np.median(table.seen))), self.count - table.seen)
@@ -476,8 +483,10 @@ class Run:
         return np.concatenate([cells, others]), np.concatenate([counts, further])
 
     def _fit(self, table: Table, apart: NDArray[np.bool_] | None) -> heatmap_model.Fit:
+        return self._models().fit(*table.observations(), apart)
+
+    def _models(self) -> heatmap_model.Model:
         assert self.clean is not None
-        cells, images = np.nonzero(table.known >= 0)
         full = self.grid.height, self.grid.width
         window = self.grid.rows, self.grid.columns
         periods = tuple(float(a if a == b else 2 * b) for a, b in zip(full, window, strict=True))
@@ -492,9 +501,7 @@ class Run:
                 self.clean.margin.cpu().numpy().astype(np.float64),
                 self.memory,
             )
-        known = table.known[cells, images]
-        margins = table.margins[cells, images].astype(np.float64)
-        return self._model.fit(cells, images, margins, known, apart)
+        return self._model
 
     _model: heatmap_model.Model | None = None
 
@@ -653,6 +660,12 @@ class Table:
     def rate(self) -> NDArray[np.float64]:
         seen = (self.known >= 0).sum(1)
         return np.where(seen > 0, self.errors / np.maximum(seen, 1), np.nan)
+
+    def observations(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Any, Any]:
+        """Cells, images, margins and errors of the pairs that are known, ``(n,)``."""
+        cells, images = np.nonzero(self.known >= 0)
+        margins = self.margins[cells, images].astype(np.float64)
+        return cells, images, margins, self.known[cells, images]
 
     def intervals(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """95 % intervals of the error rates of all images, each cell by itself."""

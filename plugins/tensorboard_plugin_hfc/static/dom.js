@@ -14,6 +14,17 @@ export function h(name, properties = {}, ...children) {
   return element;
 }
 
+/** The mark of a run as it stands on its lines. */
+export function chip({ color, shape }) {
+  const svg = (name, attributes, ...children) => {
+    const element = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+    element.append(...children);
+    return element;
+  };
+  return svg("svg", { class: "chip", viewBox: "-1.4 -1.4 2.8 2.8", "aria-hidden": "true" }, svg("path", { d: shape, fill: color }));
+}
+
 /** What an element is to somebody who works with the keyboard, whichever element it is now. */
 function identity(element) {
   const { dataset, tagName } = element;
@@ -75,6 +86,16 @@ export function table(heads, rows, label = heads.join(", ")) {
 
 export function note(text) {
   return h("p", { class: "note" }, text);
+}
+
+const SAID = 3; // sentences shown at once
+
+/** Sentences, the first few of them at once; `memory` keeps whether the others are open. */
+export function sentences(texts, memory) {
+  const all = texts.map((text) => h("p", { class: "verdict" }, text));
+  const rest = all.splice(SAID);
+  const ontoggle = (event) => (memory.open = event.target.open);
+  return rest.length ? [...all, h("details", { open: memory.open, ontoggle }, h("summary", {}, `and ${rest.length} more`), rest)] : all;
 }
 
 /** Hand a file to the user. */

@@ -11,6 +11,8 @@ const DEFAULTS = {
   runs: "", // JSON list; empty: the first ones
   a: "",
   b: "",
+  all: "0", // all runs shown are compared with B, the baseline
+  smooth: "0", // weight of the past in smoothed lines
   step: "", // empty: the latest
   map: "",
   common: "1",

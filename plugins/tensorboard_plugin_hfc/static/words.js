@@ -15,11 +15,20 @@ import { discordant, independent, paired } from "./charts/intervals.js";
  *   every common place, always: whether that is the first one}
  */
 export function compare(a, b, together = false, until = Infinity) {
-  const placeB = new Map(b.keys.map((key, k) => [key, k]));
-  const common = a.keys
-    .map((key, k) => ({ key, k, m: placeB.get(key) }))
-    .filter(({ key, k, m }) => key <= until && m !== undefined && Number.isFinite(a.y[k]) && Number.isFinite(b.y[m]));
-  if (!common.length) return null;
+  // From the latest place back, since most of them are not looked at.
+  const known = (curve, k) => Number.isFinite(curve.y[k]);
+  function* common() {
+    let [k, m] = [a.keys.length - 1, b.keys.length - 1];
+    while (k >= 0 && m >= 0) {
+      const key = a.keys[k];
+      if (key === b.keys[m] && key <= until && known(a, k) && known(b, m)) yield { key, k, m };
+      if (key >= b.keys[m]) k--;
+      if (key <= b.keys[m]) m--;
+    }
+  }
+  const places = common();
+  const last = places.next().value;
+  if (!last) return null;
   const three = (curve, k) => [curve.y[k], curve.low?.[k] ?? NaN, curve.high?.[k] ?? NaN];
   const judge = ({ k, m }) => {
     const bits = together && [a.bits?.(k), b.bits?.(m)];
@@ -29,11 +38,12 @@ export function compare(a, b, together = false, until = Infinity) {
       : independent(three(a, k), three(b, m));
     return { interval, paired: Boolean(pairs), side: interval?.[0] > 0 ? 1 : interval?.[1] < 0 ? -1 : 0 };
   };
-  const last = common.at(-1);
   const now = judge(last);
-  let since = null;
-  for (let n = common.length - 1; n >= 0 && now.side !== 0 && judge(common[n]).side === now.side; n--) {
-    since = common[n];
+  let [since, always] = [now.side ? last.key : null, now.side !== 0];
+  for (const place of now.side ? places : []) {
+    always = judge(place).side === now.side;
+    if (!always) break;
+    since = place.key;
   }
   return {
     key: last.key,
@@ -43,8 +53,8 @@ export function compare(a, b, together = false, until = Infinity) {
     interval: now.interval,
     paired: now.paired,
     differs: now.side !== 0,
-    since: since && since.key,
-    always: since === common[0],
+    since,
+    always,
   };
 }
 

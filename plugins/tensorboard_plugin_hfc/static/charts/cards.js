@@ -1,7 +1,7 @@
 // A plot on its card: drawn on a canvas, read by hovering, taken away as PNG or CSV.
 
 import { DARK, FONT, LIGHT } from "./colors.js";
-import { csv, download, h, note, table } from "../dom.js";
+import { csv, download, h, keepFocus, note, table } from "../dom.js";
 
 let dark = false;
 const cards = new Set();
@@ -23,15 +23,17 @@ export class Card {
    * @param name of exported files
    * @param plot() makes what is drawn: {label, height(width), draw(context, width, height, theme),
    *   rows() for the CSV, probe(x, y, width, height) for hovering, and if it applies
-   *   click(x, y, width, height), zoom(from, to)}
+   *   click(x, y, width, height), zoom(from, to), log: which axes are logarithmic, legend(width): what its
+   *   entries hide, fill(height): the height to fill, point(context, width, theme): the slider's place}
    */
   constructor(name, plot) {
     this.name = name;
     this.make = plot;
     this.canvas = h("canvas", { role: "img", tabindex: "-1" });
-    this.mark = h("div", { class: "mark", hidden: true });
+    this.marks = h("div");
+    this.legend = h("div");
     this.tip = h("div", { class: "tip", role: "status", hidden: true });
-    this.area = h("div", { class: "area" }, this.canvas, this.mark, this.tip);
+    this.area = h("div", { class: "area" }, this.canvas, this.marks, this.legend, this.tip);
     this.numbers = h("div", { hidden: true });
     const open = () => {
       this.numbers.hidden = !this.numbers.hidden;
@@ -45,7 +47,11 @@ export class Card {
       this.opener.focus();
     };
     this.reset = h("button", { title: "Show all again; a double click does it, too", hidden: true, onclick: whole }, "Reset zoom");
-    this.element = h(
+    const axis = (key) =>
+      h("button", { hidden: true, "aria-pressed": "false", title: `A logarithmic ${key} axis`, onclick: () => this.change(() => (this.plot.log[key] = !this.plot.log[key])) }, `Log ${key}`);
+    this.axes = { x: axis("x"), y: axis("y") };
+    this.larger = h("button", { title: "As large as the page; Escape goes back", onclick: () => this.enlarge() }, "Enlarge");
+    this.figure = h(
       "figure",
       { class: "card", "data-plot": name },
       this.area,
@@ -53,12 +59,16 @@ export class Card {
         "div",
         { class: "tools" },
         this.reset,
+        this.axes.x,
+        this.axes.y,
+        this.larger,
         h("button", { title: "Picture on white, 3 times the size", onclick: () => this.png() }, "PNG"),
         h("button", { title: "The numbers behind it", onclick: () => this.csv() }, "CSV"),
         this.opener,
       ),
       this.numbers,
     );
+    this.element = h("div", { class: "place" }, this.figure); // the figure leaves it while it is enlarged
     this.canvas.addEventListener("mousemove", (event) => this.hover(event));
     this.canvas.addEventListener("mouseleave", () => this.leave());
     this.canvas.addEventListener("mousedown", (event) => (this.pressed = this.position(event)));
@@ -73,6 +83,7 @@ export class Card {
   }
 
   close() {
+    this.dialog?.close();
     this.observer.disconnect();
     cards.delete(this);
   }
@@ -80,10 +91,46 @@ export class Card {
   /** Make the plot anew and draw it. */
   update() {
     this.plot = this.make();
-    this.element.hidden = !this.plot;
+    this.element.hidden = this.figure.hidden = !this.plot;
     this.draw();
     this.tabulate();
     if (this.last && !this.tip.hidden) this.show(this.last);
+  }
+
+  /** Change how the plot shows things, and draw it so. */
+  change(how) {
+    how();
+    this.update();
+  }
+
+  /** The figure on the whole page, until Escape or the same button. */
+  enlarge() {
+    if (this.dialog) return this.dialog.close();
+    const onclose = () => {
+      this.dialog.remove();
+      this.dialog = null;
+      this.larger.textContent = "Enlarge";
+      this.element.append(this.figure);
+      this.draw();
+      this.larger.focus();
+    };
+    this.dialog = h("dialog", { class: "whole", "aria-label": this.plot.label, onclose }, this.figure);
+    this.larger.textContent = "Close";
+    document.body.append(this.dialog);
+    this.dialog.showModal();
+    this.draw();
+    this.larger.focus();
+  }
+
+  /** The slider's place alone is another one: it is drawn over the picture there is. */
+  moveTo(marker) {
+    if (!this.plot?.moveTo || !this.picture) return this.update();
+    this.plot.moveTo(marker);
+    const context = this.canvas.getContext("2d");
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.drawImage(this.picture, 0, 0);
+    context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
+    this.plot.point(context, this.width, theme());
   }
 
   /** The numbers of the picture, if they are asked for. */
@@ -100,16 +147,36 @@ export class Card {
     const width = this.area.clientWidth;
     if (!width || !this.plot) return;
     this.reset.hidden = !this.plot.zoomed?.();
+    for (const [key, button] of Object.entries(this.axes)) {
+      button.hidden = !this.plot.log;
+      button.setAttribute("aria-pressed", String(Boolean(this.plot.log?.[key])));
+    }
     this.width = width;
+    this.plot.fill?.(this.dialog ? innerHeight - 110 : 0);
     this.height = Math.round(this.plot.height(width));
-    const ratio = Math.max(1, window.devicePixelRatio || 1);
-    const [wide, high] = [Math.round(width * ratio), Math.round(this.height * ratio)];
+    this.ratio = Math.max(1, window.devicePixelRatio || 1);
+    const [wide, high] = [Math.round(width * this.ratio), Math.round(this.height * this.ratio)];
     if (this.canvas.width !== wide) this.canvas.width = wide;
     if (this.canvas.height !== high) this.canvas.height = high;
     this.canvas.style.width = `${width}px`;
     this.canvas.style.height = `${this.height}px`;
     this.canvas.setAttribute("aria-label", this.plot.label);
-    this.paint(this.canvas, ratio, theme());
+    this.paint(this.canvas, this.ratio, theme());
+    if (this.plot.point) {
+      this.picture = this.picture ?? document.createElement("canvas");
+      [this.picture.width, this.picture.height] = [wide, high];
+      this.picture.getContext("2d").drawImage(this.canvas, 0, 0);
+      this.plot.point(this.canvas.getContext("2d"), width, theme());
+    }
+    keepFocus(() =>
+      this.legend.replaceChildren(
+        ...(this.plot.legend?.(width) ?? []).map(({ name, off, place: [left, top, long, tall], toggle }) => {
+          const style = { left: `${left}px`, top: `${top}px`, width: `${long}px`, height: `${tall}px` };
+          const title = off ? `Show ${name}` : `Hide ${name}`;
+          return h("button", { class: "entry", style, title, "aria-label": name, "aria-pressed": String(!off), onclick: () => this.change(toggle) });
+        }),
+      ),
+    );
   }
 
   paint(canvas, ratio, colors, plot = this.plot) {
@@ -135,25 +202,26 @@ export class Card {
   show([x, y]) {
     const found = this.plot?.probe?.(x, y, this.width, this.height);
     this.tip.hidden = !found;
-    this.mark.hidden = !found?.mark;
+    const marks = found?.marks ?? (found?.mark ? [found.mark] : []);
+    this.marks.replaceChildren(
+      ...marks.map(([left, top, wide, high]) =>
+        h("div", { class: "mark", style: { left: `${left}px`, top: `${top}px`, width: `${wide}px`, height: `${high}px` } }),
+      ),
+    );
     this.canvas.style.cursor = found?.pointer ? "pointer" : "default";
     if (!found) return;
     this.tip.replaceChildren(
       h("strong", {}, found.title),
-      ...found.lines.map(({ text, color, dash }) =>
+      ...found.lines.map(({ value, text, color, dash }) =>
         h(
           "div",
           {},
           color && h("i", { class: dash ? "swatch dash" : "swatch", style: { borderColor: color } }),
+          value && h("b", {}, `${value} `),
           text,
         ),
       ),
     );
-    if (found.mark) {
-      const [left, top, wide, high] = found.mark;
-      const size = { left: `${left}px`, top: `${top}px`, width: `${wide}px`, height: `${high}px` };
-      Object.assign(this.mark.style, size);
-    }
     const room = this.tip.offsetWidth + 24;
     const left = x + room > this.width ? Math.max(0, x - room + 8) : x + 16;
     const top = Math.max(0, Math.min(y + 12, this.height - this.tip.offsetHeight - 4));
@@ -164,7 +232,7 @@ export class Card {
     this.last = null;
     this.pressed = null;
     this.tip.hidden = true;
-    this.mark.hidden = true;
+    this.marks.replaceChildren();
   }
 
   release(event) {
@@ -184,7 +252,10 @@ export class Card {
     const canvas = h("canvas", { width: this.width * PNG_SCALE, height: this.height * PNG_SCALE });
     const before = dark;
     dark = false; // for a page of paper, whatever the screen shows
-    this.paint(canvas, PNG_SCALE, LIGHT, this.make());
+    const plot = this.make();
+    plot.fill?.(this.dialog ? innerHeight - 110 : 0);
+    this.paint(canvas, PNG_SCALE, LIGHT, plot);
+    plot.point?.(canvas.getContext("2d"), this.width, LIGHT);
     dark = before;
     canvas.toBlob((blob) => download(blob, `hfc_${this.name}.png`), "image/png");
   }

@@ -1,8 +1,19 @@
 // Colour maps that are read alike with any colour vision, and the two themes.
 
-// Okabe and Ito's colours for runs, and the same hues brighter for a dark page.
-const RUNS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c8c"];
-const RUNS_ON_DARK = ["#56b4e9", "#ff8c4a", "#2fc79a", "#e3a0c4", "#f0e442", "#5b8fe0", "#b8b8b8"];
+// After Okabe and Ito, with lightness spread: two runs differ in the mark's shape, or in lightness, which
+// is what grey print and colour-blind eyes keep. The same hues brighter for a dark page.
+const RUNS = ["#00549a", "#d04e00", "#e69f00", "#00664a", "#b3578f", "#58b7ec", "#929292"];
+const RUNS_ON_DARK = ["#4f86d6", "#ff8a47", "#f0e442", "#1f9a74", "#df92c1", "#b4e6ff", "#c5c5c5"];
+// Circle, square, triangles, diamond, cross and hourglass, about 2 wide, around 0: SVG paths.
+const SHAPES = [
+  "M1 0A1 1 0 1 1-1 0A1 1 0 1 1 1 0Z",
+  "M-.9-.9H.9V.9H-.9Z",
+  "M0-1.2L1.15.85H-1.15Z",
+  "M0-1.35L1.25 0 0 1.35-1.25 0Z",
+  "M0 1.2L1.15-.85H-1.15Z",
+  "M-.42-1.25H.42V-.42H1.25V.42H.42V1.25H-.42V.42H-1.25V-.42H-.42Z",
+  "M-1.1-1.1H1.1L-1.1 1.1H1.1Z",
+];
 
 function ramp(text) {
   const anchors = text.split(" ").map((hex) => [0, 2, 4].map((k) => parseInt(hex.slice(k, k + 2), 16)));
@@ -51,19 +62,24 @@ export function ordered(count, theme) {
   );
 }
 
-/** A colour for a run by its name; among those that fewest runs have. */
-export function colorOf(name, taken) {
+/** The number of a run's style by its name: a colour that fewest runs have, and how many had it before. */
+export function styleOf(name, taken) {
   let hash = 0;
   for (const letter of name) hash = (31 * hash + letter.codePointAt(0)) >>> 0;
-  const count = (number) => taken.filter((one) => one === number).length;
+  const count = (color) => taken.filter((one) => one % RUNS.length === color).length;
   const all = RUNS.map((_, k) => (hash + k) % RUNS.length);
-  return all.reduce((best, one) => (count(one) < count(best) ? one : best));
+  const color = all.reduce((best, one) => (count(one) < count(best) ? one : best));
+  return color + RUNS.length * count(color);
 }
 
-export function runColor(number, theme) {
+/** {color, shape} of a style's number; 49 of them differ. */
+export function runStyle(number, theme) {
   const colors = theme.dark ? RUNS_ON_DARK : RUNS;
-  return colors[number % colors.length];
+  const color = number % colors.length;
+  return { color: colors[color], shape: SHAPES[(color + Math.floor(number / colors.length)) % SHAPES.length] };
 }
+
+export const [ROUND] = SHAPES;
 
 export const LIGHT = {
   dark: false,

@@ -1,29 +1,13 @@
 // Line charts in panels that share their axes: curves with bands, a legend, hover and zoom.
 
+import { bounds, logTicks, tick, ticks } from "./axes.js";
 import { FONT } from "./colors.js";
 import { shortened } from "../names.js";
 import { figures } from "./cards.js";
+import { band, mark, marks, path, smoothed, within } from "./series.js";
 
 const [LEFT, RIGHT, TOP, BOTTOM, GAP] = [52, 20, 26, 44, 20];
 const NEAREST = 12; // lines named in a tip
-
-/** Round numbers that cover a range, about `count` of them. */
-export function ticks(low, high, count) {
-  if (!(high > low)) return [low];
-  const rough = (high - low) / Math.max(1, count);
-  const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((k) => k * power).find((one) => one >= rough * 0.8);
-  const out = [];
-  for (let k = Math.ceil(low / step - 1e-9); k * step <= high + step * 1e-9; k++) {
-    out.push(Number((k * step).toPrecision(12)));
-  }
-  return out;
-}
-
-/** A tick's label, with a minus that is as wide as a plus. */
-export function tick(value) {
-  return figures(value).replace("-", "−");
-}
 
 /** Text shortened until it fits. */
 export function fit(context, text, width) {
@@ -38,7 +22,7 @@ export function fit(context, text, width) {
 }
 
 /** A run's name shortened in the middle until it fits. */
-function fitName(context, text, width) {
+export function fitName(context, text, width) {
   let most = text.length;
   while (most > 3 && context.measureText(shortened(text, most)).width > width) most--;
   return shortened(text, most);
@@ -53,51 +37,36 @@ export function title(context, text, x, width, theme) {
   context.font = `12px ${FONT}`;
 }
 
-function bounds(panels, key) {
-  let [low, high] = [Infinity, -Infinity];
-  for (const { series } of panels) {
-    for (const line of series) {
-      for (const value of line[key]) {
-        if (Number.isFinite(value)) {
-          low = Math.min(low, value);
-          high = Math.max(high, value);
-        }
-      }
-    }
-  }
-  if (!(low <= high)) return [0, 1];
-  if (low < high) return [low, high];
-  const pad = Math.abs(low) * 0.05 || 0.5; // one value: room around it
-  return [low - pad, high + pad];
-}
-
-/** Round bounds for shares in [0, 1] that hold all that panels show of them. */
-export function fitted(panels, bands = true) {
-  const shown = panels.flatMap(({ series, lines = [] }) => [
-    ...lines.map(({ y }) => y),
-    ...series.flatMap(({ y, low, high }) => [y, bands ? [...(low ?? []), ...(high ?? [])] : []].flatMap((list) => Array.from(list))),
-  ]).filter(Number.isFinite);
-  if (!shown.length) return [0, 1];
-  const [least, most] = shown.reduce(([low, high], one) => [Math.min(low, one), Math.max(high, one)], [1, 0]);
-  const unit = most - least < 0.2 ? 0.05 : 0.1;
-  const bounds = [Math.floor(least / unit - 0.1), Math.ceil(most / unit + 0.1)].map((k) => Number((k * unit).toFixed(2)));
-  return [Math.max(0, bounds[0]), Math.min(1, bounds[1])];
-}
-
 /**
  * A plot for a Card.
  *
- * @param spec {title, label, panels: [{title, series: [{name, x, y, low, high, count, color, dash,
- *   points}], lines: [{y, text, color}], under(context, x, y) draws below the lines}], legend: [{name, color, dash, points, patch}], xLabel, yLabel, yRange, xTicks,
- *   columns (at most), panelHeight, value(v, low, high, count), xText(x), marker (an x)}
- * @param memory keeps the zoom while the plot is made anew
+ * @param spec {title, label, panels: [{title, series: [{name, x, y, low, high, count, color, dash, shape,
+ *   points, keys}], lines: [{y, text, color, key}], under(context, x, y) draws below the lines}], legend: [{name, key, color,
+ *   dash, shape, points, patch}], xLabel, yLabel, yRange, xTicks, columns (at most), panelHeight, value(v, low, high, count),
+ *   xText(x), marker (an x), smoothing (weight of the past)}. A legend's entry hides the series that have its
+ *   key, by default its name, among theirs.
+ * @param memory keeps the zoom, the axes' kind and what is hidden while the plot is made anew
  */
 export function lines(spec, memory = {}) {
-  const panels = spec.panels;
-  const xs = () => memory.zoom ?? bounds(panels, "x");
-  const ys = spec.yRange ?? bounds(panels, "y");
+  const hidden = (memory.hidden ??= new Set());
+  const log = (memory.log ??= { x: false, y: false });
+  const keysOf = (line) => line.keys ?? [line.name];
+  const smoothing = spec.smoothing || 0;
+  const panels = spec.panels.map((panel) => ({
+    ...panel,
+    series: panel.series
+      .filter((line) => !keysOf(line).some((key) => hidden.has(key)))
+      .map((line) => (smoothing && line.x.length > 2 ? { ...line, smooth: smoothed(line.y, smoothing) } : line)),
+    lines: (panel.lines ?? []).filter(({ key }) => !hidden.has(key)),
+  }));
+  const known = new Set(spec.panels.flatMap((panel) => [...panel.series.flatMap(keysOf), ...(panel.lines ?? []).map(({ key }) => key)]));
+  const legend = (spec.legend ?? []).map((item) => ({ ...item, key: item.key ?? item.name })).map((item) => ({ ...item, off: hidden.has(item.key) }));
+  const whole = { x: bounds(panels, "x", log.x), y: spec.yRange && !log.y ? spec.yRange : bounds(panels, "y", log.y) };
+  const xs = () => memory.zoom ?? whole.x;
+  const ys = whole.y;
   const say = spec.value ?? ((value) => figures(value));
   const xText = spec.xText ?? ((x) => `${spec.xLabel} ${figures(x)}`);
+  let filled = 0; // the height to fill, if not a panel's own
 
   function columns(width) {
     const least = Math.min(spec.columns ?? 99, panels.length);
@@ -105,11 +74,14 @@ export function lines(spec, memory = {}) {
     return Math.ceil(panels.length / Math.ceil(panels.length / most)); // rows about equally full
   }
 
-  function legendRows(context, width) {
+  let laid = { width: NaN }; // the legend's rows at a width
+  function legendRows(width) {
+    if (laid.width === width) return laid.rows;
     const rows = [[]];
     let x = 0;
+    const context = document.createElement("canvas").getContext("2d");
     context.font = `12px ${FONT}`;
-    for (const item of spec.legend ?? []) {
+    for (const item of legend) {
       const wide = Math.min(width, 34 + context.measureText(item.name).width + 16);
       if (x + wide > width && rows.at(-1).length) {
         rows.push([]);
@@ -118,35 +90,38 @@ export function lines(spec, memory = {}) {
       rows.at(-1).push({ ...item, at: x, wide });
       x += wide;
     }
-    return rows[0].length ? rows : [];
+    laid = { width, rows: rows[0].length ? rows : [] };
+    return laid.rows;
   }
 
-  const measuring = document.createElement("canvas").getContext("2d");
-  const headHeight = (width) => 28 + 20 * legendRows(measuring, width - LEFT).length;
-  const rowHeight = () => (spec.panelHeight ?? 230) + BOTTOM + (panels.some((p) => p.title) ? TOP : 8);
+  const headHeight = (width) => 28 + 20 * legendRows(width - LEFT).length;
+  const above = panels.some((panel) => panel.title) ? TOP : 8;
+  const rowCount = (width) => Math.ceil(panels.length / columns(width));
+  const panelHeight = (width) => Math.max(spec.panelHeight ?? 230, (filled - headHeight(width)) / rowCount(width) - BOTTOM - above);
 
   function boxes(width) {
     const count = columns(width);
     const wide = (width - LEFT - RIGHT - (count - 1) * GAP) / count;
-    const head = headHeight(width);
-    const above = rowHeight() - (spec.panelHeight ?? 230) - BOTTOM;
+    const [head, high] = [headHeight(width), panelHeight(width)];
     return panels.map((panel, k) => ({
       panel,
       first: k % count === 0,
       left: LEFT + (k % count) * (wide + GAP),
-      top: head + Math.floor(k / count) * rowHeight() + above,
+      top: head + Math.floor(k / count) * (high + BOTTOM + above) + above,
       wide,
-      high: spec.panelHeight ?? 230,
+      high,
     }));
   }
 
   function scale(box) {
-    const [x0, x1] = xs();
-    const [y0, y1] = ys;
+    const along = (isLog) => (isLog ? Math.log : Number);
+    const [a, b] = [along(log.x), along(log.y)];
+    const [[x0, x1], [y0, y1]] = [xs().map(a), ys.map(b)];
+    const back = (place) => x0 + ((place - box.left) / box.wide) * (x1 - x0);
     return {
-      x: (value) => box.left + ((value - x0) / (x1 - x0)) * box.wide,
-      y: (value) => box.top + box.high - ((value - y0) / (y1 - y0)) * box.high,
-      back: (place) => x0 + ((place - box.left) / box.wide) * (x1 - x0),
+      x: (value) => box.left + ((a(value) - x0) / (x1 - x0)) * box.wide,
+      y: (value) => box.top + box.high - ((b(value) - y0) / (y1 - y0)) * box.high,
+      back: (place) => (log.x ? Math.exp(back(place)) : back(place)),
     };
   }
 
@@ -157,7 +132,7 @@ export function lines(spec, memory = {}) {
     context.strokeStyle = theme.grid;
     context.lineWidth = 1;
     context.textBaseline = "middle";
-    for (const value of ticks(...ys, box.high / 48)) {
+    for (const value of (log.y ? logTicks : ticks)(...ys, box.high / 48)) {
       context.beginPath();
       context.moveTo(box.left, Math.round(y(value)) + 0.5);
       context.lineTo(box.left + box.wide, Math.round(y(value)) + 0.5);
@@ -177,7 +152,7 @@ export function lines(spec, memory = {}) {
     context.textAlign = "center";
     context.textBaseline = "top";
     context.fillStyle = theme.muted;
-    for (const value of across ?? ticks(x0, x1, box.wide / 70)) {
+    for (const value of across ?? (log.x ? logTicks : ticks)(x0, x1, box.wide / 70)) {
       if (value < x0 || value > x1) continue;
       context.beginPath();
       context.moveTo(x(value), box.top + box.high);
@@ -186,29 +161,52 @@ export function lines(spec, memory = {}) {
       context.fillText(tick(value), x(value), box.top + box.high + 7);
     }
     context.fillStyle = theme.text;
-    context.fillText(spec.xLabel, box.left + box.wide / 2, box.top + box.high + 24);
+    context.fillText(spec.xLabel + (log.x ? ", logarithmic" : ""), box.left + box.wide / 2, box.top + box.high + 24);
     if (box.first) {
       context.save();
       context.translate(13, box.top + box.high / 2);
       context.rotate(-Math.PI / 2);
       context.textBaseline = "middle";
-      context.fillText(fit(context, spec.yLabel, box.high + TOP), 0, 0);
+      context.fillText(fit(context, spec.yLabel + (log.y ? ", logarithmic" : ""), box.high + TOP), 0, 0);
       context.restore();
     }
+    context.textAlign = "left";
+    context.textBaseline = "alphabetic";
     if (box.panel.title) {
       context.font = `600 12px ${FONT}`;
-      context.textAlign = "left";
-      context.textBaseline = "alphabetic";
       context.fillText(fitName(context, box.panel.title, box.wide), box.left, box.top - 8);
       context.font = `12px ${FONT}`;
+    }
+    const lost = box.panel.series.reduce((sum, line) => sum + line.x.filter((value, k) => (log.x && value <= 0) || (log.y && line.y[k] <= 0)).length, 0);
+    if (!lost) return;
+    context.fillStyle = theme.muted;
+    context.textAlign = "right";
+    context.fillText(`${lost} point${lost > 1 ? "s" : ""} at 0 or below not drawn`, box.left + box.wide - 3, box.top + box.high - 6);
+  }
+
+  /** Names of reference lines, inside the plot and legible over what is drawn there. */
+  function names(context, box, y, theme) {
+    for (const { text, y: level } of box.panel.lines.filter((line) => line.text)) {
+      const below = y(level) - box.top < 16; // no room above the line
+      const at = [text, box.left + box.wide - 3, y(level) + (below ? 3 : -2)];
+      context.textAlign = "right";
+      context.textBaseline = below ? "top" : "bottom";
+      context.strokeStyle = theme.background;
+      context.lineWidth = 3;
+      context.globalAlpha = 0.7;
+      context.strokeText(...at); // legible over lines, which still show
+      context.globalAlpha = 1;
+      context.fillStyle = theme.muted;
+      context.fillText(...at);
     }
   }
 
   function draw(context, width, height, theme) {
     title(context, spec.title, 0, width, theme);
-    legendRows(context, width - LEFT).forEach((row, k) => {
+    legendRows(width - LEFT).forEach((row, k) => {
       for (const item of row) {
         const [x, y] = [LEFT + item.at, 36 + 20 * k];
+        context.globalAlpha = item.off ? 0.35 : 1;
         context.strokeStyle = item.color ?? theme.text;
         context.lineWidth = 2;
         context.setLineDash(item.dash ?? []);
@@ -218,11 +216,12 @@ export function lines(spec, memory = {}) {
         if (item.patch) context.lineWidth = 12; // an area's
         context.stroke();
         context.setLineDash([]);
-        if (item.points) mark(context, x + 13, y, item, theme);
+        if (item.points || item.shape) mark(context, x + 13, y, item, theme);
         context.fillStyle = theme.text;
         context.textAlign = "left";
         context.textBaseline = "middle";
         context.fillText(fitName(context, item.name, item.wide - 46), x + 32, y);
+        context.globalAlpha = 1;
       }
     });
     for (const box of boxes(width)) {
@@ -239,7 +238,7 @@ export function lines(spec, memory = {}) {
         band(context, line, x, y);
         context.globalAlpha = 1;
       }
-      for (const reference of box.panel.lines ?? []) {
+      for (const reference of box.panel.lines) {
         context.strokeStyle = reference.color ?? theme.muted;
         context.lineWidth = 1;
         context.setLineDash([1, 3]);
@@ -251,10 +250,15 @@ export function lines(spec, memory = {}) {
       }
       for (const line of box.panel.series) {
         context.strokeStyle = line.color ?? theme.text;
-        context.fillStyle = line.color ?? theme.text;
-        context.lineWidth = line.width ?? 2;
+        if (line.smooth) {
+          context.globalAlpha = 0.3; // as it was measured
+          context.lineWidth = 1;
+          path(context, line.x, line.y, x, y);
+          context.globalAlpha = 1;
+        }
+        context.lineWidth = line.width ?? (line.x.length > box.wide && !line.smooth ? 1 : 2);
         context.setLineDash(line.dash ?? []);
-        path(context, line, x, y);
+        path(context, line.x, line.smooth ?? line.y, x, y);
         context.setLineDash([]);
         if (line.x.length === 1 && line.low && line.high && spec.bands !== false) {
           context.lineWidth = 1;
@@ -263,31 +267,25 @@ export function lines(spec, memory = {}) {
           context.lineTo(x(line.x[0]), y(line.high[0]));
           context.stroke();
         }
-        if (!line.points && line.x.length > 1) continue;
-        line.x.forEach((value, k) => Number.isFinite(line.y[k]) && mark(context, x(value), y(line.y[k]), line, theme));
+        if (line.points || line.shape || line.x.length === 1) marks(context, { ...line, y: line.smooth ?? line.y }, x, y, theme);
       }
-      for (const reference of (box.panel.lines ?? []).filter(({ text }) => text)) {
-        const below = y(reference.y) - box.top < 16; // no room above the line
-        const at = [reference.text, box.left + box.wide - 3, y(reference.y) + (below ? 3 : -2)];
-        context.textAlign = "right";
-        context.textBaseline = below ? "top" : "bottom";
-        context.strokeStyle = theme.background;
-        context.lineWidth = 3;
-        context.globalAlpha = 0.7;
-        context.strokeText(...at); // legible over lines, which still show
-        context.globalAlpha = 1;
-        context.fillStyle = theme.muted;
-        context.fillText(...at);
-      }
-      if (spec.marker != null && spec.marker >= xs()[0] && spec.marker <= xs()[1]) {
-        context.strokeStyle = theme.axis;
-        context.lineWidth = 1;
-        context.beginPath();
-        context.moveTo(x(spec.marker), box.top);
-        context.lineTo(x(spec.marker), box.top + box.high);
-        context.stroke();
-      }
+      names(context, box, y, theme);
       context.restore();
+    }
+  }
+
+  /** Where the slider stands, over the picture. */
+  function point(context, width, theme) {
+    const [low, high] = xs();
+    if (spec.marker == null || spec.marker < low || spec.marker > high) return;
+    context.strokeStyle = theme.axis;
+    context.lineWidth = 1;
+    for (const box of boxes(width)) {
+      const x = scale(box).x(spec.marker);
+      context.beginPath();
+      context.moveTo(x, box.top);
+      context.lineTo(x, box.top + box.high);
+      context.stroke();
     }
   }
 
@@ -315,19 +313,18 @@ export function lines(spec, memory = {}) {
       const k = line.x.indexOf(nearest.value);
       if (k < 0 || !Number.isFinite(line.y[k])) continue;
       const counts = [line.y[k], line.low?.[k], line.high?.[k], line.count?.[k]];
-      found.push({ gap: Math.abs(y(line.y[k]) - py), y: line.y[k], line, text: say(...counts) });
+      const text = say(...counts) + (line.smooth ? `, smoothed ${say(line.smooth[k])}` : "");
+      const level = (line.smooth ?? line.y)[k];
+      found.push({ gap: Math.abs(y(level) - py), y: level, line, text });
     }
     found.sort((a, b) => a.gap - b.gap);
     const shown = found.slice(0, NEAREST).sort((a, b) => b.y - a.y);
-    const rows = shown.map(({ line, text }) => ({ text: `${line.name}: ${text}`, color: line.color, dash: line.dash }));
+    const rows = shown.map(({ line, text }) => ({ value: text, text: line.name, color: line.color, dash: line.dash }));
     if (found.length > shown.length) rows.push({ text: `and ${found.length - shown.length} lines farther off` });
     const where = box.panel.title ? `${box.panel.title}, ` : "";
-    return {
-      title: where + xText(nearest.value),
-      lines: rows,
-      mark: [x(nearest.value), box.top, 0, box.high],
-      pointer: Boolean(spec.click),
-    };
+    // The cursor stands at the same place in every panel.
+    const marked = boxes(width).map((one) => [scale(one).x(nearest.value), one.top, 0, one.high]);
+    return { title: where + xText(nearest.value), lines: rows, marks: marked, at: nearest.value, pointer: Boolean(spec.click) };
   }
 
   function zoom(drag, width) {
@@ -344,20 +341,16 @@ export function lines(spec, memory = {}) {
   }
 
   function click(px, py, width) {
-    const found = boxAt(px, py, width) && probe(px, py, width);
-    if (!found || !spec.click) return;
-    const { back } = scale(boxAt(px, py, width));
-    spec.click(back(found.mark[0]));
+    const found = probe(px, py, width);
+    if (found && spec.click) spec.click(found.at);
   }
 
   function rows() {
-    const heads = ["panel", "line", spec.xLabel, spec.yLabel, "lower", "upper", "count"];
+    const heads = ["panel", "line", spec.xLabel, spec.yLabel, "lower", "upper", "count", ...(smoothing ? ["smoothed"] : [])];
     const out = [heads];
     for (const panel of panels) {
       for (const line of panel.series) {
-        line.x.forEach((value, k) =>
-          out.push([panel.title ?? "", line.name, value, line.y[k], line.low?.[k], line.high?.[k], line.count?.[k]]),
-        );
+        line.x.forEach((value, k) => out.push([panel.title ?? "", line.name, value, line.y[k], line.low?.[k], line.high?.[k], line.count?.[k], line.smooth?.[k]]));
       }
     }
     return out;
@@ -365,63 +358,28 @@ export function lines(spec, memory = {}) {
 
   return {
     label: spec.label ?? spec.title,
-    height: (width) => headHeight(width) + Math.ceil(panels.length / columns(width)) * rowHeight(),
+    height: (width) => headHeight(width) + rowCount(width) * (panelHeight(width) + BOTTOM + above),
+    fill: (height) => (filled = height),
     draw,
+    point,
+    moveTo: (marker) => (spec.marker = marker),
     probe,
     zoom,
     zoomed: () => Boolean(memory.zoom),
     click: spec.click && click,
     rows,
+    log,
+    /** The legend's entries that hide something: [{name, off, place, toggle()}]. */
+    legend: (width) =>
+      legendRows(width - LEFT).flatMap((row, k) =>
+        row
+          .filter(({ key }) => known.has(key))
+          .map(({ name, key, off, at, wide }) => ({
+            name,
+            off,
+            place: [LEFT + at - 4, 27 + 20 * k, wide - 6, 18],
+            toggle: () => (off ? hidden.delete(key) : hidden.add(key)),
+          })),
+      ),
   };
-}
-
-/** Save, and draw no farther than `room` outside a box. */
-function within(context, box, room) {
-  context.save();
-  context.beginPath();
-  context.rect(box.left - room, box.top - room, box.wide + 2 * room, box.high + 2 * room);
-  context.clip();
-}
-
-function path(context, line, x, y) {
-  context.beginPath();
-  let open = false;
-  line.x.forEach((value, k) => {
-    const here = Number.isFinite(line.y[k]);
-    if (here && open) context.lineTo(x(value), y(line.y[k]));
-    else if (here) context.moveTo(x(value), y(line.y[k]));
-    open = here;
-  });
-  context.stroke();
-}
-
-/** A dot of a line, hollow if the line is dashed. */
-function mark(context, x, y, { color, dash }, theme) {
-  context.beginPath();
-  context.arc(x, y, 3, 0, 2 * Math.PI);
-  context.strokeStyle = color ?? theme.text;
-  context.fillStyle = dash ? theme.background : context.strokeStyle;
-  context.lineWidth = 1.5;
-  context.fill();
-  context.stroke();
-}
-
-/** The band between low and high, in as many pieces as NaN makes of it. */
-function band(context, line, x, y) {
-  let start = 0;
-  const count = line.x.length;
-  const good = (k) => Number.isFinite(line.low[k]) && Number.isFinite(line.high[k]);
-  while (start < count) {
-    while (start < count && !good(start)) start++;
-    let end = start;
-    while (end < count && good(end)) end++;
-    if (end > start) {
-      context.beginPath();
-      for (let k = start; k < end; k++) context.lineTo(x(line.x[k]), y(line.high[k]));
-      for (let k = end - 1; k >= start; k--) context.lineTo(x(line.x[k]), y(line.low[k]));
-      context.closePath();
-      context.fill();
-    }
-    start = end;
-  }
 }

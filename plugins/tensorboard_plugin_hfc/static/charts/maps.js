@@ -1,15 +1,16 @@
 // Maps (a value per cell) in panels side by side, each with its colour bar.
 
 import { css, FONT, MAPS, shade } from "./colors.js";
-import { fit, tick, ticks, title } from "./lines.js";
+import { tick, ticks } from "./axes.js";
+import { fit, fitName, title } from "./lines.js";
 
 const [LEFT, BAR, TOP, BOTTOM, GAP] = [54, 80, 54, 42, 8];
+const PLACE = 16; // the second line of a panel's title
 
-/** A picture of values, one pixel a cell; what is no number is grey. */
-export function picture(values, rows, columns, map, low, high) {
-  const canvas = document.createElement("canvas");
-  canvas.width = columns;
-  canvas.height = rows;
+/** A picture of values, one pixel a cell, on a canvas of that size or a new one; what is no number is grey. */
+export function picture(values, rows, columns, map, low, high, canvas = document.createElement("canvas")) {
+  if (canvas.width !== columns) canvas.width = columns;
+  if (canvas.height !== rows) canvas.height = rows;
   const context = canvas.getContext("2d");
   const image = context.createImageData(columns, rows);
   const table = MAPS[map];
@@ -36,31 +37,39 @@ export function range(values) {
 /**
  * A plot for a Card.
  *
- * @param spec {title, label, panels: [{title, values, shown (the same with NaN for what is to be grey), map, low, high, unit, tip(row, column), empty}],
+ * @param spec {title, label, panels: [{title, place (its second line), values, shown (the same with NaN for what is to be grey), map, low, high, unit, tip(row, column), empty}],
+ *   fresh (of the first panel of a new row; under all of a first row it leaves the first column free), least (width of a panel),
  *   i, j (frequency of each row and column), unit, cells: [{row, column, color, symbol}],
  *   click(row, column), size (a panel's side at most), rows()}
  */
 export function maps(spec) {
   const rows = spec.i.length;
   const columns = spec.j.length;
-  const count = spec.panels.length;
+  const head = TOP + (spec.panels.some((panel) => panel.place) ? PLACE : 0);
+  let filled = 0; // the height to fill
 
   function place(width) {
-    const across = Math.max(1, Math.min(count, Math.floor((width + GAP) / 300)));
+    const most = Math.max(1, Math.floor((width + GAP) / (spec.least ?? 300)));
+    const fresh = spec.panels.findIndex((panel) => panel.fresh);
+    const across = Math.min(most, fresh > 0 ? fresh : spec.panels.length);
+    const placeOf = (k) => (fresh < 1 || k < fresh ? k : Math.ceil(fresh / across) * across + (fresh <= across ? 1 : 0) + k - fresh);
+    const cells = spec.panels.map((_, k) => placeOf(k));
     const room = (width - (across - 1) * GAP) / across - LEFT - BAR;
-    const side = Math.max(80, Math.min(room, spec.size ?? 420));
+    const down = Math.floor(cells.at(-1) / across) + 1;
+    const size = filled ? Math.max((filled - 22) / down - BOTTOM - head + 22, 120) : (spec.size ?? 420);
+    const side = Math.max(80, Math.min(room, size));
     const cell = side / Math.max(rows, columns);
     const [wide, high] = [cell * columns, cell * rows];
     const step = LEFT + wide + BAR + GAP;
     const boxes = spec.panels.map((panel, k) => ({
       panel,
-      left: LEFT + (k % across) * step,
-      top: TOP + Math.floor(k / across) * (high + BOTTOM + TOP - 22),
+      left: LEFT + (cells[k] % across) * step,
+      top: head + Math.floor(cells[k] / across) * (high + BOTTOM + head - 22),
       wide,
       high,
       cell,
     }));
-    const height = TOP + Math.ceil(count / across) * (high + BOTTOM + TOP - 22) - TOP + 22;
+    const height = down * (high + BOTTOM + head - 22) + 22;
     return { boxes, height };
   }
 
@@ -72,8 +81,10 @@ export function maps(spec) {
       context.fillStyle = theme.text;
       context.textAlign = "left";
       context.textBaseline = "alphabetic";
-      context.fillText(fit(context, panel.title, wide + BAR - 6), left, top - 9);
+      context.fillText(fitName(context, panel.title, wide + BAR - 6), left, top - 9 - (panel.place ? PLACE : 0));
       context.font = `12px ${FONT}`;
+      context.fillStyle = theme.muted;
+      if (panel.place) context.fillText(fit(context, panel.place, wide + BAR - 6), left, top - 9);
       context.strokeStyle = theme.axis;
       context.lineWidth = 1;
       if (!panel.values) {
@@ -176,6 +187,7 @@ export function maps(spec) {
   return {
     label: spec.label ?? spec.title,
     height: (width) => place(width).height,
+    fill: (height) => (filled = height),
     draw,
     probe,
     click(px, py, width) {
@@ -208,14 +220,26 @@ export function nearest(sorted, value) {
  * Tiles in a grid, panels side by side: kernels, or their spectra.
  *
  * @param spec {title, label, panels: [{title, tiles: [{image, kernel, text, lines}], empty}],
- *   click(panel, tile), chosen(panel, tile), rows()}
+ *   click(panel, tile), chosen(panel, tile), room (the height of a grid), rows()}
  */
 export function tiles(spec) {
   const gap = 6;
+  let filled = 0; // the height to fill
+
+  /** Columns and side of the largest tiles that fit; of usual tiles if there is no height to fill. */
+  function grid(count, wide, room) {
+    const usual = Math.max(8, Math.ceil(Math.sqrt(count * 2)));
+    const fits = (columns, high) => Math.floor(Math.min((wide + gap) / columns, (high + gap) / Math.ceil(count / columns))) - gap;
+    if (!room) return { columns: usual, side: Math.min(56, fits(usual, Infinity)) };
+    const all = Array.from({ length: count }, (_, k) => ({ columns: k + 1, side: fits(k + 1, room) }));
+    return all.reduce((best, one) => (one.side > best.side ? one : best), { columns: usual, side: 8 });
+  }
 
   function place(width) {
     const across = width >= 560 ? Math.min(2, spec.panels.length) : 1;
     const wide = (width - (across - 1) * 24) / across;
+    const down = Math.ceil(spec.panels.length / across);
+    const room = filled ? (filled - 32) / down - 34 : (spec.room ?? 0);
     const boxes = [];
     let top = 54;
     for (let k = 0; k < spec.panels.length; k += across) {
@@ -223,8 +247,7 @@ export function tiles(spec) {
       for (let c = 0; c < across && k + c < spec.panels.length; c++) {
         const panel = spec.panels[k + c];
         const count = panel.tiles.length;
-        const columns = Math.max(8, Math.ceil(Math.sqrt(count * 2)));
-        const side = Math.min(56, Math.floor((wide + gap) / columns) - gap);
+        const { columns, side } = grid(count, wide, room);
         const left = c * (wide + 24);
         boxes.push({ panel, left, top, wide, columns, side });
         rowHeight = Math.max(rowHeight, Math.ceil(count / columns) * (side + gap));
@@ -241,6 +264,7 @@ export function tiles(spec) {
   return {
     label: spec.label ?? spec.title,
     height: (width) => place(width).height,
+    fill: (height) => (filled = height),
     draw(context, width, height, theme) {
       title(context, spec.title, 0, width, theme);
       for (const box of place(width).boxes) {

@@ -27,6 +27,7 @@ export class Accuracies {
     }
     await app.loadProgress(runs);
     this.arrays = await app.data.tensors(runs, [...tags]);
+    this.made = new Map(); // curves over the steps
   }
 
   any(run) {
@@ -68,8 +69,16 @@ export class Accuracies {
     return { packed: series.at(k).subarray(row * width, (row + 1) * width), count: images.count };
   }
 
-  /** One radius over the steps. */
+  /** One radius over the steps, at the places that `keys` gives. */
   over(run, part, radius, keys) {
+    const tag = `${run}\n${part} ${radius}`;
+    if (!this.made.has(tag)) this.made.set(tag, this.make(run, part, radius));
+    const made = this.made.get(tag);
+    const places = made && keys(run, this.curve(run, part));
+    return made && { ...made, x: places, keys: places };
+  }
+
+  make(run, part, radius) {
     const column = this.radiiOf(run).indexOf(radius);
     const base = this.curve(run, part);
     if (column < 0 || !base) return null;
@@ -83,7 +92,7 @@ export class Accuracies {
     };
     const [y, low, high, count] = VARIANTS.map(take);
     const bits = (k) => this.outcomes(run, part, radius, base.steps[k]);
-    return { x: keys(run, base), keys: keys(run, base), y, low, high, count, bits };
+    return { y, low, high, count, bits };
   }
 
   /** All radii at the k-th place, by default where the slider stands. */
@@ -124,6 +133,6 @@ export class Accuracies {
   /** Lines at the chance of the runs' data. */
   chanceLines(runs) {
     const all = new Set(runs.map((run) => this.chance(run)).filter(Number.isFinite));
-    return [...all].map((y) => ({ y, text: "chance" }));
+    return [...all].map((y) => ({ y, text: "chance", key: "chance" }));
   }
 }

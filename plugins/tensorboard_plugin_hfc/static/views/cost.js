@@ -14,8 +14,9 @@ export class CostView {
     this.app = app;
     this.memory = {};
     this.card = new Card("cost_share", () => this.plot());
+    this.controls = h("div", { class: "controls" });
     this.body = h("div");
-    this.element = h("div", {}, this.card.element, this.body);
+    this.element = h("div", {}, this.controls, this.card.element, this.body);
   }
 
   static has({ index }) {
@@ -32,10 +33,12 @@ export class CostView {
     this.runs = app.selected().filter((run) => Object.keys(scalars[run] ?? {}).some(isCost));
     const tags = [...new Set(this.runs.flatMap((run) => Object.keys(scalars[run]).filter(isCost)))];
     this.read = this.runs.length ? await app.data.scalars(this.runs, tags) : {};
+    await app.loadProgress(this.runs);
     app.setSteps([]);
   }
 
   show() {
+    this.controls.replaceChildren(...(this.runs.length ? [this.app.axisChoice(), this.app.smoothingChoice()] : []));
     if (!this.runs.length) {
       this.body.replaceChildren(note("None of the chosen runs has logged what the probe costs (hfc_cost/…)."));
     } else {
@@ -58,25 +61,26 @@ export class CostView {
   }
 
   plot() {
-    const series = (this.runs ?? [])
-      .map((run) => ({ run, found: this.read[run]?.[SHARE] }))
-      .filter(({ found }) => found)
-      .map(({ run, found }) => ({
-        name: run,
-        x: found.steps,
-        y: found.values.map((value) => (value === null ? NaN : 100 * value)),
-        color: this.app.color(run),
-      }));
+    const { app } = this;
+    const runs = (this.runs ?? []).filter((run) => this.read[run]?.[SHARE]);
+    const axis = app.xAxis(runs, (run) => this.read[run][SHARE]);
+    const series = runs.map((run) => {
+      const found = this.read[run][SHARE];
+      const y = found.values.map((value) => (value === null ? NaN : 100 * value));
+      return { name: run, x: axis.of(run, found), y, ...app.style(run) };
+    });
     if (!series.length) return null;
     const top = Math.max(1, ...series.flatMap(({ y }) => y.filter(Number.isFinite)));
     return lines(
       {
         title: "Share of the training's wall time that the probe took so far",
         panels: [{ series }],
-        legend: series.map(({ name, color }) => ({ name, color })),
+        legend: series.map(({ name, color, shape }) => ({ name, color, shape })),
         columns: 1,
         panelHeight: 280,
-        xLabel: "step",
+        smoothing: Number(app.state.get("smooth")) || 0,
+        xLabel: axis.label,
+        xText: axis.text,
         yLabel: "share (%)",
         yRange: [0, top * 1.05],
         value: (value) => `${figures(value)} %`,

@@ -2,9 +2,10 @@
 
 import { concerns, differences, how, sameImages, signs } from "../alike.js";
 import { Card, percent } from "../charts/cards.js";
-import { ordered, runColor } from "../charts/colors.js";
-import { choice, h, note, segments, table, toggle } from "../dom.js";
-import { fitted, lines } from "../charts/lines.js";
+import { ordered } from "../charts/colors.js";
+import { h, note, segments, sentences, table, toggle } from "../dom.js";
+import { fitted } from "../charts/axes.js";
+import { lines } from "../charts/lines.js";
 import { byChance, compare, points, verdict } from "../words.js";
 import { seeds } from "../names.js";
 import { Accuracies, DASH, PARTS } from "./accuracies.js";
@@ -15,7 +16,8 @@ export class CurvesView extends Accuracies {
   constructor(app) {
     super(app);
     this.open = true;
-    this.zoom = { training: {}, radius: {} };
+    this.unfolded = {};
+    this.zoom = { training: {}, runs: {}, radius: {} };
     this.card = new Card("curves", () => this.plot());
     this.words = h("section", { class: "words", "aria-live": "polite" });
     this.numbers = h("section");
@@ -71,7 +73,7 @@ export class CurvesView extends Accuracies {
   partLegend(points) {
     const [low, high] = this.signs();
     const background = this.background();
-    const all = { lfc: { name: low, points }, hfc: { name: high + (background && ` (${background} background)`), dash: DASH, points } };
+    const all = { lfc: { name: low, key: "lfc", points }, hfc: { name: high + (background && ` (${background} background)`), key: "hfc", dash: DASH, points } };
     return this.parts().map((part) => all[part]);
   }
 
@@ -91,17 +93,18 @@ export class CurvesView extends Accuracies {
     const { state } = app;
     const mode = this.mode();
     const controls = [
-      segments("Layout", [["training", "Over training"], ["radius", "Against radius"]], mode, (value) =>
+      segments("Layout", [["training", "Over training"], ["runs", "Runs together"], ["radius", "Against radius"]], mode, (value) =>
         state.set({ mode: value }),
       ),
       segments("Part", [["both", "LFC and HFC"], ["lfc", "LFC"], ["hfc", "HFC"]], state.get("part"), (value) =>
         state.set({ part: value }),
       ),
-      mode === "training" && app.axisChoice(this.runs),
+      mode !== "radius" && app.axisChoice(),
+      mode !== "radius" && app.smoothingChoice(),
       mode === "radius" &&
         this.groups().length > 0 &&
         toggle("Seeds as mean ± SD", state.get("seeds") === "1", (on) => state.set({ seeds: on ? "1" : "0" })),
-      toggle("95 % intervals", state.get("bands") === "1", (on) => state.set({ bands: on ? "1" : "0" })),
+      mode !== "runs" && toggle("95 % intervals", state.get("bands") === "1", (on) => state.set({ bands: on ? "1" : "0" })),
       app.stepper(),
     ];
     this.controls.replaceChildren(...controls.filter(Boolean));
@@ -125,7 +128,8 @@ export class CurvesView extends Accuracies {
   step() {
     if (!this.runs.length) return;
     this.tell();
-    this.card.update();
+    if (this.mode() === "radius") this.card.update();
+    else this.card.moveTo(this.marker());
   }
 
   plot() {
@@ -133,59 +137,87 @@ export class CurvesView extends Accuracies {
     return this.mode() === "radius" ? this.radiusPlot() : this.trainingPlot();
   }
 
+  /** The accuracy on original images over the training. */
+  originalOver(run, of, look) {
+    const original = this.curve(run, "original");
+    if (!original) return [];
+    const own = (name) => this.curve(run, name) && Array.from(this.curve(run, name).values);
+    const [low, high] = [own("original_lower"), own("original_upper")];
+    return [{ name: "original", x: of(run, original), y: Array.from(original.values), low, high, ...look }];
+  }
+
+  /** A panel for each run, with a line for each part and radius. */
+  runPanels(of, colors) {
+    const grey = { color: this.app.theme().muted, dash: [1, 3], width: 1.5 };
+    return this.runs.slice(0, PANELS).map((run) => {
+      const series = this.radii.flatMap((radius, k) =>
+        this.parts().flatMap((part) => {
+          const found = this.over(run, part, radius, of);
+          const look = { color: colors[k], dash: part === "hfc" ? DASH : undefined, keys: [`r = ${radius}`, part] };
+          return found ? [{ name: `${part.toUpperCase()}(${radius})`, ...found, ...look }] : [];
+        }),
+      );
+      return { title: this.named(run), series: [...series, ...this.originalOver(run, of, grey)], lines: this.chanceLines([run]) };
+    });
+  }
+
+  /** A panel for each part and radius, with a line for each run. */
+  radiusPanels(of) {
+    const panel = (title, each) => ({ title, series: this.runs.flatMap(each), lines: this.chanceLines(this.runs) });
+    const look = (run) => ({ ...this.app.style(run), name: run, keys: [run], width: 1.6 });
+    const original = panel("original", (run) => this.originalOver(run, of, look(run)));
+    const parts = this.parts().flatMap((part) =>
+      this.radii.map((radius) =>
+        panel(`${part.toUpperCase()}(${radius})`, (run) => {
+          const found = this.over(run, part, radius, of);
+          return found ? [{ ...found, ...look(run), dash: part === "hfc" ? DASH : undefined }] : [];
+        }),
+      ),
+    );
+    return [original, ...parts].filter(({ series }) => series.length);
+  }
+
+  marker() {
+    const { app } = this;
+    const kind = app.xAxis(this.runs, (run) => this.any(run)).label;
+    return kind === "minutes" ? undefined : kind === "epoch" ? app.epochHere() : app.step();
+  }
+
   trainingPlot() {
     const { app } = this;
     const colors = ordered(this.radii.length, app.theme());
     const axis = app.xAxis(this.runs, (run) => this.any(run));
-    const bands = app.state.get("bands") === "1";
-    const panels = this.runs.slice(0, PANELS).map((run) => {
-      const series = [];
-      this.radii.forEach((radius, k) => {
-        for (const part of this.parts()) {
-          const found = this.over(run, part, radius, axis.of);
-          if (!found) continue;
-          const look = { color: colors[k], dash: part === "hfc" ? DASH : undefined };
-          series.push({ name: `${part.toUpperCase()}(${radius})`, ...found, ...look });
-        }
-      });
-      const original = this.curve(run, "original");
-      if (original) {
-        const own = (name) => this.curve(run, name);
-        series.push({
-          name: "original",
-          x: axis.of(run, original),
-          y: Array.from(original.values),
-          low: own("original_lower") && Array.from(own("original_lower").values),
-          high: own("original_upper") && Array.from(own("original_upper").values),
-          color: app.theme().muted,
-          dash: [1, 3],
-          width: 1.5,
-        });
-      }
-      return { title: this.named(run), series, lines: this.chanceLines([run]) };
-    });
-    const legend = [
-      ...this.radii.map((radius, k) => ({ name: `r = ${radius}`, color: colors[k] })),
-      ...this.partLegend(this.runs.some((run) => this.any(run).steps.length === 1)),
-      { name: "original", color: app.theme().muted, dash: [1, 3] },
-    ];
+    const together = this.mode() === "runs";
+    const bands = app.state.get("bands") === "1" && !together; // of many runs they cover each other
+    const smoothing = Number(app.state.get("smooth")) || 0;
+    const panels = together ? this.radiusPanels(axis.of) : this.runPanels(axis.of, colors);
+    const legend = together
+      ? this.runs.map((run) => ({ name: this.named(run), key: run, ...app.style(run) }))
+      : [
+          ...this.radii.map((radius, k) => ({ name: `r = ${radius}`, color: colors[k] })),
+          ...this.partLegend(this.runs.some((run) => this.any(run).steps.length === 1)),
+          { name: "original", color: app.theme().muted, dash: [1, 3] },
+        ];
     const title = `Accuracy on low- and high-frequency components, r in ${this.unit}`;
+    const how = this.together(true) + (smoothing ? `, smoothed by ${smoothing}` : "");
     return lines(
       {
-        title: title + this.together(true),
+        title: title + how,
         label: title + this.together(),
         panels,
         legend,
         bands,
+        smoothing,
+        panelHeight: together ? 190 : 230,
         xLabel: axis.label,
         xText: axis.text,
         yLabel: "accuracy",
         yRange: fitted(panels, bands),
         value: percent,
-        marker: axis.label === "minutes" ? undefined : axis.label === "epoch" ? app.epochHere() : app.step(),
+        marker: this.marker(),
         click: (x) => app.state.set({ step: axis.step(this.runs[0], this.any(this.runs[0]), x), mode: "radius" }),
       },
-      this.zoom.training,
+      this.zoom[this.mode()],
     );
   }
 
@@ -213,23 +245,23 @@ export class CurvesView extends Accuracies {
     const groups = app.state.get("seeds") === "1" ? this.groups() : [];
     const grouped = new Set(groups.flatMap(([, runs]) => runs));
     for (const [name, runs] of groups) {
-      const color = app.color(runs[0]);
+      const style = app.style(runs[0]);
       for (const part of this.parts()) {
         const found = this.mean(runs, part);
-        const look = { color, dash: part === "hfc" ? DASH : undefined, points: true };
+        const look = { ...style, dash: part === "hfc" ? DASH : undefined, points: true, keys: [name, part] };
         if (found) series.push({ name: `${part.toUpperCase()} ${name}`, ...found, ...look });
       }
-      legend.push({ name: `${name}: mean ± SD of ${runs.length} runs`, color });
+      legend.push({ name: `${name}: mean ± SD of ${runs.length} runs`, key: name, ...style });
     }
     for (const run of this.runs.filter((one) => !grouped.has(one))) {
-      const color = app.color(run);
+      const style = app.style(run);
       for (const part of this.parts()) {
         const found = this.across(run, part);
         if (!found) continue;
-        const look = { color, dash: part === "hfc" ? DASH : undefined, points: true };
+        const look = { ...style, dash: part === "hfc" ? DASH : undefined, points: true, keys: [run, part] };
         series.push({ name: `${part.toUpperCase()} ${run}`, ...found, ...look });
       }
-      legend.push({ name: this.named(run) + (apart ? `, ${app.placeOf(run, this.any(run))}` : ""), color });
+      legend.push({ name: this.named(run) + (apart ? `, ${app.placeOf(run, this.any(run))}` : ""), key: run, ...style });
     }
     const panel = { series, lines: this.chanceLines(this.runs) };
     const title = "Accuracy against radius";
@@ -253,12 +285,45 @@ export class CurvesView extends Accuracies {
     );
   }
 
-  /** The reading of run A against run B, and the table behind it. */
+  /** The reading of run A, or of all runs, against run B, and the tables behind it. */
   tell() {
     const { app } = this;
-    const [a, b] = app.pair();
-    this.words.hidden = !(a && b && this.any(a) && this.any(b));
+    const compared = app.compared().filter((run) => this.any(run));
+    const [, b] = app.pair();
+    this.words.hidden = !compared.includes(b) || compared.length < 2;
     if (this.words.hidden) return;
+    const all = compared.filter((run) => run !== b);
+    const found = all.map((run) => this.against(run, b)).sort((one, two) => two.size - one.size);
+    this.words.replaceChildren(...sentences(found.flatMap(({ words }) => words), this.unfolded));
+    const judged = found.reduce((sum, one) => sum + one.judged, 0);
+    const notes = [judged && byChance(judged), ...found.flatMap((one) => one.notes)];
+    this.numbers.replaceChildren(
+      h(
+        "details",
+        { open: this.open, ontoggle: (event) => (this.open = event.target.open) },
+        h("summary", {}, `${app.baseline() ? `Against the baseline ${b}` : "Run A against run B"}${found[0].place}, in numbers`),
+        ...(app.baseline() ? [this.wide(found, b)] : found.map(({ table: one }) => one)),
+        note([...new Set(notes.filter(Boolean))].join(" ")),
+      ),
+    );
+  }
+
+  /** The differences of all runs to the baseline in one table, a run in a row. */
+  wide(found, b) {
+    const names = [...new Set(found.flatMap(({ rows }) => rows.map(([name]) => name)))];
+    const cell = (row) => (row && row[3] ? h(row[4].startsWith("differs") ? "b" : "span", {}, row[3].replace(" points", "")) : (row?.[4] ?? ""));
+    const cells = ({ run, rows }) => [run, ...names.map((name) => cell(rows.find(([one]) => one === name)))];
+    return h("div", {}, table([`run − ${b}, points`, ...names], found.map(cells)), note("Bold: the 95 % interval of the difference excludes 0."));
+  }
+
+  /**
+   * What is said of a run against run B.
+   *
+   * @returns {run, size: of the largest clear difference in HFC,
+   *   words, notes, table, rows, judged: how many, place}
+   */
+  against(a, b) {
+    const { app } = this;
     const epochs = app.byEpoch;
     const keys = (run, series) => (epochs ? app.epochs(run, series) : series.steps);
     const where = (key) => (key === null ? "" : epochs ? `epoch ${key}` : `step ${key}`);
@@ -302,22 +367,20 @@ export class CurvesView extends Accuracies {
       : guesses.length
         ? guesses
         : [verdict([a, b], found.hfc, where)];
-    this.words.replaceChildren(...words.map((text) => h("p", { class: "verdict" }, text)));
     const shown = [...found.hfc, ...found.lfc].find((row) => row.found);
-    const place = shown ? ` at ${where(shown.found.key)}` : "";
     const notes = [
-      judged.length && !guesses.length && byChance(judged.length),
-      together && `Both runs saw the same images${judged.some((row) => row.found.paired) ? ": they are compared image by image" : ""}.`,
+      together && `${app.baseline() ? `${a} and ${b}` : "Both runs"} saw the same images${judged.some((row) => row.found.paired) ? ": they are compared image by image" : ""}.`,
       silent.length && `No provenance in ${silent.join(" and ")} (logged by an earlier version): judged as if images, data and normalisation were alike.`,
-    ].filter(Boolean);
-    this.numbers.replaceChildren(
-      h(
-        "details",
-        { open: this.open, ontoggle: (event) => (this.open = event.target.open) },
-        h("summary", {}, `Run A against run B${place}, in numbers`),
-        table(["component", `A: ${a}`, `B: ${b}`, "A − B", "judged by the 95 % interval of A − B"], rows),
-        note(notes.join(" ")),
-      ),
-    );
+    ];
+    return {
+      run: a,
+      size: Math.max(0, ...found.hfc.filter((row) => row.found?.differs).map((row) => Math.abs(row.found.difference))),
+      words,
+      notes,
+      rows,
+      table: table(["component", `A: ${a}`, `B: ${b}`, "A − B", "judged by the 95 % interval of A − B"], rows),
+      judged: guesses.length ? 0 : judged.length,
+      place: shown ? ` at ${where(shown.found.key)}` : "",
+    };
   }
 }

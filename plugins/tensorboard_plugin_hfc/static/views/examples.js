@@ -36,6 +36,31 @@ function enlarge({ target: image }) {
   if (factor > 1) Object.assign(image.style, { width: `${factor * image.naturalWidth}px`, imageRendering: "pixelated" });
 }
 
+/** A picture as large as the page; arrows go to the next ones, Escape or a click back. */
+function lightbox(event) {
+  if (event.ctrlKey || event.metaKey || event.shiftKey) return; // a tab of its own
+  event.preventDefault();
+  const links = [...document.querySelectorAll(".picture a")];
+  let k = links.indexOf(event.currentTarget);
+  const [image, text] = [h("img"), h("p")];
+  const show = () => {
+    const { src, alt } = links[k].querySelector("img");
+    Object.assign(image, { src, alt });
+    text.textContent = `${links[k].closest("figure").querySelector("figcaption").textContent} (${k + 1} of ${links.length})`;
+  };
+  const onkeydown = (press) => {
+    const by = { ArrowRight: 1, ArrowLeft: -1 }[press.key];
+    press.stopPropagation(); // the slider stays where it is
+    if (!by) return;
+    k = (k + by + links.length) % links.length;
+    show();
+  };
+  const dialog = h("dialog", { class: "lightbox", "aria-label": "Picture, enlarged", onkeydown, onclick: () => dialog.close(), onclose: () => dialog.remove() }, image, text, h("button", {}, "Close"));
+  show();
+  document.body.append(dialog);
+  dialog.showModal();
+}
+
 export function gallery(app, found) {
   return found.map(({ run, tag, steps, radii }) => {
     const series = { steps: steps.map(({ step }) => step) };
@@ -60,7 +85,11 @@ export function gallery(app, found) {
           "div",
           { class: "rows" },
           rows,
-          h("a", { href: url, target: "_blank", rel: "noopener" }, h("img", { src: url, alt: `${words(tag)} of ${run}`, loading: "lazy", onload: enlarge })),
+          h(
+            "a",
+            { href: url, onclick: lightbox },
+            h("img", { src: url, alt: `${words(tag)} of ${run}`, loading: "lazy", onload: enlarge }),
+          ),
         ),
       ),
     );

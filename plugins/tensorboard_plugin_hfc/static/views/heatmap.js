@@ -1,8 +1,8 @@
-// A value per frequency: error under Fourier noise, or gradient sensitivity; run A, run B, A − B.
+// A value per frequency: error under Fourier noise, or gradient sensitivity; of run A and B, or of all runs, and the differences to B.
 
 import { differences } from "../alike.js";
 import { Card, figures, percent } from "../charts/cards.js";
-import { runColor } from "../charts/colors.js";
+import { runStyle } from "../charts/colors.js";
 import { choice, h, note, toggle } from "../dom.js";
 import { independent } from "../charts/intervals.js";
 import { lines } from "../charts/lines.js";
@@ -63,7 +63,7 @@ export class HeatmapView {
 
   async load() {
     const { app } = this;
-    this.pair = app.pair().filter(Boolean);
+    this.pair = app.compared();
     this.options = [...new Set(this.pair.flatMap((run) => app.data.find(run, isMap).map(({ tag }) => tag)))].sort();
     const wanted = app.state.get("map");
     this.tag = this.options.includes(wanted) ? wanted : this.options[0];
@@ -79,7 +79,8 @@ export class HeatmapView {
       if (!series) continue;
       this.series.set(run, series);
     }
-    this.first = [...this.series.values()][0];
+    if (app.baseline()) this.pair = this.pair.filter((run) => this.series.has(run) || run === app.baseline());
+    [this.lead, this.first] = [...this.series][0] ?? [];
     [this.i, this.j] = this.first ? this.first.content.axes.map((axis) => axis.values) : [[], []];
     app.setSteps([...this.series], true);
     this.detail = new Map();
@@ -117,7 +118,7 @@ export class HeatmapView {
       .map((text) => text.split(",").map(Number))
       .filter((pair) => pair.length === 2 && pair.every(Number.isFinite))
       .slice(0, CELLS)
-      .map(([i, j], k) => ({ i, j, color: runColor(k, this.app.theme()) }));
+      .map(([i, j], k) => ({ i, j, color: runStyle(k, this.app.theme()).color }));
   }
 
   cells() {
@@ -146,10 +147,8 @@ export class HeatmapView {
         app.stepper(),
         toggle("Common scale", state.get("common") === "1", (on) => state.set({ common: on ? "1" : "0" })),
       );
-      if (this.unalike()) {
-        this.body.append(
-          note(`${this.pair.join(" and ")} were measured differently (${this.unalike()}): not the same quantity, so no difference is drawn.`),
-        );
+      for (const run of this.base() ? this.others().filter((one) => this.unalike(one)) : []) {
+        this.body.append(note(`${run} and ${this.base()} were measured differently (${this.unalike(run)}): not the same quantity, so no difference is drawn.`));
       }
       const made = new Map([...this.series.keys()].map((run) => [run, this.made(run) || "does not say how it was made"]));
       if (new Set(made.values()).size > 1) {
@@ -193,37 +192,51 @@ export class HeatmapView {
   }
 
   comparable() {
-    return this.series.size === 2 && this.sameAxes() && !this.unalike();
+    return this.series.size > 1 && this.series.has(this.base()) && this.others().some((run) => this.fits(run));
   }
 
-  sameAxes() {
-    const [a, b] = this.pair.map((run) => this.series.get(run));
+  /** Run B, with which the others are compared. */
+  base() {
+    return this.pair.length > 1 ? this.pair.at(-1) : "";
+  }
+
+  others() {
+    return this.pair.slice(0, -1);
+  }
+
+  sameAxes(run, other = this.base()) {
+    const [a, b] = [run, other].map((one) => this.series.get(one));
     const axes = (series) => JSON.stringify(series.content.axes.map((axis) => axis.values));
     return Boolean(a && b && axes(a) === axes(b));
   }
 
-  /** In what the two maps were measured differently; "" if they were not. */
-  unalike() {
-    const [a, b] = this.pair.map((run) => this.series.get(run)?.content);
+  /** In what a run's map and B's were measured differently; "" if they were not. */
+  unalike(run) {
+    const [a, b] = [run, this.base()].map((one) => this.series.get(one)?.content);
     return a && b ? differences(a, b).map(({ text }) => text).join("; ") : "";
   }
 
-  /** The largest |A − B| over all steps, so that the scale stays while steps change. */
+  fits(run) {
+    return this.sameAxes(run) && !this.unalike(run);
+  }
+
+  /** The largest difference to B over all steps and runs, so that the scale stays while steps change. */
   largest() {
-    const [a, b] = this.pair.map((run) => this.series.get(run));
-    if (this.kept?.a !== a || this.kept?.b !== b) {
+    const all = this.pair.map((run) => this.series.get(run));
+    if (this.kept?.all.length !== all.length || all.some((one, k) => this.kept.all[k] !== one)) {
       let most = 0;
-      const [x, y] = [a, b].map((series, k) => (this.app.byEpoch ? this.app.epochs(this.pair[k], series) : series.steps));
-      for (const key of this.app.keys) {
-        const [m, n] = [x, y].map((places) => places.findLastIndex((one) => one <= key));
-        if (m < 0 || n < 0) continue;
-        const [one, two] = [a.at(m), b.at(n)];
-        for (let k = 0; k < one.length; k++) {
-          const gap = Math.abs(one[k] - two[k]);
-          if (gap > most) most = gap;
+      const places = (run) => (this.app.byEpoch ? this.app.epochs(run, this.series.get(run)) : this.series.get(run).steps);
+      const [base, ends] = [this.series.get(this.base()), places(this.base())];
+      for (const run of this.others().filter((one) => this.fits(one))) {
+        const own = places(run);
+        for (const key of this.app.keys) {
+          const [m, n] = [own, ends].map((list) => list.findLastIndex((one) => one <= key));
+          if (m < 0 || n < 0) continue;
+          const [one, two] = [this.series.get(run).at(m), base.at(n)];
+          for (let k = 0; k < one.length; k++) most = Math.max(most, Math.abs(one[k] - two[k]) || 0);
         }
       }
-      this.kept = { a, b, most };
+      this.kept = { all, most };
     }
     return this.kept.most;
   }
@@ -235,15 +248,15 @@ export class HeatmapView {
     const both = [...this.series.values()].map((series) => this.scaleOf(series));
     const all = [Math.min(...both.map(([low]) => low)), Math.max(...both.map(([, high]) => high))];
     const where = (row, column) => `i = ${i[row]}, j = ${j[column]} (${this.axisUnit()})`;
-    const same = (run) => this.sameAxes() || this.series.get(run) === this.first;
-    const panels = this.pair.map((run, n) => {
-      const letter = "AB"[n];
+    const same = (run) => run === this.lead || this.sameAxes(run, this.lead);
+    const panels = this.pair.map((run) => {
       const found = same(run) ? this.now(run) : null;
-      const empty = !this.series.has(run) ? "not logged" : same(run) ? "nothing yet at this step" : "other axes than A";
-      if (!found) return { title: `${letter}: ${run}`, values: null, empty };
+      const empty = !this.series.has(run) ? "not logged" : same(run) ? "nothing yet at this step" : `other axes than ${this.lead}`;
+      if (!found) return { title: app.lettered(run), values: null, empty };
       const [low, high] = common ? all : range(found.values);
       return {
-        title: `${letter}: ${run}, ${app.placeOf(run, this.series.get(run))}`,
+        title: app.lettered(run),
+        place: app.placeOf(run, this.series.get(run)),
         values: found.values,
         map: "viridis",
         low,
@@ -252,56 +265,58 @@ export class HeatmapView {
         tip: (row, column) => this.tip(run, found, row, column, where(row, column)),
       };
     });
-    if (this.pair.length === 2) {
-      const [a, b] = this.pair.map((run) => this.now(run));
-      const text = "A − B";
-      if (this.comparable() && a && b) {
-        const values = a.values.map((value, k) => value - b.values[k]);
-        const gaps = this.gaps(a, b);
-        const shown = gaps && values.map((value, k) => (gaps[k] && (gaps[k][0] > 0 || gaps[k][1] < 0) ? value : NaN));
-        const most = (common ? this.largest() : Math.max(...range(values).map(Math.abs))) || 1e-6;
-        panels.push({
-          title: `${text}, ${this.unit()}${shown ? "; grey: no clear difference" : ", without intervals"}`,
-          values,
-          shown,
-          map: "difference",
-          low: -most,
-          high: most,
-          unit: `difference of ${this.unit()}`,
-          tip: (row, column) => {
-            const k = row * j.length + column;
-            const lines = this.pair.map((run, n) => ({ text: `${"AB"[n]}: ${this.say([a, b][n].values[k])}` }));
-            const value = values[k];
-            const points = `${signed(value)} points`;
-            const gap = this.unit() === "error rate" ? points : figures(value);
-            const rate = this.unit() === "error rate";
-            const interval = gaps?.[k] ? ` [${gaps[k].map((bound) => (rate ? signed(bound) : figures(bound))).join(", ")}]` : "";
-            return { title: where(row, column), lines: [{ text: `A − B: ${gap}${interval}` }, ...lines] };
-          },
-        });
-      } else {
-        const why =
-          this.series.size < 2 ? "needs both runs" : this.sameAxes() ? "measured differently" : "A and B have different axes";
-        panels.push({ title: text, values: null, empty: why });
-      }
+    const gaps = this.base() ? this.others().map((run) => this.differencePanel(run, common, where)) : [];
+    if (app.baseline() && gaps.length > 1) {
+      panels.unshift(panels.pop()); // the baseline first, and differences below what they are of
+      gaps[0].fresh = true;
     }
+    panels.push(...gaps);
     return maps({
       title: this.name(),
-      label: `${this.name()}: ${panels.map((panel) => panel.title).join("; ")}`,
+      label: `${this.name()}: ${panels.map(({ title, place }) => (place ? `${title}, ${place}` : title)).join("; ")}`,
       panels,
       i,
       j,
       unit: this.axisUnit(),
       cells: this.cells(),
       size: 420,
+      least: app.baseline() ? 250 : 300,
       click: (row, column) => this.toggleCell(i[row], j[column]),
     });
   }
 
-  /** Intervals of A − B of every cell; null while they are not known. */
-  gaps(a, b) {
+  /** What a run has more than run B. */
+  differencePanel(run, common, where) {
+    const { app, j } = this;
+    const names = [run, this.base()];
+    const title = app.baseline() ? `${run} − baseline` : "A − B";
+    const [a, b] = names.map((one) => this.now(one));
+    if (!this.fits(run) || !a || !b) {
+      const both = names.every((one) => this.series.has(one));
+      const why = !both ? "needs both runs" : !this.sameAxes(run) ? "A and B have different axes" : this.unalike(run) ? "measured differently" : "nothing yet at this step";
+      return { title, values: null, empty: why };
+    }
+    const values = a.values.map((value, k) => value - b.values[k]);
+    const gaps = this.gaps(names, a, b);
+    const differs = (k) => gaps[k] && (gaps[k][0] > 0 || gaps[k][1] < 0);
+    const shown = gaps && values.map((value, k) => (differs(k) ? value : NaN));
+    const most = (common ? this.largest() : Math.max(...range(values).map(Math.abs))) || 1e-6;
+    const rate = this.unit() === "error rate";
+    const tip = (row, column) => {
+      const k = row * j.length + column;
+      const gap = rate ? `${signed(values[k])} points` : figures(values[k]);
+      const interval = gaps?.[k] ? ` [${gaps[k].map((bound) => (rate ? signed(bound) : figures(bound))).join(", ")}]` : "";
+      const lines = names.map((one, n) => ({ text: `${app.lettered(one)}: ${this.say([a, b][n].values[k])}` }));
+      return { title: where(row, column), lines: [{ text: `${title}: ${gap}${interval}` }, ...lines] };
+    };
+    const place = shown ? "grey: no clear difference" : "without intervals";
+    return { title, place, values, shown, map: "difference", low: -most, high: most, unit: `difference of ${this.unit()}`, tip };
+  }
+
+  /** Intervals of the difference of every cell of two runs; null while they are not known. */
+  gaps(names, a, b) {
     const [one, two] = [a, b].map(({ values, step }, n) => {
-      const found = this.detail.get(`${this.pair[n]}\n${step}`);
+      const found = this.detail.get(`${names[n]}\n${step}`);
       const [low, high] = BESIDE.map((name) => found?.[`${this.group}/${name}`]?.values);
       return low && high ? { values, low, high } : null;
     });
@@ -354,20 +369,19 @@ export class HeatmapView {
     const { app } = this;
     const panel = { series: [], lines: [] };
     const legend = [];
-    this.pair.forEach((run, n) => {
+    this.pair.forEach((run) => {
       const found = this.now(run);
       if (!found) return;
       const [i, j] = this.series.get(run).content.axes.map((axis) => axis.values);
-      const dash = n ? [6, 4] : undefined;
-      const color = app.color(run);
-      legend.push({ name: `${"AB"[n]}: ${run}`, color, dash });
-      panel.series.push({ ...legend.at(-1), ...radial(found.values, i, j) });
+      const style = app.style(run);
+      legend.push({ name: app.lettered(run), key: run, ...style, dash: run === this.base() ? [6, 4] : undefined });
+      panel.series.push({ ...legend.at(-1), keys: [run], ...radial(found.values, i, j) });
       const clean = this.arrays.get(run)?.[`${this.group}/clean_error`];
       const k = clean ? clean.before(found.step) : -1;
       if (k < 0) return;
-      panel.lines.push({ y: clean.values[k], color });
-      legend.push({ name: `${"AB"[n]} without noise`, color, dash: [1, 3] });
+      panel.lines.push({ y: clean.values[k], color: style.color, key: run });
     });
+    if (panel.lines.length) legend.push({ name: "without noise", dash: [1, 3] });
     const tops = [...this.series.values()].map((series) => this.scaleOf(series)[1]);
     const rate = this.unit() === "error rate";
     return lines(
@@ -409,9 +423,9 @@ export class HeatmapView {
           });
         };
         const [low, high, count] = BESIDE.map((name) => take(`${this.group}/${name}`));
-        const letter = "AB"[this.pair.indexOf(run)];
-        const dash = letter === "B" ? [6, 4] : undefined;
-        series.push({ name: `${letter} (${i}, ${j})`, x: axis.of(run, main), y: take(this.tag), low, high, count, color, dash });
+        const letter = this.base() && run !== this.base() && this.others().length > 1 ? run : run === app.pair()[1] ? "B" : "A";
+        const look = { color, shape: letter.length > 1 ? app.style(run).shape : undefined, dash: letter === "B" ? [6, 4] : undefined };
+        series.push({ name: `${letter} (${i}, ${j})`, x: axis.of(run, main), y: take(this.tag), low, high, count, ...look });
       });
     }
     const now = this.first.steps[Math.max(0, app.at(runs[0], this.first))];
@@ -420,7 +434,7 @@ export class HeatmapView {
       {
         title: "History of the chosen cells",
         panels: [{ series }],
-        legend: series.map(({ name, color, dash }) => ({ name, color, dash })),
+        legend: series.map(({ name, color, dash, shape }) => ({ name, color, dash, shape })),
         columns: 1,
         panelHeight: 230,
         xLabel: axis.label,

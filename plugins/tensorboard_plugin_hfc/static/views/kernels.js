@@ -15,7 +15,7 @@ const BINS = 25;
 const SHADE = "#56b4e9";
 
 /** A kernel as a picture: colour if it has three channels, else the channels' mean. */
-export function kernelPicture(values, [channels, rows, columns]) {
+export function kernelPicture(values, [channels, rows, columns], canvas = document.createElement("canvas")) {
   const size = rows * columns;
   const grey = (k) => {
     let sum = 0;
@@ -25,11 +25,11 @@ export function kernelPicture(values, [channels, rows, columns]) {
   if (channels !== 3) {
     const mean = Float32Array.from({ length: size }, (_, k) => grey(k));
     const peak = Math.max(...range(mean).map(Math.abs)) || 1;
-    return picture(mean, rows, columns, "grey", -peak, peak);
+    return picture(mean, rows, columns, "grey", -peak, peak, canvas);
   }
   const peak = Math.max(...range(values).map(Math.abs)) || 1;
-  const canvas = document.createElement("canvas");
-  [canvas.width, canvas.height] = [columns, rows];
+  if (canvas.width !== columns) canvas.width = columns;
+  if (canvas.height !== rows) canvas.height = rows;
   const context = canvas.getContext("2d");
   const image = context.createImageData(columns, rows);
   for (let k = 0; k < size; k++) {
@@ -47,6 +47,7 @@ export class KernelsView {
   constructor(app) {
     this.app = app;
     this.lists = new WeakMap();
+    this.canvases = new Map();
     this.zoom = { history: {}, kernel: {} };
     this.cards = {
       grid: new Card("kernels", () => this.gridPlot()),
@@ -216,7 +217,12 @@ export class KernelsView {
 
   step() {
     if (!this.smoothness.size) return;
-    const update = () => Object.values(this.cards).forEach((card) => card.update());
+    const { grid, history, spectrum, one } = this.cards;
+    const update = () => {
+      for (const card of [grid, spectrum]) card.update();
+      history.moveTo(this.marker());
+      one.moveTo(this.marker([this.chosen()?.run].filter(Boolean)));
+    };
     update();
     clearTimeout(this.timer);
     if ([...this.smoothness.keys()].every((run) => this.stepOf(run) === null || this.here(run))) return;
@@ -242,6 +248,12 @@ export class KernelsView {
       order.sort((a, b) => key(b) - key(a) || a - b);
     }
     return order;
+  }
+
+  /** The canvas of a tile; made once, since a step draws hundreds of them. */
+  canvas(key) {
+    if (!this.canvases.has(key)) this.canvases.set(key, document.createElement("canvas"));
+    return this.canvases.get(key);
   }
 
   gridPlot() {
@@ -274,7 +286,8 @@ export class KernelsView {
               const size = all.length / shape[0];
               const own = all.subarray(k * size, (k + 1) * size);
               const power = name === "spectra" && this.spectrum(run, own, shape);
-              const image = power ? picture(power, points, points, "magma", 0, range(power)[1]) : kernelPicture(own, shape.slice(1));
+              const canvas = this.canvas(`${letter} ${name} ${k}`);
+              const image = power ? picture(power, points, points, "magma", 0, range(power)[1], canvas) : kernelPicture(own, shape.slice(1), canvas);
               const number = (other) => arrays[other]?.[0][k];
               return {
                 image,
@@ -333,6 +346,13 @@ export class KernelsView {
     return this.lists.get(series);
   }
 
+  /** The slider's place on the axis of training; of one run alone, as two may stand at other ones. */
+  marker(runs = this.pair.filter((run) => this.smoothness.has(run))) {
+    const series = this.smoothness.get(runs[0]);
+    if (runs.length !== 1 || !series) return undefined;
+    return this.app.xAxis(runs, () => series).of(runs[0], series)[Math.max(0, this.app.at(runs[0], series))];
+  }
+
   historyPlot() {
     if (!this.smoothness?.size) return null;
     const { app } = this;
@@ -354,8 +374,6 @@ export class KernelsView {
         under: (context, toX, toY) => histogram(context, lists, x, toX, toY),
       };
     });
-    const first = this.smoothness.get(runs[0]);
-    const marker = axis.of(runs[0], first)[Math.max(0, app.at(runs[0], first))];
     return lines(
       {
         title: "Smoothness of the kernels over training (1 constant, 0.29 white noise)",
@@ -370,7 +388,7 @@ export class KernelsView {
         xText: axis.text,
         yLabel: "smoothness",
         yRange: [0, 1],
-        marker: panels.length === 1 ? marker : undefined,
+        marker: this.marker(),
       },
       this.zoom.history,
     );
@@ -450,7 +468,7 @@ export class KernelsView {
         xText: axis.text,
         yLabel: "smoothness",
         yRange: [0, 1],
-        marker: x[Math.max(0, this.app.at(run, series))],
+        marker: this.marker([run]),
       },
       this.zoom.kernel,
     );

@@ -2,22 +2,26 @@
 
 import { concerns, differences, sameImages } from "../alike.js";
 import { Card, figures, percent } from "../charts/cards.js";
-import { fitted, lines } from "../charts/lines.js";
+import { fitted } from "../charts/axes.js";
+import { lines } from "../charts/lines.js";
 import { maps, range, tiles } from "../charts/maps.js";
-import { h, note } from "../dom.js";
+import { chip, h, note, sentences } from "../dom.js";
 import { change, compare, outstanding, reading } from "../words.js";
 import { Accuracies, DASH, PARTS } from "./accuracies.js";
 import { kernelPicture, isSmoothness } from "./kernels.js";
 import { isMap } from "./heatmap.js";
 
 const SHOWN = 12; // runs
-const KERNELS = 32;
+const KERNELS = 64;
+const HIGH = 230; // of a picture
 const COST = "hfc_cost/share";
 
 export class OverviewView extends Accuracies {
   constructor(app) {
     super(app);
     this.cards = new Map(); // run → its pictures
+    this.unfolded = {};
+    this.memories = new Map(); // run → what its curves remember
     this.first = h("section", { class: "words" });
     this.body = h("div");
     this.element = h("div", {}, this.first, this.body);
@@ -65,7 +69,9 @@ export class OverviewView extends Accuracies {
       this.cards.delete(run);
     }
     this.first.hidden = this.all.length < 2;
-    if (!this.first.hidden) this.first.replaceChildren(h("p", { class: "verdict" }, this.headline()));
+    if (!this.first.hidden) this.first.replaceChildren(...sentences(this.headlines(), this.unfolded));
+    // Runs that have a curve alone stand side by side.
+    this.body.className = this.runs.some((run) => this.maps.get(run) || this.kernels.get(run)) ? "" : "columns";
     this.body.replaceChildren(
       ...this.runs.map((run) => this.one(run, Object.values(own(run)))),
       ...(this.all.length > SHOWN ? [note(`The first ${SHOWN} of ${this.all.length} chosen runs are drawn.`)] : []),
@@ -91,7 +97,7 @@ export class OverviewView extends Accuracies {
     return h(
       "article",
       { class: "run" },
-      h("h2", {}, h("i", { class: "chip", style: { background: this.app.color(run) } }), ` ${run}${at ? `, ${at}` : ""}`),
+      h("h2", {}, chip(this.app.style(run)), ` ${run}${at ? `, ${at}` : ""}`),
       h("p", { class: "verdict" }, said),
       last > 0 && h("p", { class: "note" }, change(this.told(run, 0), this.told(run, last), this.app.placeText(run, base.steps[0]))),
       h("div", { class: "glance" }, cards.map((card) => card.element)),
@@ -106,6 +112,22 @@ export class OverviewView extends Accuracies {
       return found && found.x.map((radius, n) => ({ radius, all: [found.y[n], found.low?.[n] ?? NaN, found.high?.[n] ?? NaN] }));
     };
     return { original: this.original(run, k), lfc: of("lfc"), hfc: of("hfc") };
+  }
+
+  /** The largest clear difference, or that of each run to the baseline if there is one. */
+  headlines() {
+    const base = this.app.baseline();
+    const good = (run) => this.any(run) && !this.guess(run, this.any(run).steps.length - 1);
+    if (!base || !this.any(base)) return [this.headline()];
+    const others = this.all.filter((run) => run !== base);
+    const found = others.map((run) => ({ run, rows: good(run) && good(base) ? this.rows([run, base]) : [] }));
+    const size = ({ rows }) => Math.max(0, ...rows.filter((row) => row.found.differs).map((row) => Math.abs(row.found.difference)));
+    found.sort((one, two) => size(two) - size(one));
+    return found.map(({ run, rows }) => {
+      if (!rows.length) return `${run}: not compared with ${base} (${this.why(run, this.all.filter(good), base)}).`;
+      const said = outstanding(rows, 2, 2, []);
+      return rows.some((row) => row.found.differs) ? said : `${run} and ${base}: ${said.charAt(0).toLowerCase()}${said.slice(1)}`;
+    });
   }
 
   /** The largest clear difference: of run A and run B if somebody set them, else of all runs alike. */
@@ -181,15 +203,15 @@ export class OverviewView extends Accuracies {
     const base = this.any(run);
     if (!base) return null;
     const last = base.steps.length - 1;
-    const color = this.app.color(run);
+    const { color, shape } = this.app.style(run);
     const series = PARTS.flatMap((part) => {
       const dash = part === "hfc" ? DASH : undefined;
       const name = part.toUpperCase();
       const start = last > 0 && this.across(run, part, 0);
       const end = this.across(run, part, last);
       return [
-        start && { name: `${name} at the start`, x: start.x, y: start.y, color: `${color}88`, dash, width: 1.2 },
-        end && { name, ...end, color, dash, points: true },
+        start && { name: `${name} at the start`, keys: ["start"], x: start.x, y: start.y, color: `${color}88`, dash, width: 1.2 },
+        end && { name, ...end, color, shape, dash, points: true },
       ].filter(Boolean);
     });
     const [original] = this.original(run, last);
@@ -203,9 +225,13 @@ export class OverviewView extends Accuracies {
         panels: [panel],
         legend: series
           .filter(({ name }) => !name.startsWith("HFC at"))
-          .map(({ name, color: own, dash, points }) => ({ name: name === "HFC" && background ? `HFC (${background} background)` : name, color: own, dash, points })),
+          .map(({ name, keys, color: own, dash, points }) => ({
+            name: keys ? "at the start" : name === "HFC" && background ? `HFC (${background} background)` : name,
+            key: keys?.[0] ?? name,
+            ...{ color: own, dash, points, shape: points && shape },
+          })),
         columns: 1,
-        panelHeight: 190,
+        panelHeight: HIGH,
         xLabel: `radius r (${this.unitOf(run)})`,
         xTicks: this.radiiOf(run),
         xText: (radius) => `r = ${radius} ${this.unitOf(run)}`,
@@ -213,7 +239,7 @@ export class OverviewView extends Accuracies {
         yRange: fitted([panel]),
         value: percent,
       },
-      {},
+      this.memories.get(run) ?? this.memories.set(run, {}).get(run),
     );
   }
 
@@ -237,7 +263,7 @@ export class OverviewView extends Accuracies {
       i,
       j,
       unit: where,
-      size: 190,
+      size: HIGH,
       cells: [],
     });
   }
@@ -259,6 +285,7 @@ export class OverviewView extends Accuracies {
       title: `Kernels of the first layer${some}`,
       label: `Kernels of the first layer of ${run}`,
       panels: [{ title: this.app.placeText(run, kernels.steps[0]), tiles: list }],
+      room: HIGH + 20,
       rows: () => [["kernel", "weights"], ...list.map(({ kernel }) => [kernel, Array.from(own(kernel), figures).join(" ")])],
     });
   }

@@ -308,7 +308,8 @@ IN_TEXT = [
     (r"^AR\d+ (?=on )", "average recall "),
     (r"(?<=t )AP(?= lost)|(?<=n )AP(?= of single| lost)", "<score>"),
     (r"(?<=RMS )[\d.]+", "v"),
-    (r"^(images|objects) that (gain|lose)", "images or objects that gain or lose"),
+    (r"^images that (gain|lose)(?= without)", "images that gain or lose"),
+    (r"^(images|objects) that (gain|lose)(?! or)", "images or objects that gain or lose"),
     (r" \(0\.05\)$", ""),
 ]
 
@@ -331,7 +332,7 @@ def logged(tmp_path_factory):
         results = [*probe.measure().values()]
     score = hfc_probe.ImageScore(score=lambda o, t: o.sum(1), label="<score>", bootstrap=100)
     results.append(score.measure(model, samples))
-    audit = hfc_probe.detection.DetectionAudit(radii=(12,), bootstrap=0)
+    audit = hfc_probe.detection.DetectionAudit(radii=(12,), bootstrap=0, control=True)
     results.append(audit.measure(OneBox(BLOB), PlantedShapes(2, 0)))
     shapes = PlantedShapes(2, 0)
     boxes, labels = (

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .heatmap import DetectionHeatmap, DetectionHeatmapResult
     from .pictures import BrokenImageError
     from .result import Changes, DetectionAuditResult
+    from .sensitivity import DetectionSensitivity, DetectionSensitivityResult
 
 __all__ = [
     "BrokenImageError",
@@ -35,6 +36,8 @@ __all__ = [
     "DetectionDataset",
     "DetectionHeatmap",
     "DetectionHeatmapResult",
+    "DetectionSensitivity",
+    "DetectionSensitivityResult",
     "Detections",
     "GroundTruth",
     "detections_from",
@@ -53,6 +56,8 @@ if not TYPE_CHECKING:
             "DetectionAuditResult": "result",
             "DetectionHeatmap": "heatmap",
             "DetectionHeatmapResult": "heatmap",
+            "DetectionSensitivity": "sensitivity",
+            "DetectionSensitivityResult": "sensitivity",
         },
     )
 

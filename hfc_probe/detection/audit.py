@@ -40,7 +40,9 @@ from .coco import (
 from .identity import changed, detector_identity
 from .overlap import MOST
 from .pictures import BrokenImageError
+from .placing import LOOKED, known_radii, placed
 from .result import DetectionAuditResult
+from .scoring import scored_images
 from .signed import sign_doubt
 from .store import Finished, PredictionStore
 from .variants import (
@@ -240,17 +242,13 @@ class DetectionAudit:
         first = dict(identity or detector_identity(detector, module))
         where = torch.device(device or (device_of(module) if module else "cpu"))
         if used.radii == "auto":
-            from .placing import PlacedAudit, known_radii, placed
-
             with together(
                 f"radii {json.dumps([first['weights'], image_ids], default=str)}"
             ) as ranks:
                 radii = known_radii(resume) if ranks.leads else None
                 if ranks.leads and radii is None:
                     with undisturbed(detector, module) as run:
-                        radii = placed(
-                            used, run, dataset, image_ids, device=where, background=background
-                        )
+                        radii = used._placed(run, dataset, image_ids, where, background)
                 radii = ranks.broadcast(radii)
             settings = {f.name: getattr(used, f.name) for f in dataclasses.fields(used)}
             used = PlacedAudit(**settings | {"radii": radii})
@@ -413,6 +411,30 @@ class DetectionAudit:
             **({CONTROL: True} if self.control else {}),
         }
 
+    def _placed(
+        self,
+        run: Detector,
+        dataset: DetectionDataset,
+        image_ids: Sequence[ImageId],
+        device: torch.device,
+        background: Tensor | None,
+    ) -> tuple[float, ...]:
+        """Radii where the detector's answer changes on a few of the images."""
+        chosen = scored_images(dataset.truth, image_ids)
+        if len(chosen) > LOOKED:
+            chosen = sorted(random.Random(self.seed).sample(chosen, LOOKED), key=order)
+        read = {i: read_batch(dataset, [i])[0] for i in chosen}
+        images = {i: one for i, one in read.items() if not isinstance(one, BrokenImageError)}
+
+        def show(image_id: ImageId, radii: Sequence[float]) -> dict[str, Detections]:
+            some = dataclasses.replace(self, radii=tuple(radii))
+            image = images[image_id]
+            found = detect_variants(run, [image_id], [image], device, some, background)[image_id]
+            assert not isinstance(found, BrokenImageError)
+            return found
+
+        return placed(dataset.truth, images, show, units=self.units, max_dets=self.max_dets)
+
     def _check_categories(self, found: Mapping[str, Detections], truth: GroundTruth) -> None:
         if self.ignore_unknown:
             return
@@ -428,6 +450,25 @@ class DetectionAudit:
                     "detector's classes to category ids, or pass ignore_unknown=True "
                     "(--ignore-unknown) to leave such detections out"
                 )
+
+
+class PlacedAudit(DetectionAudit):
+    """An audit whose radii were placed; its result says so."""
+
+    def fingerprint(self, *given: Any) -> dict[str, Any]:
+        return {**super().fingerprint(*given), "placed": True}
+
+    def evaluate(
+        self, truth: GroundTruth, predictions: Any, **options: Any
+    ) -> DetectionAuditResult:
+        result = super().evaluate(truth, predictions, **options)
+        count = min(LOOKED, len(scored_images(truth, result.image_ids)))
+        note = (
+            f"the {len(self.variants) // 2} radii were placed where AP changes on {count} of the "
+            'images (radii="auto")'
+        )
+        settings = {**result.settings, "placed": True}
+        return dataclasses.replace(result, settings=settings, notes=(*result.notes, note))
 
 
 class _Plan:

@@ -1,4 +1,7 @@
-"""What Fourier noise of each frequency costs a detector, image by image."""
+"""What Fourier noise of each frequency costs a detector, image by image.
+
+Long because a measurement is one file: settings, passes, result, sentence and figure.
+"""
 
 from __future__ import annotations
 

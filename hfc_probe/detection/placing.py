@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import os
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from .. import fourier
 from ..ground.errors import InputError
-from .audit import DetectionAudit, Detector, detect_variants, order, read_batch
-from .coco import DetectionDataset, GroundTruth, ImageId
-from .pictures import BrokenImageError
-from .result import DetectionAuditResult
-from .scoring import scored_images, scorer
+from .coco import Detections, GroundTruth, ImageId
+from .scoring import scorer
+from .variants import variant_names
 
 MOST = 12
-_LOOKED = 16  # images of the first look
+LOOKED = 16  # images of the first look
 _START = 3  # radii before the first bisection
 _CLOSEST = 1.06  # ratio of neighbours that are not parted further
 
@@ -78,43 +72,38 @@ def place(
 
 
 def placed(
-    audit: DetectionAudit,
-    run: Detector,
-    dataset: DetectionDataset,
-    image_ids: Sequence[ImageId],
+    truth: GroundTruth,
+    images: Mapping[ImageId, Tensor],
+    show: Callable[[ImageId, Sequence[float]], Mapping[str, Detections]],
     *,
-    device: torch.device,
-    background: Tensor | None,
+    units: fourier.Units,
+    max_dets: int,
 ) -> tuple[float, ...]:
-    """The radii of an audit, from a first look at a few of its images.
+    """The radii of an audit, from a first look at a few images with objects.
+
+    Args:
+        show: what the detector finds in an image, by variant.
 
     Raises:
-        InputError: no image with an object that can be read.
+        InputError: no image.
     """
-    truth = dataset.truth
-    chosen = scored_images(truth, image_ids)
-    if len(chosen) > _LOOKED:
-        chosen = sorted(random.Random(audit.seed).sample(chosen, _LOOKED), key=order)
-    images = {i: image for i in chosen for image in read_batch(dataset, [i])
-              if not isinstance(image, BrokenImageError)}  # fmt: skip
     if not images:
         raise InputError(
             'radii: expected an image with an annotated object for "auto", got none; give numbers'
         )
-    value = scorer(truth, list(images), "AP", max_dets=audit.most_dets, iou_type=audit.iou_type)
+    value = scorer(truth, list(images), "AP", max_dets=max_dets)
 
     def score(radii: Sequence[float]) -> list[Scores]:
-        some = dataclasses.replace(audit, radii=tuple(radii))
+        names = variant_names(radii)[1:]
         by_image = []
-        for image_id, image in images.items():
-            found = detect_variants(run, [image_id], [image], device, some, background)[image_id]
-            assert not isinstance(found, BrokenImageError)
-            by_image.append([value(image_id, found[name]) for name in some.variants[1:]])
+        for image_id in images:
+            found = show(image_id, radii)
+            by_image.append([value(image_id, found[name]) for name in names])
         means = np.mean(by_image, axis=0)
         return [(float(means[k]), float(means[len(radii) + k])) for k in range(len(radii))]
 
-    top = max(fourier.corner(*image.shape[-2:], units=audit.units) for image in images.values())
-    cycles = audit.units == "cycles"
+    top = max(fourier.corner(*image.shape[-2:], units=units) for image in images.values())
+    cycles = units == "cycles"
     lowest, top = (1.0, float(math.ceil(top))) if cycles else (1 / 128, top)
     return place(score, lowest, top, whole=cycles)
 
@@ -132,23 +121,4 @@ def known_radii(folder: str | os.PathLike[str] | None) -> tuple[float, ...] | No
     return None
 
 
-class PlacedAudit(DetectionAudit):
-    """An audit whose radii were placed; its result says so."""
-
-    def fingerprint(self, *given: Any) -> dict[str, Any]:
-        return {**super().fingerprint(*given), "placed": True}
-
-    def evaluate(
-        self, truth: GroundTruth, predictions: Any, **options: Any
-    ) -> DetectionAuditResult:
-        result = super().evaluate(truth, predictions, **options)
-        count = min(_LOOKED, len(scored_images(truth, result.image_ids)))
-        note = (
-            f"the {len(self.variants) // 2} radii were placed where AP changes on {count} of the "
-            'images (radii="auto")'
-        )
-        settings = {**result.settings, "placed": True}
-        return dataclasses.replace(result, settings=settings, notes=(*result.notes, note))
-
-
-__all__ = ["MOST", "PlacedAudit", "known_radii", "place", "placed"]
+__all__ = ["LOOKED", "MOST", "known_radii", "place", "placed"]

@@ -513,6 +513,7 @@ class DetectionAuditResult(Result):
         out: dict[str, Any] = {
             "hfc_detection/by_radius": self.figure(),
             "hfc_detection/by_image": self.scatter_figure(),
+            "hfc_detection/errors": self.errors_figure(),
         }
         if self.dataset is not None:
             for direction in _DIRECTIONS:

@@ -98,7 +98,7 @@ class FourierSensitivity(Measurement):
         squares: Tensor | None = None
         counts = np.zeros(0, np.int64)
         loss_sum, right = 0.0, 0
-        ring = _rings(*samples.image_shape[1:], subject.device)
+        ring = rings(*samples.image_shape[1:], subject.device)
         shares = torch.zeros(int(ring.max()) + 1, dtype=torch.float64, device="cpu")
         known = 0
 
@@ -106,14 +106,14 @@ class FourierSensitivity(Measurement):
             loss, gradient, logits = _input_gradient(subject, images, targets, start == 0)
             if self.channels == "mean":
                 gradient = gradient.mean(1, keepdim=True)
-            spectrum = _amplitude(gradient)
+            spectrum = amplitude(gradient)
             group = targets if self.per_class else torch.zeros_like(targets)
             present, place, size = group.unique(return_inverse=True, return_counts=True)
             sums = spectrum.new_zeros(len(present), *spectrum.shape[1:])
             sums.index_add_(0, place, spectrum)
             groups = logits.shape[1] if self.per_class else 1
             power = spectrum**2
-            share, count = _shares(power, ring)
+            share, count = ring_shares(power, ring)
             hits = int((target_rank(logits, targets) < 1).sum())
             return _BatchOutcome(
                 loss, hits, groups, present, size, sums, power.sum(0), share, count
@@ -158,13 +158,13 @@ class _BatchOutcome(NamedTuple):
     known: int
 
 
-def _rings(height: int, width: int, device: torch.device) -> Tensor:
+def rings(height: int, width: int, device: torch.device) -> Tensor:
     """Which ring, one cycle wide, each frequency lies in, ``(H·W,)`` in FFT order."""
     distance = fourier.distance(height, width, centred=False)
     return torch.floor(distance + 0.5).long().flatten().to(device)
 
 
-def _shares(power: Tensor, ring: Tensor) -> tuple[Tensor, int]:
+def ring_shares(power: Tensor, ring: Tensor) -> tuple[Tensor, int]:
     """Each ring's share of an image's power without DC, summed over images; images with any."""
     flat = power.double().flatten(1) if power.device.type != "mps" else power.flatten(1)
     sums = flat.new_zeros(len(flat), int(ring.max()) + 1).index_add_(1, ring, flat)
@@ -202,7 +202,7 @@ def _input_gradient(
     return float(loss.detach()), gradient.detach().to(torch.float32), logits.detach()
 
 
-def _amplitude(gradient: Tensor) -> Tensor:
+def amplitude(gradient: Tensor) -> Tensor:
     """Amplitude of each frequency, root mean square over channels, ``(n, H, W)`` in FFT order."""
     height, width = gradient.shape[-2:]
     half = fourier.transform(torch.fft.rfft2, gradient, norm="ortho")

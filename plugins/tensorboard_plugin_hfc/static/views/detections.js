@@ -7,6 +7,7 @@ import { lines } from "../charts/lines.js";
 import { gallery, pictures, placesOf } from "./examples.js";
 
 const OURS = "hfc_detection/";
+const HEATMAP = "hfc_detection_heatmap/figure"; // beside the audit's pictures
 const COUNT = "count"; // of images or objects, no average precision
 const SHOWN = 24;
 
@@ -54,7 +55,7 @@ export class DetectionsView {
     const entries = app
       .selected()
       .flatMap((run) => Object.keys(images[run] ?? {}).map((tag) => ({ run, tag })))
-      .filter(({ tag }) => ours(tag));
+      .filter(({ tag }) => ours(tag) || tag.startsWith(HEATMAP));
     this.found = await pictures(app, entries.slice(0, SHOWN));
     await app.loadProgress(app.selected());
     app.setSteps([

@@ -24,7 +24,7 @@ from ..core.result import Arrays, Result, manner
 from ..ground import checks
 from ..ground.errors import InputError
 from ..model.subject import Subject
-from .scores import SCORES, SetScore, is_clean, score_named, targets_of
+from .scores import SCORES, SetScore, is_clean, name_of, score_named, targets_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -106,7 +106,7 @@ class ImageScore(ComponentMeasurement):
             )
             found, targets = [], None if clean else targets_of(self.targets, rows)
             for view in views:
-                outputs = subject.answer(view.images)
+                outputs = subject.answer(view.images, tensor=isinstance(self.score, str))
                 if targets is None:
                     targets = outputs  # the original comes first
                 values = torch.as_tensor(rows_of(outputs, targets))
@@ -120,14 +120,22 @@ class ImageScore(ComponentMeasurement):
                 found.append(values.double().cpu().numpy())
             return np.stack(found)
 
-        values = np.concatenate(list(subject.map(scored)), axis=1)
+        parts = list(subject.map(scored))
+        widths = sorted({part.shape[2:] for part in parts})
+        if len(widths) > 1:
+            raise InputError(
+                f"score: expected as many numbers in the rows of all images, got "
+                f"{' and '.join(str(n) for (n,) in widths[:2])}; for outputs of several sizes make "
+                "a SetScore of rows= that do not depend on it"
+            )
+        values = np.concatenate(parts, axis=1)
         estimates = None
         if isinstance(score, SetScore):
             estimates = _estimates(score, values, self.bootstrap, self.seed)
             values = values[:, :0, 0]
         return ImageScoreResult(
-            settings={k: v for k, v in settings_of(self).items() if k != "targets"}
-            | {"radii": radii, "score": self.label},
+            settings=settings_of(self)
+            | {"radii": radii, "score": self.label, "targets": name_of(self.targets)},
             samples=len(samples),
             radii=np.asarray(radii, dtype=np.float64),
             values=values,

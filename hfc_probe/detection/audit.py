@@ -433,7 +433,14 @@ class DetectionAudit:
             assert not isinstance(found, BrokenImageError)
             return found
 
-        return placed(dataset.truth, images, show, units=self.units, max_dets=self.max_dets)
+        return placed(
+            dataset.truth,
+            images,
+            show,
+            units=self.units,
+            max_dets=self.most_dets,
+            iou_type=self.iou_type,
+        )
 
     def _check_categories(self, found: Mapping[str, Detections], truth: GroundTruth) -> None:
         if self.ignore_unknown:

@@ -187,7 +187,7 @@ def _asks(measurement: Measurement, samples: Samples) -> bool:
         kind is not Measurement and kind.__module__.startswith("hfc_probe.")
         for kind in type(measurement).__mro__
     )
-    if not (ours and measurement.needs_data and measurement.needs_logits):
+    if not (ours and measurement.reads_logits):
         return False
     try:
         return measurement.cost(len(samples), samples.image_shape) > 0

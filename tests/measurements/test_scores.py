@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from types import SimpleNamespace
 
@@ -341,6 +342,35 @@ def test_results_on_other_targets_are_told_apart(tmp_path):
     plain = FourierHeatmap(crop=3, score="psnr", targets=pixels / 2).measure(Same(), samples)
     np.testing.assert_allclose(resumed.error, plain.error)
     assert resumed.settings["targets"] == plain.settings["targets"] == found[1]
+
+
+class Slow(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        time.sleep(0.002 * len(x))
+        return torch.cat([-x, self.weight * x], 1)
+
+
+@pytest.mark.parametrize(
+    "measurement",
+    [
+        ImageScore((4,), score="set_iou", targets=MASKS % 2, bootstrap=100),
+        FourierHeatmap(crop=3, score="mean_iou", targets=MASKS % 2),
+    ],
+)
+def test_a_probe_takes_any_outputs_and_knows_what_they_cost(measurement):
+    """The samples' targets are row numbers, which are no labels; the model has no logits (N, K)."""
+    samples = Samples(images()[0], torch.arange(N))
+    with hfc_probe.attach(
+        Slow(), samples, measurements=[measurement], strict=True, final=False
+    ) as probe:
+        (entry,) = probe._entries
+        passes = measurement.cost(N, samples.image_shape)
+        assert probe._costs.estimate(entry) >= 0.002 * passes
+        assert set(probe.measure()) == {entry.key}
 
 
 # --- independent references ------------------------------------------------------------------

@@ -160,6 +160,10 @@ class FourierHeatmap(Measurement):
             checks.keep(self, crop=(sides[0], sides[-1]))
 
     @property
+    def reads_logits(self) -> bool:
+        return self.score is None
+
+    @property
     def variant(self) -> str:
         return "" if self.norm is None else f"{self.norm:.1f}"
 

@@ -24,7 +24,8 @@ from ..core.result import Arrays, Result, manner
 from ..ground import checks
 from ..ground.errors import InputError
 from ..model.subject import Subject
-from .scores import SCORES, SetScore, is_clean, name_of, score_named, targets_of
+from .score_targets import is_clean, name_of, targets_of
+from .scores import SCORES, SetScore, score_named
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

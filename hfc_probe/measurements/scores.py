@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from ..ground import checks
 from ..ground.errors import InputError
-from ..ground.hashing import whole_hash
 from ..model.outputs import tensor_among
+from .score_targets import alike, classes_of, images_of, is_clean, labels_of, targets_of
 
 if TYPE_CHECKING:
     from ..data.samples import Samples
@@ -108,81 +108,17 @@ def _unpacked(rows: Array) -> tuple[Tensor, Tensor]:
     return out[0], out[1]
 
 
-# Value of a mask's pixels that are not judged, as are negative ones.
-_UNJUDGED = 255
-
-
-def _refused(expected: str, outputs: Tensor, targets: Tensor, advice: str = "") -> InputError:
-    return InputError(
-        f"targets: expected {expected} beside the model's outputs {tuple(outputs.shape)}, got "
-        f"{tuple(targets.shape)}; {advice or 'pass predict= if it is to return something else'}"
-    )
-
-
-def _alike(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Targets in the shape of the outputs, from which they differ by axes of length 1 at most."""
-    sides = [[n for n in one.shape[1:] if n != 1] for one in (outputs, targets)]
-    if sides[0] != sides[1]:
-        raise _refused("the same shape", outputs, targets)
-    return targets.reshape(outputs.shape)
-
-
-def _classes(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Class indices ``(N, …)`` of logits ``(N, K, …)``, checked against K."""
-    if outputs.dim() < 2 or outputs.shape[1] < 2:
-        raise InputError(
-            f"model: expected logits (N, K, …) of at least two classes, got {tuple(outputs.shape)};"
-            " for a single logit pass predict=lambda model, x: torch.cat([-(z := model(x)), z], 1)"
-        )
-    if targets.dim() == outputs.dim() and targets.shape[1] == 1:
-        targets = targets[:, 0]
-    shape = (len(outputs), *outputs.shape[2:])
-    if targets.shape != shape:
-        raise _refused(f"class indices of shape {shape}", outputs, targets)
-    if targets.is_floating_point() and not bool((targets == targets.round()).all()):
-        raise _refused("whole class indices", outputs, targets, "masks divided by 255 are none")
-    unknown = (targets >= outputs.shape[1]) & (targets != _UNJUDGED)
-    if outputs.dim() == 2:
-        unknown = (targets >= outputs.shape[1]) | (targets < 0)
-    if bool(unknown.any()):
-        raise InputError(
-            f"targets: expected class indices from 0 to {outputs.shape[1] - 1}, the model's "
-            f"{outputs.shape[1]} logits, got {int(targets[unknown].max())}"
-        )
-    return targets.long()
-
-
-def _labels(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Targets of several labels an image, ``(N, K)`` bool."""
-    if outputs.dim() != 2 or targets.shape != outputs.shape:
-        raise _refused("0 or 1 for each label", outputs, targets)
-    if not bool(((targets == 0) | (targets == 1)).all()):
-        found = ", ".join(f"{v:g}" for v in targets.unique().tolist()[:4])
-        raise InputError(f"targets: expected 0 or 1 for each label, got {found}")
-    return targets.bool()
-
-
-def _images(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Target images in [0, 1], in the shape of the outputs."""
-    if not targets.is_floating_point():
-        raise InputError(
-            f"targets: expected float images in [0, 1], got {targets.dtype}; divide 8-bit values "
-            "by 255"
-        )
-    return _alike(outputs, targets)
-
-
 def _correct(outputs: Tensor, targets: Tensor) -> Tensor:
-    return outputs.argmax(1) == _classes(outputs, targets)
+    return outputs.argmax(1) == classes_of(outputs, targets)
 
 
 def _exact_match(outputs: Tensor, targets: Tensor) -> Tensor:
-    return ((outputs > 0) == _labels(outputs, targets)).all(1)
+    return ((outputs > 0) == labels_of(outputs, targets)).all(1)
 
 
 def _overlaps(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Pixels in the intersection and in the union, ``(N, K)``."""
-    classes, targets = outputs.shape[1], _classes(outputs, targets)
+    classes, targets = outputs.shape[1], classes_of(outputs, targets)
     valid = (targets >= 0) & (targets < classes)
     said = torch.where(valid, outputs.argmax(1), classes)
     true = torch.where(valid, targets, classes)
@@ -236,7 +172,7 @@ def _per_image(values: Tensor) -> Tensor:
 
 
 def _absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    return _per_image((outputs - _alike(outputs, targets)).abs())
+    return _per_image((outputs - alike(outputs, targets)).abs())
 
 
 def _error_sums(
@@ -245,7 +181,7 @@ def _error_sums(
     """Sum of an error over the known values of each image, and their number."""
 
     def sums(outputs: Tensor, targets: Tensor) -> Tensor:
-        targets = _alike(outputs, targets).reshape(len(targets), -1)
+        targets = alike(outputs, targets).reshape(len(targets), -1)
         outputs = outputs.reshape(targets.shape)
         mask = known(targets) & targets.isfinite()
         errors = of(outputs, torch.where(mask, targets, 1)).where(mask, 0)
@@ -260,7 +196,7 @@ def _pooled(rows: Array, weights: Array) -> Array:
 
 
 def _psnr(outputs: Tensor, targets: Tensor) -> Tensor:
-    error = _per_image((outputs - _images(outputs, targets)).square())
+    error = _per_image((outputs - images_of(outputs, targets)).square())
     return -10 * error.clamp_min(1e-10).log10()  # of images in [0, 1]; at most 100 dB
 
 
@@ -280,7 +216,7 @@ def _ssim(outputs: Tensor, targets: Tensor) -> Tensor:
         flat = F.conv2d(F.conv2d(flat, bell[None, None, :, None]), bell[None, None, None])
         return flat.reshape(len(images), -1)
 
-    x, y = outputs, _images(outputs, targets).to(outputs.dtype)
+    x, y = outputs, images_of(outputs, targets).to(outputs.dtype)
     mx, my = blurred(x), blurred(y)
     vx, vy = blurred(x * x) - mx**2, blurred(y * y) - my**2
     both = blurred(x * y) - mx * my
@@ -291,7 +227,7 @@ def _ssim(outputs: Tensor, targets: Tensor) -> Tensor:
 
 def _cosine(outputs: Tensor, targets: Tensor) -> Tensor:
     flat = (len(outputs), -1)
-    return F.cosine_similarity(outputs.reshape(flat), _alike(outputs, targets).reshape(flat))
+    return F.cosine_similarity(outputs.reshape(flat), alike(outputs, targets).reshape(flat))
 
 
 def nearest_neighbours(embeddings: Tensor, labels: Tensor, k: int = 20) -> Score:
@@ -327,12 +263,12 @@ SCORES: Mapping[str, Score | SetScore] = {
     "accuracy": _correct,
     "exact_match": _exact_match,
     "label_accuracy": SetScore(
-        rows=lambda outputs, targets: (outputs > 0) == _labels(outputs, targets),
+        rows=lambda outputs, targets: (outputs > 0) == labels_of(outputs, targets),
         value=lambda rows, weights: _with_mean(weights @ rows),
     ),
     "mean_average_precision": SetScore(
         rows=lambda outputs, targets: torch.cat(
-            [outputs, _labels(outputs, targets).to(outputs)], 1
+            [outputs, labels_of(outputs, targets).to(outputs)], 1
         ),
         value=_average_precisions,
     ),
@@ -369,35 +305,6 @@ def score_named(score: Any) -> Score | SetScore:
     return SCORES[checks.choice("score", score, tuple(SCORES))]
 
 
-def targets_of(targets: Any, rows: Tensor) -> Any:
-    """Those rows of the targets that belong to some samples; the samples' own if there are none.
-
-    Raises:
-        InputError: fewer rows than the samples refer to.
-    """
-    if targets is None:
-        return rows
-    try:
-        known = torch.as_tensor(targets)
-    except Exception:  # ragged lists, text, whatever a stranger's object raises
-        raise InputError(
-            "targets: expected a tensor with a row for each image, got "
-            f"{checks.shown(targets)}; of images of several sizes pad them to one, which "
-            "score=your_function(outputs, targets) can undo"
-        ) from None
-    if int(rows.max()) >= len(known):
-        raise InputError(
-            f"targets: expected a row for each image, got {len(known)} and an image of row "
-            f"{int(rows.max())}; give the images as Samples(images, torch.arange(len(images)))"
-        )
-    return known[rows.cpu()].to(rows.device)
-
-
-def is_clean(targets: Any) -> bool:
-    """Whether the targets are the model's outputs on the original images."""
-    return isinstance(targets, str) and checks.choice("targets", targets, ("clean",)) == "clean"
-
-
 def takes_model(score: Any) -> bool:
     """Whether a score is called as ``score(model, inputs, targets)`` and not with outputs.
 
@@ -412,13 +319,6 @@ def takes_model(score: Any) -> bool:
         return True
     plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return sum(p.kind in plain and p.default is p.empty for p in parameters) != 2
-
-
-def name_of(targets: Any) -> str | None:
-    """What tells targets from others in a result's settings: ``"clean"``, or a hash."""
-    if targets is None or is_clean(targets):
-        return None if targets is None else str(targets)
-    return whole_hash(torch.as_tensor(targets))[:16]
 
 
 def adapted(

@@ -22,7 +22,7 @@ from ...data.samples import Samples
 from ...ground.devices import sent
 from ...ground.errors import InputError
 from ...model.subject import Subject
-from ..scores import name_of
+from ..score_targets import name_of
 from . import model as heatmap_model
 from . import sequential
 from .checkpoint import Checkpoint, run_digest

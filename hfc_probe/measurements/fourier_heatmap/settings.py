@@ -14,7 +14,8 @@ from ...core.measurement import Measurement
 from ...ground import checks
 from ...ground.errors import InputError
 from ...model.subject import Subject
-from ..scores import IMAGE_SCORES, SetScore, adapted, is_clean, takes_model
+from ..score_targets import is_clean
+from ..scores import IMAGE_SCORES, SetScore, adapted, takes_model
 from ..scores import Score as ImageScorer
 from . import sequential
 from .engine import TWICE, Engine, Score, direction_signs

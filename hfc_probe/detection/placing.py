@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .. import fourier
 from ..ground.errors import InputError
-from .coco import Detections, GroundTruth, ImageId
+from .coco import Detections, GroundTruth, ImageId, IouType
 from .scoring import scorer
 from .variants import variant_names
 
@@ -78,6 +78,7 @@ def placed(
     *,
     units: fourier.Units,
     max_dets: int,
+    iou_type: IouType = "bbox",
 ) -> tuple[float, ...]:
     """The radii of an audit, from a first look at a few images with objects.
 
@@ -91,7 +92,7 @@ def placed(
         raise InputError(
             'radii: expected an image with an annotated object for "auto", got none; give numbers'
         )
-    value = scorer(truth, list(images), "AP", max_dets=max_dets)
+    value = scorer(truth, list(images), "AP", max_dets=max_dets, iou_type=iou_type)
 
     def score(radii: Sequence[float]) -> list[Scores]:
         names = variant_names(radii)[1:]

@@ -209,3 +209,32 @@ def test_what_cannot_make_a_map_is_refused_in_a_sentence():
         DetectionHeatmap(crop=5).measure(moody, data)
     with pytest.raises(InputError, match=r"score: expected .*, got 'F1'"):
         DetectionHeatmap(score="F1")
+
+
+@needs_coco
+def test_ids_that_coco_leaves_unused_are_left_out_as_in_an_audit():
+    data = Squares()
+    unused = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
+    data.content["categories"] = [
+        {"id": k, "name": str(k)} for k in range(1, 91) if k not in unused
+    ]
+    data.truth = GroundTruth.read(data.content)
+    blinded = Blinded(data)
+    label = Tally(other=83)
+
+    def detector(images):
+        """All squares, and in a corner something else."""
+        found = []
+        for boxes, scores, labels in blinded(images):
+            more = torch.tensor([[0.0, 0, 3, 3]]), torch.ones(1), torch.tensor([label["other"]])
+            parts = zip((boxes, scores, labels), more, strict=True)
+            found.append(tuple(torch.cat(pair) for pair in parts))
+        return found
+
+    result = DetectionHeatmap(crop=3).measure(detector, data)
+    assert result.clean_score()[0] == pytest.approx(1)
+    label["other"] = 91
+    with pytest.raises(InputError, match=r"annotations \(1, 2, .*got 91 on original; map the"):
+        DetectionHeatmap(crop=3).measure(detector, data)
+    with pytest.raises(InputError, match=r"limit: expected a whole number of samples .*, got 0"):
+        DetectionHeatmap(crop=3).measure(detector, data, limit=0)

@@ -251,6 +251,8 @@ def _placeholders(count: int, channels: int) -> Samples:
 class _SceneEngine(Engine):
     """Passes of images of any size through a detector."""
 
+    differences = True
+
     def __init__(
         self,
         subject: Subject,

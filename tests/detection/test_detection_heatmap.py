@@ -238,3 +238,22 @@ def test_ids_that_coco_leaves_unused_are_left_out_as_in_an_audit():
         DetectionHeatmap(crop=3).measure(detector, data)
     with pytest.raises(InputError, match=r"limit: expected a whole number of samples .*, got 0"):
         DetectionHeatmap(crop=3).measure(detector, data, limit=0)
+
+
+@needs_coco
+def test_an_interval_of_what_noise_costs_reaches_below_0():
+    data = Squares([(20 + k, 50 - k // 2) for k in range(13)])
+
+    class Mixed(Blinded):
+        """Noise mends the boxes of every third image and moves the others further away."""
+
+        def one(self, image):
+            corners, scores, labels = super().one(image)
+            (k,) = [n for n, p in data.pictures.items() if p.shape == image.shape]
+            noisy = float((image - data.pictures[k]).abs().max()) > 1e-3
+            return corners + (1.0 if not noisy else 1.6 * (k % 3 > 0)), scores, labels
+
+    result = DetectionHeatmap(crop=3, score="IoU", threshold=0.1).measure(Mixed(data), data)
+    assert float(result.error.min()) > 0
+    np.testing.assert_allclose(result.error - result.lower, result.upper - result.error)
+    assert float(result.lower.max()) < 0

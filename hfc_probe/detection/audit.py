@@ -427,7 +427,7 @@ class DetectionAudit:
         images = {i: one for i, one in read.items() if not isinstance(one, BrokenImageError)}
 
         def show(image_id: ImageId, radii: Sequence[float]) -> dict[str, Detections]:
-            some = dataclasses.replace(self, radii=tuple(radii))
+            some = dataclasses.replace(self, radii=tuple(radii), control=False)
             image = images[image_id]
             found = detect_variants(run, [image_id], [image], device, some, background)[image_id]
             assert not isinstance(found, BrokenImageError)

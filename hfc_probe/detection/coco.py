@@ -398,6 +398,8 @@ def _one_image(entry: Any, iou_type: IouType) -> Detections:
     if iou_type == "segm":
         return found._replace(masks=encoded(entry[key], n))
     points = torch.as_tensor(entry[key]).detach().cpu().to(torch.float64).numpy()
+    if n == 0 and points.size == 0 and points.ndim != 3:
+        points = points.reshape(0, 17, 3)
     if points.ndim != 3 or points.shape[::2] != (n, 3) or not np.isfinite(points).all():
         raise InputError(
             f"detector: expected finite keypoints (n, K, 3), one per box ({n}), got {points.shape}"

@@ -220,7 +220,7 @@ def test_ids_that_coco_leaves_unused_are_left_out_as_in_an_audit():
     ]
     data.truth = GroundTruth.read(data.content)
     blinded = Blinded(data)
-    label = Tally(other=83)
+    label = Tally()
 
     def detector(images):
         """All squares, and in a corner something else."""
@@ -231,8 +231,9 @@ def test_ids_that_coco_leaves_unused_are_left_out_as_in_an_audit():
             found.append(tuple(torch.cat(pair) for pair in parts))
         return found
 
-    result = DetectionHeatmap(crop=3).measure(detector, data)
-    assert result.clean_score()[0] == pytest.approx(1)
+    for label["other"] in (83, -1):  # which adapters give a class without a name
+        result = DetectionHeatmap(crop=3).measure(detector, data)
+        assert result.clean_score()[0] == pytest.approx(1)
     label["other"] = 91
     with pytest.raises(InputError, match=r"annotations \(1, 2, .*got 91 on original; map the"):
         DetectionHeatmap(crop=3).measure(detector, data)

@@ -322,3 +322,11 @@ def test_objects_without_keypoints_place_no_radii():
     truth = GroundTruth.read(content)
     assert scored_images(truth, [1, 2]) == [1, 2]
     assert scored_images(truth, [1, 2], "keypoints") == [2]
+
+
+def test_no_detections_at_all_are_none_of_any_kind():
+    nothing = {"boxes": [], "scores": [], "labels": [], "masks": [], "keypoints": []}
+    for kind in ("bbox", "segm", "keypoints"):
+        (found,) = detections_from([nothing], 1, kind)
+        assert len(found.boxes) == 0
+    assert found.keypoints.shape == (0, 17, 3)

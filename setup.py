@@ -40,9 +40,10 @@ extras = {
     "ultralytics": ["ultralytics>=8.3.180"],
     "test": [
         "axe-playwright-python>=0.1.8",  # brings axe-core 4.x, 0.2 MB
+        "datasets>=2.19",  # 176 MB with the pyarrow that "parquet" takes
         "foolbox>=3.3",
-        "scipy>=1.11",  # an independent reference
         "hypothesis>=6.100",
+        "lvis>=0.5.3",
         "mmengine>=0.10.5",  # 15 s, 194 MB, most of it OpenCV; fastai (50 s, 382 MB) is left out
         "mypy>=1.15",
         "onnx>=1.16",  # makes a model file for a test; 9 MB
@@ -52,6 +53,7 @@ extras = {
         "tensorboardX>=2.6",  # 1 MB; wandb (100 MB) and mlflow-skinny (117 MB) are left out
         "setuptools>=77",  # a test builds the wheel
         "ruff>=0.9",
+        "scipy>=1.11",  # an independent reference
         "timm>=1.0",
         "torchmetrics>=1.2",
         "types-tabulate",

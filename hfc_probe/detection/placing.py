@@ -78,7 +78,7 @@ def placed(
     *,
     units: fourier.Units,
     max_dets: int,
-    iou_type: IouType = "bbox",
+    iou_type: IouType,
 ) -> tuple[float, ...]:
     """The radii of an audit, from a first look at a few images with objects.
 

@@ -119,7 +119,7 @@ def test_the_command_makes_a_table_extends_it_and_audit_and_report_read_it(here)
     assert "75.0 %, is higher than that of 1 of 1 reference networks" in audit.stdout
     other = run(*own, "--hfc-background", "mean", "--out", "b")
     assert "reference networks" not in other.stdout
-    report = run("report", "a", "a", "--reference", "table.csv")
+    report = run("report", "a", "b", "--reference", "table.csv")
     assert "a: Accuracy on the original images, 75.0 %, is higher" in report.stdout
 
 

@@ -15,8 +15,9 @@ from .model import Fit, Floats, Ints, Model, Smoothed
 # Bound of a single observation's residual: scores have heavier tails than a normal distribution.
 _MOST = 3.0
 # Variance of what a cell has of its own, at least, as a share of that of single scores about the
-# model: two or three images a cell do not show that it has nothing. Measured on a real detector.
-_OWN = 0.03
+# model: two or three images a cell do not show that it has nothing. Chosen on one map of a real
+# detector, where 95 % intervals cover 0.73 of the exhaustive cells without it and 0.93 with it.
+_OWN = 0.06
 
 
 class MeanModel(Model):

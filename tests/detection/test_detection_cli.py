@@ -182,7 +182,10 @@ def test_two_processes_give_the_numbers_of_one(planted):
             ["--model", "onnx:x.onnx,decode=mine.py"],
             "expected onnx:FILE,decode=path/to/file.py:function (and ,prepare=… if the input is",
         ),
-        (["--model", "mine"], "expected torchvision:NAME, hf:NAME_OR_DIR, onnx:FILE,decode=… or"),
+        (
+            ["--model", "mine"],
+            "torchvision:NAME, hf:NAME_OR_DIR, ultralytics:FILE_OR_NAME, onnx:",
+        ),
         (["--classes", "5"], "--classes: expected with a torchvision detector and a checkpoint"),
         (["--at", "input"], "hfc_probe_detectron2 can filter a model's input"),
         (["--radii", "0.5"], "multiply by half the image's side"),

@@ -1,6 +1,6 @@
 """hfc_probe in Ultralytics: a probe for its trainer.
 
-Its detectors are audited by :func:`hfc_probe.detection.detectors.from_ultralytics`.
+An audit of its detectors needs :func:`hfc_probe.detection.detectors.from_ultralytics` alone.
 """
 
 from __future__ import annotations

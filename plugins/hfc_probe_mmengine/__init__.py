@@ -96,8 +96,9 @@ def _pairs(loader: DataLoader[Any]) -> DataLoader[Any]:
         batch = loader.collate_fn(items)
         if not isinstance(batch, Mapping) or "data_samples" not in batch:
             return batch
-        labels = [getattr(sample, "gt_label", None) for sample in batch["data_samples"]]
-        if any(label is None or label.numel() != 1 for label in labels):
+        found = [getattr(sample, "gt_label", None) for sample in batch["data_samples"]]
+        labels = [label for label in found if label is not None and label.numel() == 1]
+        if len(labels) < len(found):
             raise InputError(
                 "data: expected one gt_label in each data sample of the validation loader, got "
                 "none or several; pass FrequencyHook(data=Samples(images, torch.arange(N)), "

@@ -122,19 +122,33 @@ def is_helper() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("RANK", "0") != "0"
 
 
-def as_json(results: Iterable[Any], out: Path, cautions: Iterable[str] = ()) -> dict[str, Any]:
-    """What ``--json`` prints of results: their numbers and words; arrays are in the files."""
-    found = [result.to_dict() for result in results]
+def as_json(
+    results: Iterable[Any] | Mapping[str, Any], out: Path, cautions: Iterable[str] = ()
+) -> dict[str, Any]:
+    """What ``--json`` prints of results: their numbers and words; arrays are in the files.
+
+    Args:
+        results: of one model, which are named by their measurements, or of several by names.
+        out: the directory, or the one file, that they are in.
+    """
+    several = isinstance(results, Mapping)
+    named = results if isinstance(results, Mapping) else {one.name: one for one in results}
+    found = {name: result.to_dict() for name, result in named.items()}
     left = ("arrays", "fields", "per_image")
-    caveats = [one for content in found for one in content["provenance"].get("caveats", ())]
+    caveats = [
+        f"{name}: {one}" if several else one
+        for name, result in named.items()
+        for one in result.caveats
+    ]
+    files = [out] if out.is_file() else out.iterdir()
     return {
         "version": __version__,
         "out": str(out),
-        "files": sorted(file.name for file in out.iterdir() if file.is_file()),
+        "files": sorted(file.name for file in files if file.is_file()),
         "cautions": list(dict.fromkeys([*cautions, *caveats])),
         "results": {
-            content["measurement"]: {k: v for k, v in content.items() if k not in left}
-            for content in found
+            name: {k: v for k, v in content.items() if k not in left}
+            for name, content in found.items()
         },
     }
 

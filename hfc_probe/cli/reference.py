@@ -70,8 +70,8 @@ def reference(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise InputError(
-            f"reference: expected each network once, got {twice[0]} twice, of which the table would "
-            "keep the last; rename a callable"
+            f"reference: expected each network once, got {twice[0]} twice, of which the table "
+            "would keep the last; rename a callable"
         )
     target = pick_device(device)
     check_writable(out.parent)

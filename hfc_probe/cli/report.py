@@ -31,6 +31,11 @@ def report(runs: tuple[Path, ...], out: Path | None, reference: Path | None) -> 
     groups = {str(run): [str(run)] for run in runs}
     if len(runs) > 2:
         groups = by_seed([str(run) for run in runs])
+    twice = sorted({str(run) for run in runs if runs.count(run) > 1})
+    if len(runs) > 2 and twice:
+        raise InputError(
+            f"report: expected each run once, got {twice[0]} twice, which is no further seed"
+        )
     if len(groups) != 2:
         raise InputError(
             "report: expected two runs, or seeds of two such as low_seed0 low_seed1 high_seed0 "

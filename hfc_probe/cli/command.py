@@ -210,10 +210,11 @@ def _read_config(context: click.Context, option: click.Parameter, value: str | N
     for key, given in content.items():
         name = str(key).replace("_", "-")
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+            hint = f"did you mean {close[0]}?" if close else "its --help lists them"
             raise InputError(
                 f"--config: expected options of hfc-probe {context.command.name}, got {key!r} in "
-                f"{path}; did you mean {close}?"
+                f"{path}; {hint}"
             )
         if given is not None:
             found[str(known[name].name)] = _as_option(name, known[name], given)

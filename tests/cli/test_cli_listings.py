@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from hfc_probe import InputError
-from hfc_probe.cli.class_names import read_class_names
+from hfc_probe.cli.class_names import folder_classes, read_class_names
 from hfc_probe.cli.data import load_samples
 from hfc_probe.cli.listings import read_listing
 from hfc_probe.cli.main import main
@@ -193,6 +193,12 @@ def test_numbers_with_decimals_are_numbers(tmp_path):
     found = read_listing("csv", str(tmp_path / "x.csv"))
     assert [label for _, label in found.files] == list(range(12))
     assert found.names == []
+
+
+def test_a_data_sets_own_order_of_names_is_kept_and_said():
+    names = ["owl", "cat", "dog"]
+    assert folder_classes(names, 3) == ([0, 1, 2], "in the order of the data set's names")
+    assert folder_classes(names, 3, "sorted")[0] == [2, 0, 1]
 
 
 def test_a_compressed_shard_is_refused_as_such(tmp_path):

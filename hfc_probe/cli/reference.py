@@ -140,12 +140,13 @@ def replaced(
     yield from found.values()
 
 
-def read_reference(path: Path) -> list[dict[str, str]]:
-    """The rows of a table.
+def read_reference(path: Path | None) -> list[dict[str, str]]:
+    """The rows of a table; None: of that which comes with the library.
 
     Raises:
         InputError: a file of another form.
     """
+    path = path or SHIPPED
     try:
         with path.open(newline="", encoding="utf-8") as stream:
             reader = csv.DictReader(stream)
@@ -231,9 +232,11 @@ def placed(content: Mapping[str, Any], rows: Iterable[Mapping[str, str]]) -> lis
     return sentences
 
 
-def say_place(content: Mapping[str, Any], table: Path | None, name: str = "") -> None:
-    """Print a result's place in a table; None: that which comes with the library."""
-    for sentence in placed(content, read_reference(table or SHIPPED)):
+def say_place(
+    content: Mapping[str, Any], rows: Iterable[Mapping[str, str]], name: str = ""
+) -> None:
+    """Print a result's place in a table."""
+    for sentence in placed(content, rows):
         click.echo(f"{name}{': ' * bool(name)}{sentence}")
 
 

@@ -164,6 +164,14 @@ def test_a_table_with_other_cells_is_refused_in_a_sentence(tmp_path, harm):
         read_reference(tmp_path / "table.csv")
 
 
+def test_a_table_that_is_not_there_is_missed_before_anything_is_measured(here):
+    own = ("audit", "--model", "nets.py:network", *GIVEN, "--reference", "none.csv", "--out", "a")
+    result = run(*own)
+    assert result.exit_code == 2
+    assert "expected a CSV table, got none.csv" in result.stderr
+    assert not Path("a").exists()
+
+
 def test_another_table_is_not_written_over(here):
     Path("other.csv").write_text("a,b\n1,2\n")
     result = run("reference", "nets.py:network", "--data", "npz:data.npz", "--out", "other.csv")

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,7 @@ def is_helper() -> bool:
 
 
 def as_json(
-    results: Iterable[Any] | Mapping[str, Any], out: Path, cautions: Iterable[str] = ()
+    results: Sequence[Any] | Mapping[str, Any], out: Path, cautions: Iterable[str] = ()
 ) -> dict[str, Any]:
     """What ``--json`` prints of results: their numbers and words; arrays are in the files.
 
@@ -132,7 +132,9 @@ def as_json(
         out: the directory, or the one file, that they are in.
     """
     several = isinstance(results, Mapping)
-    named = results if isinstance(results, Mapping) else {one.name: one for one in results}
+    named: Mapping[str, Any] = (
+        results if isinstance(results, Mapping) else {one.name: one for one in results}
+    )
     found = {name: result.to_dict() for name, result in named.items()}
     left = ("arrays", "fields", "per_image")
     caveats = [

@@ -138,7 +138,7 @@ GROUP = "hfc_probe.detection"
     "--heatmap",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Also measure what Fourier noise costs in AP, on N by N frequencies around DC.",
+    help="Also measure what Fourier noise costs in AP of boxes, on N by N frequencies around DC.",
 )
 @click.option(
     "--forwards",
@@ -207,6 +207,7 @@ def detect(
         DetectionHeatmap,
         DetectionHeatmapResult,
     )
+    from ..detection.overlap import MOST
     from ..ranks import own_device, process_group, rank_and_world
 
     if (spec is None) == (detectron2_config is None):
@@ -238,7 +239,7 @@ def detect(
         wanted = DetectionHeatmap(
             crop=heatmap,
             forwards=forwards,
-            max_dets=audit.most_dets,
+            max_dets=max_dets or MOST["bbox"],
             ignore_unknown=ignore_unknown,
             seed=seed,
         )
@@ -295,7 +296,12 @@ def detect(
             result = audit.measure(detector, data, device=target, identity=identity, **common)
             if wanted is not None:
                 del common["resume"]
-                maps = [wanted.measure(detector, data, device=target, **common)]
+                try:
+                    maps = [wanted.measure(detector, data, device=target, **common)]
+                except BaseException:  # the audit is done
+                    if rank_and_world()[0] == 0:
+                        result.save_all(out)
+                    raise
         if rank_and_world()[0] != 0:
             return None
         files = result.save_all(out)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .. import fourier
 from ..core.components import ComponentMeasurement, radius_unit
-from ..core.drawing import CLEAN, HFC, LFC
+from ..core.drawing import CLEAN, HFC, LFC, radius_axis
 from ..core.event_file import radius_tag
 from ..core.labels import Label
 from ..core.measurement import settings_of
@@ -302,8 +302,7 @@ class ImageScoreResult(Result):
             label = name.upper()
             axes.plot(self.radii, arrays[name], style, marker="o", color=colour, label=label)
         axes.axhline(float(arrays["original"]), color=CLEAN, lw=1.2, ls=":", label="original")
-        axes.set_xlabel(f"radius r ({radius_unit(self.settings)})")
-        axes.set_xticks(self.radii)
+        radius_axis(axes, self.radii, radius_unit(self.settings))
         axes.set_ylabel(self.settings["label"])
         axes.set_title(f"{self.settings['label']} by frequency ({self.samples} images, 95 %)")
         axes.legend(frameon=False, fontsize=9)

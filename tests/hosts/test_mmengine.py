@@ -123,7 +123,8 @@ def test_a_resumed_run_goes_on(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     run(tmp_path, epochs=1)
     runner, probe = run(tmp_path, epochs=3, resume=True)
-    assert scalars(f"{runner.log_dir}/vis_data")["hfc_lfc/r02"] == [12, 18]
+    # Runs of one second share a directory.
+    assert scalars(f"{runner.log_dir}/vis_data")["hfc_lfc/r02"][-2:] == [12, 18]
     assert (probe.steps, probe.epochs) == (18, 3)
     assert probe.state_dict()["measurements"]["frequency_accuracy"]["runs"] == 3
 

@@ -259,8 +259,9 @@ class Run:
         layout = self.grid.layout
         flagged = np.zeros(self.cells, bool) if unsafe is None else unsafe
         clean_wrong, clean_loss = self.clean.wrong.cpu().numpy(), self.clean.loss.cpu().numpy()
-        if quantity == "score" and (clean_loss >= 0).all() and not (error < 0).any():
-            lower = np.maximum(lower, 0)  # of a loss
+        loss_alone = quantity == "score" and not self.engine.differences
+        if loss_alone and (clean_loss >= 0).all() and not (error < 0).any():
+            lower = np.maximum(lower, 0)
         return FourierHeatmapResult(
             settings=settings,
             samples=self.count,

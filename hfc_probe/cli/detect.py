@@ -253,6 +253,7 @@ def detect(
         "progress": shows_progress(),
     }
     maps: list[DetectionHeatmapResult] = []
+    doubts: list[str] = []
     with process_group():
         target = pick_device(own_device(device))
         if detectron2_config is not None:
@@ -287,7 +288,6 @@ def detect(
             identity = detector_identity(detector, module)  # a call may change it
             if not (out / "finished").exists():
                 _try(detector, data, target)
-            doubts = []
             if module is not None:
                 doubts = signs_of_no_training(spec or "", weights, module)
             if rank_and_world()[0] == 0:
@@ -312,7 +312,7 @@ def detect(
     said = "\n\n".join(map(str, [result, *maps]))
     click.echo(f"\n{said}\n\nIn {out}: {', '.join(sorted(file.name for file in files))}")
     where_to_look(out)
-    return as_json([result, *maps], out)
+    return as_json([result, *maps], out, doubts)
 
 
 def _try(detector: Any, data: Any, device: Any) -> None:

@@ -53,7 +53,7 @@ def radius_axis(axes: Axes, radii: Iterable[float], unit: str) -> None:
     axes.set_xlabel(f"radius r ({unit})")
     figure: Any = axes.figure
     grid = axes.get_subplotspec()
-    inches = figure.get_size_inches()[0]
+    inches = figure.bbox.width / figure.dpi  # of a part of a figure, too
     inches *= grid.get_position(figure).width if grid else axes.get_position().width
     extent = (known[-1] - known[0]) if known else 0.0
     labels: list[str] = []

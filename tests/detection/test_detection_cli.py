@@ -77,6 +77,18 @@ def said(run):
 
 
 @needs_coco
+def test_cautions_are_in_the_json_and_said_when_all_else_is_quiet(planted):
+    path, options = planted
+    text = (path / "spots.py").read_text().replace("torch.tensor(0.15)", "torch.tensor(9.0)")
+    (path / "spots.py").write_text(text)  # nothing is that bright
+    run = detect(*options, "--bootstrap", "0", "--out", path / "out", "--json", "--quiet")
+    assert run.exit_code == 0, run.output
+    found = json.loads(run.stdout)["cautions"]
+    assert any("nothing was detected" in one for one in found)
+    assert all(f"Caution: {one}" in run.stderr for one in found)
+
+
+@needs_coco
 def test_files_and_words(planted):
     path, options = planted
     run = detect(*options, "--out", path / "out")

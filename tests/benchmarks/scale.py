@@ -104,7 +104,11 @@ def draw(found: list[Panel], path: Path) -> None:
             axes.set_xscale("log")
             axes.set_xticks(panel.at, [f"{at:,}" for at in panel.at])
             axes.minorticks_off()
-            axes.set_ylim(0, 1.15 * max(max(values) for values in panel.cost.values()))
+            if len({*panel.passes[CURVES]}) > 1:
+                axes.set_yscale("log")
+                axes.yaxis.set_major_formatter("{x:g}")
+            else:
+                axes.set_ylim(0, 1.15 * max(max(values) for values in panel.cost.values()))
             axes.set_xlabel(panel.what)
             axes.set_ylabel(f"plain passes over {panel.of}")
         handles, labels = figure.axes[0].get_legend_handles_labels()

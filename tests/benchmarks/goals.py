@@ -256,7 +256,6 @@ def on_a_rank(rank: str, world: str, port: str) -> dict[str, Any]:
     plan = [FrequencyAccuracy()]
     with hfc_probe.attach(model, samples, pixels=IMAGENET, measurements=plan) as probe:
         probe.measure()
-        probe.measure()
         taken = seconds(probe.measure)
     if int(world) > 1:
         torch.distributed.destroy_process_group()

@@ -77,25 +77,26 @@ def heatmaps(folder: Path, rounds: int, images: int) -> Iterator[Row]:
     model, samples = network("resnet20")
     samples = samples.subset(images)
     normalize = Normalize(*(list(map(float, x)) for x in (IMAGENET.mean, IMAGENET.std)))
-    ours = FourierHeatmap(samples=images, crop=3)
+    ours = FourierHeatmap(samples=images // 4, crop=3)
     count = len(ours.directions(32, 32)) + 1  # with a pass of the clean images
     whole = len(FourierHeatmap().directions(32, 32))
+    some = samples.subset(images // 4)
     few = FourierHeatmap(samples=images, forwards=images * (whole + 1) // 50)
 
     def peer() -> None:
         for spectrum in itertools.islice(get_spectrum(32, 17, 13, 13), count):
             basis = spectrum_to_basis(spectrum) * 4.0
-            data = Tiles(samples, [AddFourierNoise(basis), normalize])
+            data = Tiles(some, [AddFourierNoise(basis), normalize])
             fhmap.eval_mean_errors(model, DataLoader(data, BATCH), CPU)
 
-    def here(settings: FourierHeatmap) -> Callable[[], Any]:
-        return lambda: settings.measure(model, samples, pixels=IMAGENET, batch_size=BATCH)
+    def here(settings: FourierHeatmap, chosen: Samples) -> Callable[[], Any]:
+        return lambda: settings.measure(model, chosen, pixels=IMAGENET, batch_size=BATCH)
 
     calls = {
-        "passes": lambda: [plain(model, samples, BATCH, CPU) for _ in range(count)],
+        "passes": lambda: [plain(model, some, BATCH, CPU) for _ in range(count)],
         "peer": peer,
-        "ours": here(ours),
-        "few": here(few),
+        "ours": here(ours, some),
+        "few": here(few, samples),
     }
     found = in_turn(calls, rounds)
     passes = {clock: value / count for clock, value in found["passes"].items()}
@@ -107,7 +108,7 @@ def heatmaps(folder: Path, rounds: int, images: int) -> Iterator[Row]:
     yield "a whole map, in plain passes", "FourierHeatmap (scaled)", {}, scaled
     scaled = {clock: (whole + 1) * value for clock, value in exact.items()}
     yield "", "hfc_probe, exhaustive (scaled)", {}, scaled
-    yield "", "hfc_probe, modelled from 2 %", found["few"], over(found["few"], passes)
+    yield "", "hfc_probe, modelled from 2 %", found["few"], over(found["few"], passes, 1 / 4)
 
 
 def splitting(folder: Path, rounds: int, images: int) -> Iterator[Row]:
@@ -152,8 +153,13 @@ def splitting(folder: Path, rounds: int, images: int) -> Iterator[Row]:
         yield what, name, times, over(times, found["hfc_probe, fourier.components"])
 
 
-def watching(rounds: int, out: Path) -> Iterator[Row]:
+def watching(folder: Path, rounds: int, images: int) -> Iterator[Row]:
     """A hundred steps of a ResNet-18 on 8 images, as ratios to the bare ones."""
+    with tempfile.TemporaryDirectory() as out:
+        yield from watched(rounds, Path(out))
+
+
+def watched(rounds: int, out: Path) -> Iterator[Row]:
     loops = {name: Loop(resnet18(stem="imagenet"), batch=8) for name in ("bare", "wandb", "probe")}
 
     def steps(name: str, after: Callable[[], Any] = lambda: None) -> Callable[[], None]:
@@ -193,25 +199,33 @@ def watching(rounds: int, out: Path) -> Iterator[Row]:
         yield what, name, times, over(times, found["bare"])
 
 
+# The repository in FOLDER, "" for none, and the comparison.
+COMPARED: dict[str, tuple[str, Callable[[Path, int, int], Iterator[Row]]]] = {
+    "heatmaps": ("FourierHeatmap", heatmaps),
+    "splitting": ("HFC", splitting),
+    "watching": ("", watching),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="with FourierHeatmap and HFC in it")
     parser.add_argument("--quick", action="store_true", help="one round, fewer images")
+    parser.add_argument("--only", default=",".join(COMPARED), help="some, by commas: %(default)s")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     rounds, images = (1, 256) if options.quick else (5, 512)
     rows: list[Row] = []
-    for name, compare in (("FourierHeatmap", heatmaps), ("HFC", splitting)):
-        folder = options.folder / name
+    for name in options.only.split(","):
+        repository, compare = COMPARED[name]
+        folder = options.folder / repository
         try:
             if not folder.is_dir():
                 raise ImportError(f"there is no {folder}")
             rows += compare(folder, rounds, images)
         except ImportError as error:
             print(f"left out: {name}, since {error}")
-    with tempfile.TemporaryDirectory() as out:
-        rows += watching(rounds, Path(out))
     print(f"\ncommit {commit()}, torch {torch.__version__}, {rounds} rounds, {images} images\n")
     print("| work | whose | processor, s | wall, s | ratio, processor | wall |")
     print("|---|---|---|---|---|---|")

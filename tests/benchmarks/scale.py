@@ -10,7 +10,6 @@ line is cost beside the passes.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,25 +71,37 @@ def images(count: int, size: int = 32) -> Samples:
     return Samples(pixels, torch.arange(count) % 10)
 
 
-def panels(rounds: int) -> Iterable[Panel]:
-    model, _ = network("resnet20")
+def by_images(rounds: int) -> Panel:
     panel = Panel("images", of="32 images")
     for count in (32, 64, 128, 256):
-        panel.add(count, rounds, model, images(count), unit=32)
-    yield panel
+        panel.add(count, rounds, network("resnet20")[0], images(count), unit=32)
+    return panel
+
+
+def by_radii(rounds: int) -> Panel:
     panel = Panel("radii")
     for count, radii in RADII.items():
-        panel.add(count, rounds, model, images(64), radii, heatmap=False)
-    yield panel
+        panel.add(count, rounds, network("resnet20")[0], images(32), radii, heatmap=False)
+    return panel
+
+
+def by_size(rounds: int) -> Panel:
     panel = Panel("pixels a side")
-    for size in (32, 64, 128, 224):
-        panel.add(size, rounds, model, images(16 if size > 64 else 64, size))
-    yield panel
+    for size, count in {32: 64, 64: 16, 128: 8, 224: 4}.items():
+        panel.add(size, rounds, network("resnet20")[0], images(count, size))
+    return panel
+
+
+def by_classes(rounds: int) -> Panel:
     panel = Panel("classes")
     for classes in (10, 100, 1000, 10_000):
+        model, _ = network("resnet20")
         model.linear = nn.Linear(64, classes)
-        panel.add(classes, rounds, model, images(64))
-    yield panel
+        panel.add(classes, rounds, model, images(32))
+    return panel
+
+
+PANELS = (by_images, by_radii, by_size, by_classes)
 
 
 def draw(found: list[Panel], path: Path) -> None:
@@ -130,7 +141,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(f"commit {commit()}, torch {torch.__version__}")
-    draw(list(panels(options.rounds)), options.out)
+    draw([panel(options.rounds) for panel in PANELS], options.out)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ import json
 import multiprocessing
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from clocks import commit
 from torch import nn
 from torch.nn import functional as F
 
@@ -296,11 +296,8 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     on_gpu = device.type == "cuda"
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-    ).stdout.strip()
     head = {
-        "commit": commit,
+        "commit": commit(),
         "device": torch.cuda.get_device_name(device) if on_gpu else platform.processor() or "cpu",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from torch.nn import functional as F
 import hfc_probe
 from hfc_probe import Every, FrequencyAccuracy, KernelSpectra, Samples
 from hfc_probe.measurements.registry import MEASUREMENTS
+from tests.benchmarks.clocks import medians, seconds
 from tests.measurements.test_cost import Counting
 
 ROUNDS = int(os.environ.get("HFC_PROBE_BENCHMARK_ROUNDS", "5"))
@@ -44,17 +44,6 @@ def keep(name, content):
     folder = os.environ.get("HFC_PROBE_BENCHMARKS")
     if folder:
         Path(folder, f"probe_cost_{name}.json").write_text(json.dumps(content, indent=1))
-
-
-def seconds(call):
-    """Wall clock and processor time (of this process, all threads) of a call."""
-    wall, processor = time.perf_counter(), time.process_time()
-    call()
-    return {"wall": time.perf_counter() - wall, "processor": time.process_time() - processor}
-
-
-def medians(rows):
-    return {clock: statistics.median(row[clock] for row in rows) for clock in rows[0]}
 
 
 class Block(nn.Module):

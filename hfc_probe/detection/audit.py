@@ -298,7 +298,7 @@ class DetectionAudit:
                     image_ids=image_ids,
                 ) if ranks.leads else None
             )  # fmt: skip
-            note = _turned(dataset, result.image_ids) if ranks.leads else None
+            note = turned_note(dataset, result.image_ids) if ranks.leads else None
             doubt, note = ranks.broadcast((doubt, note))
         doubts = (*result.doubts, *((doubt,) if doubt else ()))
         notes = (*result.notes, *((note,) if note else ()))
@@ -596,7 +596,7 @@ def undisturbed(detector: Detector, module: nn.Module | None) -> Iterator[Detect
             yield inner
 
 
-def _turned(dataset: DetectionDataset, image_ids: Sequence[ImageId]) -> str | None:
+def turned_note(dataset: DetectionDataset, image_ids: Sequence[ImageId]) -> str | None:
     """A note if EXIF orientations were undone; annotations may be of the pixels as stored."""
     turned = getattr(dataset, "turned", None)
     count = sum(map(turned, image_ids)) if turned else 0

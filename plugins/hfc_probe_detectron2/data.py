@@ -20,7 +20,7 @@ from detectron2.utils.file_io import PathManager
 from torch import Tensor
 
 from hfc_probe.detection import GroundTruth
-from hfc_probe.detection.pictures import check_depth, read_picture
+from hfc_probe.detection.pictures import check_depth, is_turned, read_picture
 from hfc_probe.ground.errors import InputError
 from hfc_probe.ground.hashing import file_digest
 
@@ -78,6 +78,10 @@ class CatalogImages:
     def digest(self, image_id: Any) -> str:
         """Of the image's file; empty if it cannot be read."""
         return file_digest(PathManager.get_local_path(self._file(image_id)))
+
+    def turned(self, image_id: Any) -> bool:
+        """Whether an image is turned upright by its EXIF orientation, as detectron2 does."""
+        return is_turned(PathManager.get_local_path(self._file(image_id)))
 
     def load(self, image_id: Any) -> Tensor:
         """The image as RGB float32 ``(3, H, W)`` in [0, 1].

@@ -13,6 +13,7 @@ from detectron2.evaluation import inference_on_dataset
 from torch import nn
 
 from hfc_probe.detection import DetectionAudit, DetectionAuditResult
+from hfc_probe.detection.audit import turned_note
 from hfc_probe.detection.identity import detector_identity
 from hfc_probe.detection.store import PredictionStore
 from hfc_probe.detection.variants import pixel_mean_of
@@ -93,7 +94,9 @@ def audit(
             inference_on_dataset(wrapped, loader, evaluator)
         result: DetectionAuditResult | None = evaluator.result
         if result is not None:
-            result = result.reading(None)
+            note = turned_note(images, result.image_ids)
+            notes = (*result.notes, *((note,) if note else ()))
+            result = dataclasses.replace(result.reading(None), notes=notes)
         shared: DetectionAuditResult = ranks.broadcast(result)
         return shared.reading(images)
 

@@ -219,6 +219,29 @@ def test_a_loader_with_a_name_resumes(plugin, config, ten, oracle, tmp_path):
     assert again.to_dict() == first.to_dict()
 
 
+def test_images_turned_upright_by_exif_are_counted(plugin, config, ten, oracle, tmp_path):
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+    from PIL import Image
+
+    entries = [dict(entry) for entry in DatasetCatalog.get(ten[0])]
+    for entry in entries[:2]:
+        picture = Image.open(entry["file_name"])
+        exif = picture.getexif()
+        exif[0x0112] = 3  # half a turn, which leaves the size as annotated
+        entry["file_name"] = str(tmp_path / Path(entry["file_name"]).name)
+        picture.save(entry["file_name"], exif=exif)
+    DatasetCatalog.register("hfc_turned", lambda: entries)
+    MetadataCatalog.get("hfc_turned").set(
+        thing_classes=MetadataCatalog.get(ten[0]).thing_classes,
+    )
+    try:
+        result = plugin.audit(oracle, "hfc_turned", radii=(16,), cfg=config, quiet=True)
+    finally:
+        DatasetCatalog.remove("hfc_turned")
+        MetadataCatalog.remove("hfc_turned")
+    assert "2 images were turned upright by EXIF" in str(result)
+
+
 def test_a_missing_file_stops_or_is_left_out_by_name(plugin, config, ten, oracle):
     from detectron2.data import DatasetCatalog, MetadataCatalog
 

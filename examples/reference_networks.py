@@ -6,8 +6,9 @@ They are no published weights. The ResNet-20 is one: that of akamaster/pytorch_r
 trained on all 50,000 images; its file resnet20.pth goes into the same folder.
 
     python examples/reference_networks.py --data cifar10/train.npz --out networks
-    hfc-probe reference examples/reference_networks.py:plain,folder=networks … \\
-        --data npz:cifar10/test.npz --normalize imagenet --out docs/reference_results.csv
+    cd networks
+    hfc-probe reference ../examples/reference_networks.py:plain … \\
+        --data npz:../cifar10/test.npz --normalize imagenet --out ../docs/reference_results.csv
 
 The first line of each function's documentation goes into the table as the network's training.
 """

@@ -25,7 +25,7 @@ from .common import (
     show_results,
 )
 from .preparing import pixels_of, prepared
-from .reference import reference_option, say_place
+from .reference import read_reference, reference_option, say_place
 
 # Settings of the heatmap that had options of their own.
 _REMOVED = {
@@ -199,6 +199,7 @@ def audit(
     target = pick_device(own_device(device))
     pixels = pixels_of(normalize, mean, std)
     check_writable(out)
+    table = read_reference(reference)
     loggers = open_loggers(logs)
     model, samples, pixels = prepared(
         *(spec, weights, data),
@@ -236,7 +237,7 @@ def audit(
     title = f"{name} on {len(samples)} images of {place}"
     found = show_results(results, samples, out, title, save=False)
     for content in found["results"].values():
-        say_place(content, reference)
+        say_place(content, table)
     return found
 
 

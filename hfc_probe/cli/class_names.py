@@ -63,7 +63,7 @@ def folder_classes(
     """The class of each folder, and in words how it was found.
 
     Args:
-        folders: their names, sorted.
+        folders: their names, sorted, or in the order that a data set declares.
         logits: number of the model's classes.
         given: the user's word: the names; ``"numbers"``, folders are named by their index;
             ``"sorted"``, sorted names are the classes in order. None: by the model's own names
@@ -101,7 +101,10 @@ def folder_classes(
             "folder's number is its class, or sorted if the model was trained in the order "
             "of torchvision's ImageFolder"
         )
-    return list(range(logits)), "in the order of the sorted folder names"
+    order = sorted(folders)
+    if order != list(folders) and given is None:
+        return list(range(logits)), "in the order of the data set's names"
+    return [order.index(name) for name in folders], "in the order of the sorted folder names"
 
 
 def read_class_names(path: str | os.PathLike[str]) -> ClassNames:

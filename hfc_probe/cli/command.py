@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,19 +122,35 @@ def is_helper() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("RANK", "0") != "0"
 
 
-def as_json(results: Iterable[Any], out: Path, cautions: Iterable[str] = ()) -> dict[str, Any]:
-    """What ``--json`` prints of results: their numbers and words; arrays are in the files."""
-    found = [result.to_dict() for result in results]
+def as_json(
+    results: Sequence[Any] | Mapping[str, Any], out: Path, cautions: Iterable[str] = ()
+) -> dict[str, Any]:
+    """What ``--json`` prints of results: their numbers and words; arrays are in the files.
+
+    Args:
+        results: of one model, which are named by their measurements, or of several by names.
+        out: the directory, or the one file, that they are in.
+    """
+    several = isinstance(results, Mapping)
+    named: Mapping[str, Any] = (
+        results if isinstance(results, Mapping) else {one.name: one for one in results}
+    )
+    found = {name: result.to_dict() for name, result in named.items()}
     left = ("arrays", "fields", "per_image")
-    caveats = [one for content in found for one in content["provenance"].get("caveats", ())]
+    caveats = [
+        f"{name}: {one}" if several else one
+        for name, result in named.items()
+        for one in result.caveats
+    ]
+    files = [out] if out.is_file() else out.iterdir()
     return {
         "version": __version__,
         "out": str(out),
-        "files": sorted(file.name for file in out.iterdir() if file.is_file()),
+        "files": sorted(file.name for file in files if file.is_file()),
         "cautions": list(dict.fromkeys([*cautions, *caveats])),
         "results": {
-            content["measurement"]: {k: v for k, v in content.items() if k not in left}
-            for content in found
+            name: {k: v for k, v in content.items() if k not in left}
+            for name, content in found.items()
         },
     }
 
@@ -196,10 +212,11 @@ def _read_config(context: click.Context, option: click.Parameter, value: str | N
     for key, given in content.items():
         name = str(key).replace("_", "-")
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+            hint = f"did you mean {close[0]}?" if close else "its --help lists them"
             raise InputError(
                 f"--config: expected options of hfc-probe {context.command.name}, got {key!r} in "
-                f"{path}; did you mean {close}?"
+                f"{path}; {hint}"
             )
         if given is not None:
             found[str(known[name].name)] = _as_option(name, known[name], given)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 import os
 from collections.abc import Iterable, Sequence
@@ -10,7 +12,7 @@ from typing import Any
 
 import click
 
-from ..ground.errors import InputError
+from ..ground.errors import InputError, named
 from .command import as_json, is_helper
 
 log_option = click.option(
@@ -49,6 +51,10 @@ def show_results(
     write_atomically(out / "summary.txt", text.encode())
     files = sorted(p.name for p in out.iterdir() if p.suffix in (".png", ".json", ".txt"))
     click.echo(f"\nIn {out}: {', '.join(files)}")
+    left = left_behind(out, results)
+    cautions = [f"{named(left)} in {out}: of another model, from an earlier run"] if left else []
+    for text in cautions:
+        click.echo(f"\nCaution: {text}")
     for caveat in dict.fromkeys(caveat for result in results for caveat in result.caveats):
         click.echo(f"\n{caution(caveat)}")
     accuracy = next((r for r in results if r.name == "frequency_accuracy"), None)
@@ -60,7 +66,20 @@ def show_results(
     if note is not None:
         click.echo(note)
     where_to_look(out.parent if save else out)
-    return as_json(results, out, samples.caveats)
+    return as_json(results, out, [*samples.caveats, *cautions])
+
+
+def left_behind(out: Path, results: Iterable[Any]) -> list[str]:
+    """Files of results in a directory that are of another model than those just written."""
+    from .stored import of_other_weights
+
+    found: dict[str, Any] = {}
+    for file in out.glob("*.json"):
+        with contextlib.suppress(ValueError, OSError):  # of somebody else
+            content = json.loads(file.read_bytes())
+            if isinstance(content, dict) and isinstance(content.get("provenance"), dict):
+                found[file.stem] = content
+    return of_other_weights(found | {one.name: {"provenance": one.provenance} for one in results})
 
 
 def said_first(samples: Any) -> list[str]:

@@ -138,7 +138,7 @@ GROUP = "hfc_probe.detection"
     "--heatmap",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Also measure what Fourier noise costs in AP, on N by N frequencies around DC.",
+    help="Also measure what Fourier noise costs in AP of boxes, on N by N frequencies around DC.",
 )
 @click.option(
     "--forwards",
@@ -207,6 +207,7 @@ def detect(
         DetectionHeatmap,
         DetectionHeatmapResult,
     )
+    from ..detection.overlap import MOST
     from ..ranks import own_device, process_group, rank_and_world
 
     if (spec is None) == (detectron2_config is None):
@@ -238,7 +239,7 @@ def detect(
         wanted = DetectionHeatmap(
             crop=heatmap,
             forwards=forwards,
-            max_dets=audit.most_dets,
+            max_dets=max_dets or MOST["bbox"],
             ignore_unknown=ignore_unknown,
             seed=seed,
         )
@@ -252,6 +253,7 @@ def detect(
         "progress": shows_progress(),
     }
     maps: list[DetectionHeatmapResult] = []
+    doubts: list[str] = []
     with process_group():
         target = pick_device(own_device(device))
         if detectron2_config is not None:
@@ -286,7 +288,6 @@ def detect(
             identity = detector_identity(detector, module)  # a call may change it
             if not (out / "finished").exists():
                 _try(detector, data, target)
-            doubts = []
             if module is not None:
                 doubts = signs_of_no_training(spec or "", weights, module)
             if rank_and_world()[0] == 0:
@@ -295,7 +296,12 @@ def detect(
             result = audit.measure(detector, data, device=target, identity=identity, **common)
             if wanted is not None:
                 del common["resume"]
-                maps = [wanted.measure(detector, data, device=target, **common)]
+                try:
+                    maps = [wanted.measure(detector, data, device=target, **common)]
+                except BaseException:  # the audit is done
+                    if rank_and_world()[0] == 0:
+                        result.save_all(out)
+                    raise
         if rank_and_world()[0] != 0:
             return None
         files = result.save_all(out)
@@ -306,7 +312,7 @@ def detect(
     said = "\n\n".join(map(str, [result, *maps]))
     click.echo(f"\n{said}\n\nIn {out}: {', '.join(sorted(file.name for file in files))}")
     where_to_look(out)
-    return as_json([result, *maps], out)
+    return as_json([result, *maps], out, doubts)
 
 
 def _try(detector: Any, data: Any, device: Any) -> None:

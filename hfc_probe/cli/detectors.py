@@ -127,7 +127,7 @@ def _ultralytics(name: str, categories: Mapping[int, str] | None) -> nn.Module:
             f"--model: expected ultralytics:{name} to be a checkpoint of ultralytics, a file or a "
             f"name that it downloads, failed ({' '.join(str(error).split())[:200]})"
         ) from error
-    return from_ultralytics(model, categories)
+    return from_ultralytics(model, categories).eval()
 
 
 def _torchvision(name: str, weights: str | None, classes: int | None) -> nn.Module:

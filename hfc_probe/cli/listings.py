@@ -27,6 +27,8 @@ _COLUMNS = {
     "label": ("label", "labels", "class", "target", "category", "fine_label"),
 }
 
+_NUMBER = re.compile(r"[-+]?\d*\.?\d+")
+
 
 def read_listing(kind: str, text: str) -> ClassFolders:
     """The images of a listing, and their classes.
@@ -173,7 +175,7 @@ def _tar(path: Path, options: Mapping[str, str]) -> ClassFolders:
     for shard in shards:
         samples: dict[str, dict[str, Any]] = {}
         try:
-            with tarfile.open(shard) as archive:
+            with tarfile.open(shard, "r:") as archive:  # compressed, it has no places to read at
                 for member in archive:
                     if member.isfile():
                         folder, slash, file = member.name.rpartition("/")
@@ -182,7 +184,8 @@ def _tar(path: Path, options: Mapping[str, str]) -> ClassFolders:
                         samples.setdefault(f"{folder}{slash}{stem}", {})[ending.lower()] = place
         except (OSError, tarfile.TarError) as error:
             raise InputError(
-                f"--data: expected a .tar file, got {shard.name}, which cannot be read as one"
+                f"--data: expected an uncompressed .tar file, got {shard.name}, which cannot be "
+                "read as one"
             ) from error
         for name, parts in samples.items():
             image = next((one for one in parts if f".{one}" in SUFFIXES), None)
@@ -247,13 +250,15 @@ def _classed(
     Args:
         names: of the numbers, in their order, as the data set has them.
     """
-    texts = [str(label) for label in labels]
+    texts = [_whole(str(label)) for label in labels]
     numbers = all(re.fullmatch(r"\d+", text) for text in texts)
-    if not numbers and any(not isinstance(one, str) for one in labels):
-        wrong = next(text for text in texts if not text.isdecimal())
+    wrong = [text for text in texts if not text.isdecimal()]
+    named_by_text = all(isinstance(one, str) for one in labels)
+    # Numbers that are no classes, as -1 for an image without a label, are no names either.
+    if wrong and (not named_by_text or all(_NUMBER.fullmatch(text) for text in texts)):
         raise InputError(
             f"--data: expected labels that are class numbers from 0 or names in {path.name}, got "
-            f"{wrong}"
+            f"{wrong[0]}"
         )
     known = list(names) if numbers and names else [] if numbers else sorted(set(texts))
     indices = list(map(int, texts)) if numbers else [known.index(text) for text in texts]
@@ -264,6 +269,15 @@ def _classed(
         )
     pairs = list(zip(files, indices, strict=True))
     return ClassFolders(path, known, pairs, [], kind=kind, base=root)
+
+
+def _whole(text: str) -> str:
+    """A number as it is written without decimals: pandas writes 3.0 if a column had a gap.
+
+    >>> _whole("3.0"), _whole("v3.0")
+    ('3', 'v3.0')
+    """
+    return text.partition(".")[0] if re.fullmatch(r"-?\d+\.0+", text) else text
 
 
 def _missing(what: str, extra: str) -> InputError:

@@ -13,8 +13,8 @@ from typing import Any
 import click
 
 from ..ground.errors import InputError
-from .command import Command, as_json
-from .common import parse_radii, pick_device
+from .command import Command, as_json, shows_progress
+from .common import check_writable, parse_radii, pick_device
 
 COLUMNS = (
     *("network", "training", "weights", "data", "images", "samples", "normalization"),
@@ -66,27 +66,39 @@ def reference(
     from .preparing import prepared
 
     rows = read_reference(out) if out.exists() else []
+    names = [network(spec)[0] for spec in models]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(
+            f"reference: expected each network once, got {twice[0]} twice, of which the table "
+            "would keep the last; rename a callable"
+        )
     target = pick_device(device)
-    results = []
+    check_writable(out.parent)
+    found: dict[str, Any] = {}
     for spec in models:
         weights = "DEFAULT" if spec.startswith(("torchvision:", "timm:")) else None
         model, samples, pixels = prepared(
             *(spec, weights, data), target, normalize=normalize, size=size, limit=limit, seed=seed
         )
-        for caveat in samples.caveats:
-            click.echo(f"Caution: {spec}: {caveat}")
+        name = network(spec)[0]
         measurement = FrequencyAccuracy(radii=parse_radii(radii))
-        result = measurement.run(model, samples, pixels=pixels)
+        result = measurement.run(model, samples, pixels=pixels, progress=shows_progress())
+        for caveat in result.caveats:
+            click.echo(f"Caution: {name}: {caveat}")
         rows = list(replaced(rows, result_rows(spec, result.to_dict())))
-        results.append(result)
-        click.echo(f"{network(spec)[0]}: {result.sentence()}")
-    write_reference(rows, out)
+        write_reference(rows, out)  # what is measured stays, whatever becomes of the next
+        found[name] = result
+        click.echo(f"{name}: {result.sentence()}")
     click.echo(f"{len({row['network'] for row in rows})} networks in {out}")
-    return as_json(results, out.parent)
+    return as_json(found, out)
 
 
 def network(spec: str) -> tuple[str, str]:
-    """A network's name in the table, and how it was trained."""
+    """A network's name in the table, and how it was trained.
+
+    Arguments are part of the name: ``nets.py:build,width=64`` is another network than with 32.
+    """
     from .models import FileSpec, _module_name
 
     own = FileSpec.read(spec)
@@ -94,7 +106,7 @@ def network(spec: str) -> tuple[str, str]:
         return spec, "published weights"
     made = getattr(sys.modules.get(_module_name(Path(own.path))), own.name, None)
     said = (getattr(made, "__doc__", None) or "not said").strip().splitlines()[0]
-    return own.name, said
+    return spec[len(own.path) + 1 :], said
 
 
 def result_rows(spec: str, content: Mapping[str, Any]) -> Iterator[dict[str, str]]:
@@ -128,24 +140,35 @@ def replaced(
     yield from found.values()
 
 
-def read_reference(path: Path) -> list[dict[str, str]]:
-    """The rows of a table.
+def read_reference(path: Path | None) -> list[dict[str, str]]:
+    """The rows of a table; None: of that which comes with the library.
 
     Raises:
         InputError: a file of another form.
     """
+    path = path or SHIPPED
     try:
         with path.open(newline="", encoding="utf-8") as stream:
             reader = csv.DictReader(stream)
             rows = list(reader)
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"reference: expected a CSV table, got {path} ({error})") from error
-    if tuple(reader.fieldnames or ()) != COLUMNS or any(None in row.values() for row in rows):
+    if tuple(reader.fieldnames or ()) != COLUMNS or not all(map(_whole, rows)):
         raise InputError(
             f"reference: expected a table of hfc-probe reference in {path}, got other columns; "
             "choose another file"
         )
     return rows
+
+
+def _whole(row: Mapping[str | None, Any]) -> bool:
+    """Whether a row has all cells and no more, with numbers where they belong."""
+    try:
+        float(row["value"])
+        bounds = [float(row[key]) for key in ("lower", "upper") if row[key] != ""]
+    except (TypeError, ValueError):
+        return False
+    return None not in row and None not in row.values() and len(bounds) in (0, 2)
 
 
 def write_reference(rows: Iterable[Mapping[str, str]], path: Path) -> None:
@@ -209,9 +232,11 @@ def placed(content: Mapping[str, Any], rows: Iterable[Mapping[str, str]]) -> lis
     return sentences
 
 
-def say_place(content: Mapping[str, Any], table: Path | None, name: str = "") -> None:
-    """Print a result's place in a table; None: that which comes with the library."""
-    for sentence in placed(content, read_reference(table or SHIPPED)):
+def say_place(
+    content: Mapping[str, Any], rows: Iterable[Mapping[str, str]], name: str = ""
+) -> None:
+    """Print a result's place in a table."""
+    for sentence in placed(content, rows):
         click.echo(f"{name}{': ' * bool(name)}{sentence}")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from .command import Command
-from .reference import reference_option, say_place
+from .reference import read_reference, reference_option, say_place
 
 
 @click.command(cls=Command)
@@ -31,11 +31,17 @@ def report(runs: tuple[Path, ...], out: Path | None, reference: Path | None) -> 
     groups = {str(run): [str(run)] for run in runs}
     if len(runs) > 2:
         groups = by_seed([str(run) for run in runs])
+    twice = sorted({str(run) for run in runs if runs.count(run) > 1})
+    if len(runs) > 2 and twice:
+        raise InputError(
+            f"report: expected each run once, got {twice[0]} twice, which is no further seed"
+        )
     if len(groups) != 2:
         raise InputError(
             "report: expected two runs, or seeds of two such as low_seed0 low_seed1 high_seed0 "
             f"high_seed1, got {len(groups)}: {', '.join(groups)}; name two"
         )
+    table = read_reference(reference)
     found = compare(
         *(
             mean_of(Path(name).name, [read_run(Path(run)) for run in group])
@@ -56,6 +62,6 @@ def report(runs: tuple[Path, ...], out: Path | None, reference: Path | None) -> 
         click.echo(note)
     for run in (found.a, found.b):
         for content in run.results.values():
-            say_place(content, reference, run.name)
+            say_place(content, table, run.name)
     click.echo(f"{found.count()} The page: {out}")
     return found.plain() | {"out": str(out)}

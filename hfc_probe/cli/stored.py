@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.labels import Label
-from ..ground.errors import InputError
+from ..ground.errors import InputError, named
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,29 @@ def read_run(path: Path) -> StoredRun:
             f"report: expected results (*.json of audit or demo) in {path}, got none; a "
             "TensorBoard directory alone does not hold them"
         )
+    strange = of_other_weights(results)
+    if strange:
+        raise InputError(
+            f"report: expected results of one model in {path}, got {named(strange)} of other "
+            "weights than the latest, left by an earlier run; remove what is not meant"
+        )
     pictures = {
         printable(file.stem): file.read_bytes()
         for file in sorted(path.glob("*.png"))
         if printable(file.stem) in results and file.is_file()
     }
     return StoredRun(printable(path.resolve().name), results, pictures, files)
+
+
+def of_other_weights(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The files of results that are of other weights than the latest, left by an earlier run."""
+    known = {
+        name: (str(said.get("date")), said["weights"])
+        for name, said in ((name, one.get("provenance", {})) for name, one in results.items())
+        if said.get("weights") is not None
+    }
+    latest = max(known.values(), key=lambda one: one[0], default=("", None))[1]
+    return [f"{name}.json" for name, (_, weights) in known.items() if weights != latest]
 
 
 def printable(text: str) -> str:

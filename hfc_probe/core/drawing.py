@@ -5,7 +5,7 @@ Figures are made without pyplot, so that nothing of the caller's plotting state 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -45,6 +45,26 @@ def styled() -> Iterator[None]:
         matplotlib.rcdefaults()  # figures look the same whatever style the caller chose
         matplotlib.rcParams.update(_STYLE)
         yield
+
+
+def radius_axis(axes: Axes, radii: Iterable[float], unit: str) -> None:
+    """Name an axis of radii, with a tick at each and a label at those that have room for one."""
+    known = sorted({float(r) for r in radii if np.isfinite(r)})
+    axes.set_xlabel(f"radius r ({unit})")
+    figure: Any = axes.figure
+    grid = axes.get_subplotspec()
+    inches = figure.bbox.width / figure.dpi  # of a part of a figure, too
+    inches *= grid.get_position(figure).width if grid else axes.get_position().width
+    extent = (known[-1] - known[0]) if known else 0.0
+    labels: list[str] = []
+    end = -np.inf
+    for radius in known:
+        text = f"{radius:g}"
+        middle = (radius - known[0]) / (extent or 1) * 0.9 * inches
+        half = 0.055 * len(text)  # inches, at the size of tick labels
+        labels.append(text if middle - half > end else "")
+        end = middle + half + 0.05 if labels[-1] else end
+    axes.set_xticks(known, labels)
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -195,6 +195,11 @@ class Measurement(ABC):
         return
 
     @property
+    def reads_logits(self) -> bool:
+        """Whether a model has to answer with logits that fit the labels."""
+        return self.needs_data and self.needs_logits
+
+    @property
     def variant(self) -> str:
         """Distinguishes two measurements of one class in one probe, which must differ in it."""
         return ""

@@ -81,7 +81,8 @@ def chance(targets: Tensor, classes: int | None, topk: int = 1) -> float:
 def images_hash(samples: Samples) -> str:
     """16 hexadecimal digits of the SHA-256 of pixels and targets; equal for the same images."""
     if samples not in _hashes:
-        _hashes[samples] = whole_hash(samples.images, samples.targets)[:_DIGITS]
+        sizes = [] if samples.sizes is None else [samples.sizes]
+        _hashes[samples] = whole_hash(samples.images, samples.targets, *sizes)[:_DIGITS]
     return _hashes[samples]
 
 

@@ -65,9 +65,9 @@ class Gathered:
         self._revised = False
 
     def add(self, images: Tensor, targets: Tensor) -> None:
-        ranged = self.given is not None and max(self.given.std) < 1 / 256
-        if ranged and not images.is_floating_point() and images.dtype != torch.uint8:
-            images = images.float()  # the declared range says what their values are
+        ranged = self.given is not None and self.given.declared
+        if ranged and (images.dtype != torch.uint8 or self.given != PixelSpace((0.0,), (1 / 255,))):
+            images = images.to(torch.promote_types(images.dtype, torch.float32))
         self._shape = shape = self._shape or images.shape[1:]
         if images.shape[1:] != shape:
             raise InputError(
@@ -154,7 +154,8 @@ def _undone(images: Tensor, normalization: Normalization) -> Tensor:
     if undo is not None:
         images = undo.unnormalize(images)
     undone = None if undo is None else (undo, normalization.source)
-    check_range(images, slack=OVERSHOOT, undone=undone)
+    exact = undo is not None and undo.declared
+    check_range(images, slack=ROUNDING if exact else OVERSHOOT, undone=undone)
     return images.clamp(0, 1)
 
 

@@ -80,6 +80,8 @@ def decide(
         )
     if not all(bool(part.isfinite().all()) for part in batches):
         raise InputError("images: expected finite values in [0, 1], got NaN or infinity")
+    if given is not None and given.declared:  # whatever else the values look like
+        return Normalization(given, given, "given")
     levels = _levels(batches)
     eps = torch.finfo(images.dtype).eps
     if _on_grid(IDENTITY, levels, eps):
@@ -292,6 +294,13 @@ def check_range(
         return
     if undone is not None:
         space, source = undone
+        if space.declared:
+            mean, std = max(space.mean), max(space.std)
+            raise InputError(
+                f"images: expected values from {-mean / std:.6g} to {(1 - mean) / std:.6g}, the "
+                f"range of pixels=, got {(low - mean) / std:.6g} to {(high - mean) / std:.6g}; "
+                "clip them in the loader, or pass the range that they have"
+            )
         said = "pixels=" if source == "given" else "normalisation found in the data"
         advice = (
             f"the {said} ({space}) does not undo this loader's normalisation; pass "

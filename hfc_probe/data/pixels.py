@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ class PixelSpace:
 
     Args:
         mean, std: one number per channel (or a single one for all), for values in [0, 1].
+        declared: whether they stand for a range of values, see :meth:`of_range`.
 
     Raises:
         InputError: numbers missing, not finite or of 8-bit values; a std of 0 or less.
@@ -29,6 +30,7 @@ class PixelSpace:
 
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+    declared: bool = field(default=False, kw_only=True, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
@@ -37,7 +39,8 @@ class PixelSpace:
             object.__setattr__(self, name, values)
         if min(self.std) <= 0:
             raise InputError(f"PixelSpace: expected std above 0, got {self.std}")
-        if max(self.mean) > 1 or max(self.std) > 1:
+        usual = all(-1 <= value <= 1 for value in self.mean) and max(self.std) <= 1
+        if not (usual or self.declared):
             raise InputError(
                 f"PixelSpace: expected the mean and std of images in [0, 1], got {self.mean} and "
                 f"{self.std}; divide a mean and std of 8-bit values by 255"
@@ -70,7 +73,7 @@ class PixelSpace:
         """
         low = checks.number("low", low, -math.inf, open_low=True)
         high = checks.number("high", high, low, open_low=True)
-        return cls((-low / (high - low),), (1 / (high - low),))
+        return cls((-low / (high - low),), (1 / (high - low),), declared=True)
 
     def normalize(self, images: Tensor) -> Tensor:
         """Pixel space ``(N, C, …)`` in [0, 1] to the model's input."""

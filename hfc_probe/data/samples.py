@@ -313,7 +313,11 @@ def _tell(data: Any, caveats: tuple[str, ...]) -> None:
 def _padded(images: Sequence[Any]) -> tuple[Any, Tensor | None]:
     """Images of several sizes in one tensor, and their sizes; those of one size as they are."""
     tensors = [one if isinstance(one, Tensor) else _as_tensor("images", one) for one in images]
-    shapes = {tuple(one.shape) for one in tensors}
+    shapes, kinds = {tuple(one.shape) for one in tensors}, {one.dtype for one in tensors}
+    if len(kinds) > 1:
+        raise InputError(
+            f"images: expected all of one number type, got {', '.join(sorted(map(str, kinds)))}"
+        )
     if len(shapes) < 2:
         return (torch.stack(tensors) if tensors else torch.as_tensor(images)), None
     if any(one.dim() != 3 for one in tensors) or len({one.shape[0] for one in tensors}) > 1:

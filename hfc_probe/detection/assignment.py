@@ -91,6 +91,7 @@ def assign(
     loose = np.zeros(len(score), dtype=bool)
     if any(is_federated(truth.images[i]) for i in image_ids):
         kept = _looked_for(truth, image_ids, ids[category], image, score, max_dets, of, ids)
+        kept = kept[areas[kept] > 0]  # as LVIS's package does
         category, image, score, row, areas = (c[kept] for c in (category, image, score, row, areas))
         loose = _listed(truth, image_ids, "not_exhaustive_category_ids", ids[category], image)
     order = np.lexsort((-score, image, category))

@@ -35,6 +35,7 @@ from .coco import (
     GroundTruth,
     ImageId,
     IouType,
+    check_categories,
     detections_from,
 )
 from .identity import changed, detector_identity
@@ -60,8 +61,6 @@ logger = logging.getLogger("hfc_probe")
 
 Detector = Callable[[list[Tensor]], Sequence[Any]]
 _ROUNDING = 1e-3
-# Of COCO's ids from 1 to 90, those that its 80 categories leave out.
-_CATEGORIES, _UNUSED = 80, frozenset({12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
 
 
 @dataclass(frozen=True)
@@ -168,7 +167,8 @@ class DetectionAudit:
         return variant_names(self.cutoffs)
 
     @property
-    def _shown(self) -> tuple[str, ...]:
+    def shown(self) -> tuple[str, ...]:
+        """Of the variants, and of the control if there is one."""
         return (*self.variants, CONTROL) if self.control else self.variants
 
     def measure(
@@ -294,7 +294,7 @@ class DetectionAudit:
                 broken |= unreadable
             result: DetectionAuditResult = ranks.broadcast(
                 used.evaluate(
-                    truth, _by_variant(finished, image_ids, used._shown), skipped=broken,
+                    truth, _by_variant(finished, image_ids, used.shown), skipped=broken,
                     image_ids=image_ids,
                 ) if ranks.leads else None
             )  # fmt: skip
@@ -420,14 +420,14 @@ class DetectionAudit:
         background: Tensor | None,
     ) -> tuple[float, ...]:
         """Radii where the detector's answer changes on a few of the images."""
-        chosen = scored_images(dataset.truth, image_ids)
+        chosen = scored_images(dataset.truth, image_ids, self.iou_type)
         if len(chosen) > LOOKED:
             chosen = sorted(random.Random(self.seed).sample(chosen, LOOKED), key=order)
         read = {i: read_batch(dataset, [i])[0] for i in chosen}
         images = {i: one for i, one in read.items() if not isinstance(one, BrokenImageError)}
 
         def show(image_id: ImageId, radii: Sequence[float]) -> dict[str, Detections]:
-            some = dataclasses.replace(self, radii=tuple(radii))
+            some = dataclasses.replace(self, radii=tuple(radii), control=False)
             image = images[image_id]
             found = detect_variants(run, [image_id], [image], device, some, background)[image_id]
             assert not isinstance(found, BrokenImageError)
@@ -446,17 +446,7 @@ class DetectionAudit:
         if self.ignore_unknown:
             return
         for name, detections in found.items():
-            coco = len(truth.categories) == _CATEGORIES
-            unused = _UNUSED if coco else frozenset()
-            labels = {int(k) for k in detections.labels}
-            unknown = sorted(labels - truth.categories.keys() - unused)
-            if unknown:
-                raise InputError(
-                    "detector: expected category ids of the annotations "
-                    f"({named(sorted(truth.categories))}), got {named(unknown)} on {name}; map the "
-                    "detector's classes to category ids, or pass ignore_unknown=True "
-                    "(--ignore-unknown) to leave such detections out"
-                )
+            check_categories(detections, truth, name)
 
 
 class PlacedAudit(DetectionAudit):
@@ -469,7 +459,7 @@ class PlacedAudit(DetectionAudit):
         self, truth: GroundTruth, predictions: Any, **options: Any
     ) -> DetectionAuditResult:
         result = super().evaluate(truth, predictions, **options)
-        count = min(LOOKED, len(scored_images(truth, result.image_ids)))
+        count = min(LOOKED, len(scored_images(truth, result.image_ids, self.iou_type)))
         note = (
             f"the {len(self.variants) // 2} radii were placed where AP changes on {count} of the "
             'images (radii="auto")'

@@ -29,6 +29,8 @@ from .pictures import is_turned, read_picture
 ImageId = int | str
 IouType = Literal["bbox", "segm", "keypoints"]  # what is compared with the annotations
 IOU_TYPES: tuple[IouType, ...] = get_args(IouType)
+# Of COCO's ids from 1 to 90, those that its 80 categories leave out; an adapter's class of no name.
+_CATEGORIES, _UNUSED = 80, frozenset({12, 26, 29, 30, 45, 66, 68, 69, 71, 83, -1})
 # What entries of the wrong kind, size or depth raise.
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 
@@ -327,6 +329,26 @@ def detections_from(output: Any, count: int, iou_type: IouType = "bbox") -> list
     return [_one_image(entry, iou_type) for entry in output]
 
 
+def check_categories(found: Detections, truth: GroundTruth, shown: str) -> None:
+    """Refuse detections of categories that the annotations do not have.
+
+    Args:
+        shown: what the detector was shown.
+
+    Raises:
+        InputError: such a category, but for those of COCO's ids that nothing is called by.
+    """
+    unused = _UNUSED if len(truth.categories) == _CATEGORIES else frozenset()
+    unknown = sorted({int(k) for k in found.labels} - truth.categories.keys() - unused)
+    if unknown:
+        raise InputError(
+            "detector: expected category ids of the annotations "
+            f"({named(sorted(truth.categories))}), got {named(unknown)} on {shown}; map the "
+            "detector's classes to category ids, or pass ignore_unknown=True (--ignore-unknown) to "
+            "leave such detections out"
+        )
+
+
 def _one_image(entry: Any, iou_type: IouType) -> Detections:
     names = ("boxes", "scores", "labels")
     if isinstance(entry, Mapping) and all(name in entry for name in names):
@@ -376,6 +398,8 @@ def _one_image(entry: Any, iou_type: IouType) -> Detections:
     if iou_type == "segm":
         return found._replace(masks=encoded(entry[key], n))
     points = torch.as_tensor(entry[key]).detach().cpu().to(torch.float64).numpy()
+    if n == 0 and points.size == 0 and points.ndim != 3:
+        points = points.reshape(0, 17, 3)
     if points.ndim != 3 or points.shape[::2] != (n, 3) or not np.isfinite(points).all():
         raise InputError(
             f"detector: expected finite keypoints (n, K, 3), one per box ({n}), got {points.shape}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
+from ..ground import checks
 from ..ground.errors import InputError, named
 from ..ground.hashing import file_digest
 
@@ -138,7 +140,7 @@ class UltralyticsDetector(nn.Module):
     def _letterboxed(self, image: Tensor) -> Tensor:
         """As ``LetterBox(imgsz, auto=True)``, on floats: bilinear, padded with 114 / 255."""
         height, width = image.shape[1:]
-        side = self.settings["imgsz"]
+        side = math.ceil(self.settings["imgsz"] / self.stride) * self.stride
         ratio = min(side / height, side / width)
         inner = max(round(height * ratio), 1), max(round(width * ratio), 1)
         if inner != (height, width):
@@ -161,14 +163,17 @@ def from_ultralytics(
     """A YOLO of ultralytics, on floats and without clipping, one image at a time.
 
     Images are letterboxed as by the library, but not rounded to 8 bits; its own non-maximum
-    suppression finds the boxes. The padding is grey (114 / 255), also beside HFC.
+    suppression finds the boxes. The padding is grey (114 / 255), also beside HFC. The network is
+    not changed: outside of an audit put it into evaluation mode first.
 
     Args:
         model: such as ``YOLO("yolo11n.pt")``.
         categories: names by category id, such as ``dataset.truth.categories``; classes are then
             mapped by name. None: the model's classes, from 0, are the category ids.
-        imgsz: longer side of the network's input; None: as the model was trained, else 640.
-        conf, iou, max_det: as in ``model.val()``: AP needs low scores, too.
+        imgsz: longer side of the network's input, rounded up to its stride; None: as the model was
+            trained, else 640.
+        conf, iou, max_det: as in ``model.val()``: AP needs low scores, too. But a box has its best
+            class alone, as in ``model.predict()``.
 
     Raises:
         InputError: another task than detection, or classes of other names.
@@ -187,16 +192,15 @@ def from_ultralytics(
             "model: expected a YOLO, got RT-DETR, whose input ultralytics stretches; use "
             "from_transformers"
         )
+    size = imgsz or dict(getattr(model, "overrides", {})).get("imgsz") or 640
     settings = {
-        "imgsz": imgsz or dict(getattr(model, "overrides", {})).get("imgsz") or 640,
+        "imgsz": checks.whole("imgsz", size),
         "conf": conf,
         "iou": iou,
         "max_det": max_det,
     }
     labels = None if categories is None else _by_name(names, categories, "model.model.names")
-    for parameter in network.parameters():
-        parameter.requires_grad_(False)
-    return UltralyticsDetector(network, labels, settings).eval()
+    return UltralyticsDetector(network, labels, settings)
 
 
 class OnnxDetector:

@@ -104,7 +104,8 @@ def _example(axes: Axes, result: Any, position: int, variant: str, pixels: Any) 
 
 def _false(result: Any, variant: str, image_id: Any, hits: list[int]) -> list[int]:
     """Detections from the threshold on that are wrong, best first."""
-    (scene,) = scenes(result.truth, [image_id], result.predictions[variant])
+    found = result.predictions[variant]
+    (scene,) = scenes(result.truth, [image_id], found, iou_type=result.iou_type)
     wrong = scene.rows[(scene.scores >= result.threshold) & ~scene.ignored]
     return [k for k in wrong.tolist() if k not in hits]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import fourier
-from ..core.drawing import CLEAN, HFC, LFC, new_figure, styled
+from ..core.drawing import CLEAN, HFC, LFC, new_figure, radius_axis, styled
 from .evaluation import METRICS
 from .variants import ORIGINAL
 
@@ -71,8 +71,7 @@ def _curves(axes: Axes, result: Any, metric: str) -> None:
     axes.set_title(
         f"{_SIZES[metric]}\n" + (f"original {original:.1f} %" if known else "no objects")
     )
-    axes.set_xlabel(f"radius r ({result.unit})")
-    axes.set_xticks(radii[np.isfinite(radii)])
+    radius_axis(axes, result.radii, result.unit)
 
 
 def _bars(axes: Axes, result: Any) -> None:
@@ -178,13 +177,13 @@ def errors_figure(result: Any) -> Figure:
                 costs = [100 * errors[name].cost[k] for name in names]
                 axes.plot(radii, costs, style, color=colour, marker=marker, ms=5, label=kind)
                 axes.axhline(100 * original.cost[k], color=colour, lw=0.9, ls=":")
-            found = ", ".join(f"{100 * errors[name].ap50:.1f}" for name in names)
-            axes.set_title(f"{part}\nAP50 {found} %", fontsize=11)
-            axes.set_xlabel(f"radius r ({result.unit})")
-            axes.set_xticks(radii[np.isfinite(radii)])
+            left = [100 * errors[name].ap50 for name in names]
+            axes.plot(radii, left, color=CLEAN, lw=3, alpha=0.4, label="AP50 itself (%)")
+            axes.set_title(part)
+            radius_axis(axes, result.radii, result.unit)
         panels[0].set_ylabel("AP50 lost to this kind (points)")
         panels[0].set_ylim(bottom=0)
-        handles = panels[1].get_lines()[::2]
+        handles = [line for line in panels[1].get_lines() if line.get_label()[0] != "_"]
         figure.legend(handles=handles, frameon=False, fontsize=9, loc="outside right center")
         figure.suptitle(
             f"Errors by kind ({result.samples} images; dotted: original, AP50 "

@@ -6,7 +6,6 @@ COCO; otherwise the names, without the ending, are the ids.
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -54,8 +53,10 @@ def _content(
     stems = [Path(name).stem for name, *_ in found]
     if len(set(stems)) < len(stems):
         stems = [name for name, *_ in found]
-    numbers = all(re.fullmatch(r"\d{1,18}", stem) for stem in stems)
-    ids: list[Any] = [int(stem) for stem in stems] if numbers else stems
+    ids: list[Any] = stems
+    if all(re.fullmatch(r"\d{1,18}", stem) for stem in stems):
+        numbers = [int(stem) for stem in stems]
+        ids = numbers if len(set(numbers)) == len(numbers) else stems  # 7 and 007
     content: dict[str, Any] = {
         "images": [], "annotations": [], "notes": list(notes),
         "categories": [{"id": k + first, "name": name} for k, name in enumerate(names)],
@@ -98,11 +99,15 @@ def _yolo(path: Path, images: Path | None) -> dict[str, Any] | None:
         file = next((path / n for n in ("data.yaml", "dataset.yaml") if (path / n).is_file()), path)
     if file.suffix not in (".yaml", ".yml") or not file.is_file():
         return None
-    given = _plain_yaml(file.read_text(encoding="utf-8"))
-    names = given.get("names", [])
-    listed = list(names.values()) if isinstance(names, Mapping) else list(names)
-    if not listed:
+    given = _yaml_keys(file.read_text(encoding="utf-8"))
+    names = given.get("names") or []
+    by_class = dict(names if isinstance(names, Mapping) else enumerate(names))
+    if not by_class:
         raise ValueError("names of the classes are missing")
+    if sorted(by_class) != list(range(len(by_class))):
+        raise ValueError(f"names of classes {named(list(by_class))}, not from 0 on")
+    listed = [by_class[k] for k in range(len(by_class))]
+    posed = "kpt_shape" in given
     if images is None:
         root = file.parent / str(given.get("path") or ".")
         root = root if root.is_dir() else file.parent
@@ -125,15 +130,22 @@ def _yolo(path: Path, images: Path | None) -> dict[str, Any] | None:
             size, text = _size(picture), labels / name.with_suffix(".txt")
             lines = text.read_text().splitlines() if text.is_file() and size else []
             width, height = size or (1.0, 1.0)
-            boxes = [_yolo_box(line, width, height, len(listed)) for line in lines if line.strip()]
+            boxes = [
+                _yolo_box(line, width, height, len(listed), posed=posed)
+                for line in lines
+                if line.strip()
+            ]
             yield name.as_posix(), size, boxes
 
     return _content(entries(), [str(name) for name in listed], 0)
 
 
-def _yolo_box(line: str, width: float, height: float, classes: int) -> dict[str, Any]:
-    """A class and a box, or a polygon, in shares of the image."""
+def _yolo_box(
+    line: str, width: float, height: float, classes: int, *, posed: bool
+) -> dict[str, Any]:
+    """A class and a box (keypoints after it are left out), or a polygon, in shares of the image."""
     kind, *numbers = (float(v) for v in line.split())
+    numbers = numbers[:4] if posed else numbers
     if not 0 <= kind < classes or len(numbers) < 4 or (len(numbers) > 4 and len(numbers) % 2):
         raise ValueError(f"{line!r} is no class of {classes} with x, y, width, height")
     if len(numbers) == 4:
@@ -143,47 +155,20 @@ def _yolo_box(line: str, width: float, height: float, classes: int) -> dict[str,
     xs, ys = [x * width for x in numbers[::2]], [y * height for y in numbers[1::2]]
     ring = [v for pair in zip(xs, ys, strict=True) for v in pair]
     box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
-    return {"position": int(kind), "bbox": box, "segmentation": [ring]}
+    area = abs(sum(xs[k - 1] * ys[k] - xs[k] * ys[k - 1] for k in range(len(xs)))) / 2
+    return {"position": int(kind), "bbox": box, "area": area, "segmentation": [ring]}
 
 
-def _plain_yaml(text: str) -> dict[str, Any]:
-    """A YOLO data file; without PyYAML, its keys, texts, lists and mappings of one level."""
+def _yaml_keys(text: str) -> dict[str, Any]:
+    import yaml
+
     try:
-        import yaml
-    except ImportError:
-        pass
-    else:
-        try:
-            read = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ValueError(str(error)) from error
-        if not isinstance(read, dict):
-            raise ValueError("no keys")
-        return read
-    found: dict[str, Any] = {}
-    key = ""
-    for line in text.splitlines():
-        line = re.sub(r"(^|\s)#.*", "", line).rstrip()
-        if not line.strip():
-            continue
-        if line[0] not in " -":
-            key, _, value = line.partition(":")
-            found[key.strip()] = _plain_value(value.strip())
-            key = key.strip()
-        elif line.strip().startswith("- "):
-            found[key] = [*(found[key] or []), _plain_value(line.strip()[2:])]
-        else:
-            inner, _, value = line.strip().partition(":")
-            found[key] = {**(found[key] or {}), inner: _plain_value(value.strip())}
-    return found
-
-
-def _plain_value(text: str) -> Any:
-    if text.startswith("[") and text.endswith("]"):
-        return [_plain_value(part.strip()) for part in text[1:-1].split(",") if part.strip()]
-    if text[:1] in ("'", '"'):
-        return ast.literal_eval(text)
-    return text or None
+        read = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+    if not isinstance(read, dict):
+        raise ValueError("no keys")
+    return read
 
 
 # --- Pascal VOC ------------------------------------------------------------------------------
@@ -257,7 +242,11 @@ def _fiftyone(path: Path, images: Path | None) -> dict[str, Any] | None:
         return None
     folder = images or path.parent / "data"
     if isinstance(content.get("samples"), list):
-        rows = [(s["filepath"], _sample_size(s), _labels(s)) for s in content["samples"]]
+        truth = _truth_field(content["samples"])
+        rows = [
+            (s["filepath"], _sample_size(s), ((s.get(truth) or {}).get("detections") or []))
+            for s in content["samples"]
+        ]
     elif isinstance(content.get("labels"), Mapping):
         on_disk = {p.stem: p.name for p in folder.iterdir()} if folder.is_dir() else {}
         rows = [(on_disk.get(k, k), None, v or []) for k, v in content["labels"].items()]
@@ -279,7 +268,7 @@ def _fiftyone(path: Path, images: Path | None) -> dict[str, Any] | None:
             for one in found:
                 x, y, w, h = (float(v) for v in one["bounding_box"])
                 label = one["label"]
-                position = label if isinstance(label, int) else names.index(str(label))
+                position = label if known and isinstance(label, int) else names.index(str(label))
                 boxes.append({"position": position, "iscrowd": int(bool(one.get("iscrowd"))),
                               "bbox": [x * width, y * height, w * width, h * height]})  # fmt: skip
             yield file_name, size, boxes
@@ -293,16 +282,18 @@ def _sample_size(sample: Mapping[str, Any]) -> tuple[float, float] | None:
     return (float(width), float(height)) if width and height else None
 
 
-def _labels(sample: Mapping[str, Any]) -> list[Any]:
-    """The detections of the first field without confidences: the ground truth."""
-    fields = {
-        k: v.get("detections") or []
-        for k, v in sample.items()
-        if isinstance(v, Mapping) and v.get("_cls") == "Detections"
-    }
-    for name in sorted(fields, key=lambda k: k != "ground_truth"):
-        if all(d.get("confidence") is None for d in fields[name]):
-            return fields[name]
-    if fields:
-        raise ValueError(f"the fields {named(list(fields))} hold detections with confidences only")
-    return []
+def _truth_field(samples: Sequence[Mapping[str, Any]]) -> str:
+    """The field of detections without confidences, in any sample: the ground truth."""
+    sure: dict[str, bool] = {}
+    for sample in samples:
+        for name, value in sample.items():
+            if isinstance(value, Mapping) and value.get("_cls") == "Detections":
+                found = value.get("detections") or []
+                alone = all(d.get("confidence") is None for d in found)
+                sure[name] = sure.get(name, True) and alone
+    names = sorted((name for name in sure if sure[name]), key=lambda k: k != "ground_truth")
+    if len(names) > 1 and names[0] != "ground_truth":
+        raise ValueError(f"the fields {named(names)} could all be the truth; call it ground_truth")
+    if sure and not names:
+        raise ValueError(f"the fields {named(list(sure))} hold detections with confidences only")
+    return names[0] if names else ""

@@ -26,7 +26,7 @@ from ..core.drawing import png
 from ..core.labels import Label
 from ..core.result import Arrays
 from ..data.pixels import PixelSpace
-from ..data.samples import Samples
+from ..data.samples import Samples, check_limit
 from ..ground import checks
 from ..ground.errors import InputError
 from ..ground.files import write_atomically
@@ -39,7 +39,14 @@ from ..model.subject import Subject
 from ..ranks import RankGroup, together
 from ..version import __version__
 from .audit import Detector, order, read_batch, undisturbed
-from .coco import DetectionDataset, Detections, GroundTruth, ImageId, detections_from
+from .coco import (
+    DetectionDataset,
+    Detections,
+    GroundTruth,
+    ImageId,
+    check_categories,
+    detections_from,
+)
 from .identity import detector_identity, same_answer
 from .operating_point import best_threshold
 from .pictures import BrokenImageError
@@ -197,7 +204,7 @@ class DetectionHeatmap:
     ) -> dict[ImageId, Tensor]:
         """Images with objects that can be read, as 8 bits if they came from 8 bits."""
         chosen = scored_images(dataset.truth, sorted(dataset.truth.images, key=order))
-        most = min(self.samples, limit or self.samples)
+        most = min(self.samples, check_limit(limit) or self.samples)
         if most < len(chosen):
             chosen = sorted(random.Random(self.seed).sample(chosen, most), key=order)
         images: dict[ImageId, Tensor] = {}
@@ -244,6 +251,8 @@ def _placeholders(count: int, channels: int) -> Samples:
 class _SceneEngine(Engine):
     """Passes of images of any size through a detector."""
 
+    differences = True
+
     def __init__(
         self,
         subject: Subject,
@@ -281,7 +290,8 @@ class _SceneEngine(Engine):
         jobs = [list(range(k, min(k + size, len(self._ids)))) for k in starts]
         found = [one for batch in self.subject.distribute(jobs, self._plain) for one in batch]
         self.forwards += len(found)
-        self._check_categories(found)
+        for one in found if not self._asked.ignore_unknown else ():
+            check_categories(one, self._truth, "original")
         by_image = dict(zip(self._ids, found, strict=True))
         if self._asked.threshold is None and self._asked.score != "AP":
             self.threshold = best_threshold(self._truth, self._ids, by_image) or 0.0
@@ -341,16 +351,6 @@ class _SceneEngine(Engine):
         period = _SIGNS_PERIOD
         signs = direction_signs(self.seed, i, j, period, period, count, channels)
         return signs.to(torch.int8)
-
-    def _check_categories(self, found: Sequence[Detections]) -> None:
-        if not self._asked.ignore_unknown:
-            known = set(self._truth.categories)
-            unknown = sorted({int(k) for one in found for k in one.labels} - known)
-            if unknown:
-                raise InputError(
-                    f"detector: expected category ids of the annotations, got {unknown[:5]}; map "
-                    "the detector's classes to category ids, or pass ignore_unknown=True"
-                )
 
 
 def _outcome(lost: Tensor, margin: Tensor) -> Outcome:

@@ -1,7 +1,8 @@
 """Which detections are right at IoU 0.5: one rule for errors by kind, F1, confusions and pictures.
 
 As in COCO, detections of categories that the annotations do not have do not exist, and what lies in
-a crowd of its own class is neither right nor wrong.
+a crowd of its own class is neither right nor wrong. As in LVIS, nor do those of categories that
+nobody looked for in an image; where not all objects of one were annotated, no further one is wrong.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .coco import Detections, GroundTruth, ImageId, IouType
+from .coco import Detections, GroundTruth, ImageId, IouType, is_federated
 from .doubts import corners, ious
 from .overlap import Overlap, is_ignored, pick
 
@@ -28,7 +29,8 @@ class Scene(NamedTuple):
         scores, labels: ``(n,)``.
         overlap: ``(n, m)`` IoU.
         match: ``(n,)`` the object that a detection is right about; −1: none.
-        ignored: ``(n,)`` right about none, and half within a crowd of its class.
+        ignored: ``(n,)`` right about none, and half within a crowd of its class, or of a class
+            whose objects were not all annotated.
     """
 
     categories: NDArray[np.int64]
@@ -67,6 +69,11 @@ def scenes(
         boxes, scores, labels = one[:3]
         rows = np.argsort(-scores, kind="stable")
         rows = rows[np.isin(labels[rows], list(truth.categories))][:most]
+        image, loose = truth.images[image_id], ()
+        if is_federated(image):
+            looked_for = {a["category_id"] for a in here} | set(image["neg_category_ids"] or ())
+            rows = rows[np.isin(labels[rows], list(looked_for))]
+            loose = image.get("not_exhaustive_category_ids") or ()
         boxes, scores, labels = corners(boxes[rows]), scores[rows], labels[rows]
         if compare is None:
             overlap, within = ious(boxes, _corners_of(objects)), _inside(boxes, ignored_here)
@@ -83,7 +90,7 @@ def scenes(
                 free[:, best] = 0
         kinds = np.array([a["category_id"] for a in ignored_here], dtype=np.int64)
         own = (within > OVERLAP) & (labels[:, None] == kinds)
-        ignored = (match < 0) & own.any(1)
+        ignored = (match < 0) & (own.any(1) | np.isin(labels, list(loose)))
         yield Scene(categories, rows, scores, labels, overlap, match, ignored)
 
 

@@ -67,7 +67,8 @@ class Overlap:
         if self._type == "bbox":
             return np.asarray(shapes[:, 2] * shapes[:, 3])
         if self._type == "segm":
-            return np.asarray(self._mask.area(list(shapes)), dtype=np.float64).reshape(-1)
+            # One by one: with NumPy 2, pycocotools takes no list of more than 255.
+            return np.array([self._mask.area(mask) for mask in shapes], dtype=np.float64)
         extent = shapes[:, :, :2].max(1, initial=-np.inf) - shapes[:, :, :2].min(1, initial=np.inf)
         return np.asarray(extent[:, 0] * extent[:, 1])
 
@@ -75,7 +76,7 @@ class Overlap:
         """Agreement ``(n, m)`` in [0, 1]; with a crowd, the share of the detection within it.
 
         Raises:
-            InputError: objects without a mask or the 17 keypoints of COCO.
+            InputError: objects without a mask or the 17 keypoints of COCO, masks of another size.
         """
         if not len(shapes) or not annotations:
             return np.zeros((len(shapes), len(annotations)))
@@ -85,7 +86,15 @@ class Overlap:
         if self._type == "bbox":
             objects = np.array([a["bbox"] for a in annotations], dtype=np.float64)
             return np.asarray(self._mask.iou(np.ascontiguousarray(shapes), objects, crowd))
-        return np.asarray(self._mask.iou(list(shapes), [*map(self._object, annotations)], crowd))
+        masks = [*map(self._object, annotations)]
+        sizes = {tuple(mask["size"]) for mask in (*shapes, *masks)}
+        if len(sizes) > 1:  # pycocotools would take them as apart
+            raise InputError(
+                "masks: expected detected masks of the size of the annotated ones, got "
+                f"(height, width) of {' and '.join(map(str, sorted(sizes)))} for image "
+                f"{annotations[0]['image_id']}; give masks at the size of the original image"
+            )
+        return np.asarray(self._mask.iou(list(shapes), masks, crowd))
 
     def _object(self, annotation: Mapping[str, Any]) -> Any:
         """An object's mask as compressed RLE; polygons are drawn once."""

@@ -40,7 +40,7 @@ def read_picture(
     Raises:
         BrokenImageError: no such file, no image, pixels of unknown scale, another size.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as file:
@@ -51,9 +51,8 @@ def read_picture(
         raise BrokenImageError(f"images: expected {named}, no such file") from error
     except InputError:
         raise
-    # Pillow refuses sizes that no memory holds by an Exception of its own.
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError,
-            ValueError) as error:  # fmt: skip
+    # Pillow raises Exceptions of many kinds, and what replaces its reader others (Ultralytics').
+    except Exception as error:
         raise BrokenImageError(
             f"images: expected an image in {named}, got a file that cannot be read as one ({error})"
         ) from error

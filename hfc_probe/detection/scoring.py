@@ -11,14 +11,17 @@ from numpy.typing import NDArray
 from .coco import Detections, GroundTruth, ImageId, IouType
 from .evaluation import image_precisions
 from .matching import scenes
+from .overlap import is_ignored
 
 ImageScoreKind = Literal["AP", "recall", "IoU"]
 KINDS: tuple[ImageScoreKind, ...] = ("AP", "recall", "IoU")
 
 
-def scored_images(truth: GroundTruth, image_ids: Iterable[ImageId]) -> list[ImageId]:
+def scored_images(
+    truth: GroundTruth, image_ids: Iterable[ImageId], iou_type: IouType = "bbox"
+) -> list[ImageId]:
     """Those of some images that show an object: no score is defined on others."""
-    shown = {a["image_id"] for a in truth.annotations if not a["iscrowd"]}
+    shown = {a["image_id"] for a in truth.annotations if not is_ignored(a, iou_type)}
     return [image_id for image_id in image_ids if image_id in shown]
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .. import fourier
 from ..core.provenance import weights_hash
+from ..data.samples import check_limit
 from ..ground import checks
 from ..ground.errors import InputError
 from ..measurements.fourier_sensitivity import (
@@ -106,7 +107,7 @@ class DetectionSensitivity:
         began = time.perf_counter()
         truth = dataset.truth
         chosen = scored_images(truth, sorted(truth.images, key=order))
-        most = min(self.samples, limit or self.samples)
+        most = min(self.samples, check_limit(limit) or self.samples)
         if most < len(chosen):
             chosen = sorted(random.Random(self.seed).sample(chosen, most), key=order)
         where = torch.device(device or device_of(model))

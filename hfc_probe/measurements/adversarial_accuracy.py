@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .. import attacks, fourier, kernels
-from ..core.drawing import CLEAN, HFC, LFC, spectrum_axes
+from ..core.drawing import CLEAN, HFC, LFC, radius_axis, spectrum_axes
 from ..core.intervals import percent, percent_at, proportion_arrays
 from ..core.labels import Label
 from ..core.measurement import Measurement, settings_of
@@ -442,8 +442,7 @@ def _filtered_axes(
             fontsize=9,
         )
     axes.set_ylim(0, 1.02)
-    axes.set_xticks(radii)
-    axes.set_xlabel("radius r (cycles/image)")
+    radius_axis(axes, radii, "cycles/image")
     axes.set_ylabel("accuracy")
     axes.set_title(f"Perturbation filtered, ε = {result.epsilons[-1]:g}")
     axes.legend(frameon=False, fontsize=9)

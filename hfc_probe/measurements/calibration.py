@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .. import fourier
 from ..core.components import ComponentMeasurement, radius_unit
-from ..core.drawing import CLEAN, HFC, LFC
+from ..core.drawing import CLEAN, HFC, LFC, radius_axis
 from ..core.event_file import radius_tag
 from ..core.labels import Label, accuracy_label
 from ..core.measurement import settings_of
@@ -254,8 +254,7 @@ class CalibrationResult(CellResult):
                 axes.fill_between(self.radii, low, high, color=colour, alpha=0.18, lw=0)
                 name = f"{part.upper()}(r)"
                 axes.plot(self.radii, line, style, marker="o", color=colour, label=name)
-            axes.set_xticks(self.radii)
-            axes.set_xlabel(f"radius r ({radius_unit(self.settings)})")
+            radius_axis(axes, self.radii, radius_unit(self.settings))
             axes.set_ylabel(label)
             axes.set_title(title)
             axes.set_ylim(0, 1.02)

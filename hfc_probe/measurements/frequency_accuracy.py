@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .. import fourier
 from ..core.components import ComponentMeasurement, radius_unit
-from ..core.drawing import CLEAN, HFC, LFC
+from ..core.drawing import CLEAN, HFC, LFC, radius_axis
 from ..core.event_file import radius_tag
 from ..core.intervals import (
     difference,
@@ -443,8 +443,7 @@ class FrequencyAccuracyResult(Result):
             color=CLEAN,
             fontsize=9,
         )
-        axes.set_xlabel(f"radius r ({radius_unit(self.settings)})")
-        axes.set_xticks(radii)
+        radius_axis(axes, radii, radius_unit(self.settings))
         top = "" if self.topk[0] == 1 else f"top-{self.topk[0]} "
         axes.set_ylabel(f"{top}accuracy")
         axes.set_ylim(0, 1.08)

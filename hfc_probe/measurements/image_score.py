@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .. import fourier
 from ..core.components import ComponentMeasurement, radius_unit
-from ..core.drawing import CLEAN, HFC, LFC
+from ..core.drawing import CLEAN, HFC, LFC, radius_axis
 from ..core.event_file import radius_tag
 from ..core.labels import Label
 from ..core.measurement import settings_of
@@ -24,7 +24,8 @@ from ..core.result import Arrays, Result, manner
 from ..ground import checks
 from ..ground.errors import InputError
 from ..model.subject import Subject
-from .scores import SCORES, SetScore, is_clean, score_named, targets_of
+from .score_targets import is_clean, name_of, targets_of
+from .scores import SCORES, SetScore, score_named
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -106,7 +107,7 @@ class ImageScore(ComponentMeasurement):
             )
             found, targets = [], None if clean else targets_of(self.targets, rows)
             for view in views:
-                outputs = subject.answer(view.images)
+                outputs = subject.answer(view.images, tensor=isinstance(self.score, str))
                 if targets is None:
                     targets = outputs  # the original comes first
                 values = torch.as_tensor(rows_of(outputs, targets))
@@ -120,14 +121,22 @@ class ImageScore(ComponentMeasurement):
                 found.append(values.double().cpu().numpy())
             return np.stack(found)
 
-        values = np.concatenate(list(subject.map(scored)), axis=1)
+        parts = list(subject.map(scored))
+        widths = sorted({part.shape[2:] for part in parts})
+        if len(widths) > 1:
+            raise InputError(
+                f"score: expected as many numbers in the rows of all images, got "
+                f"{' and '.join(str(n) for (n,) in widths[:2])}; for outputs of several sizes make "
+                "a SetScore of rows= that do not depend on it"
+            )
+        values = np.concatenate(parts, axis=1)
         estimates = None
         if isinstance(score, SetScore):
             estimates = _estimates(score, values, self.bootstrap, self.seed)
             values = values[:, :0, 0]
         return ImageScoreResult(
-            settings={k: v for k, v in settings_of(self).items() if k != "targets"}
-            | {"radii": radii, "score": self.label},
+            settings=settings_of(self)
+            | {"radii": radii, "score": self.label, "targets": name_of(self.targets)},
             samples=len(samples),
             radii=np.asarray(radii, dtype=np.float64),
             values=values,
@@ -302,8 +311,7 @@ class ImageScoreResult(Result):
             label = name.upper()
             axes.plot(self.radii, arrays[name], style, marker="o", color=colour, label=label)
         axes.axhline(float(arrays["original"]), color=CLEAN, lw=1.2, ls=":", label="original")
-        axes.set_xlabel(f"radius r ({radius_unit(self.settings)})")
-        axes.set_xticks(self.radii)
+        radius_axis(axes, self.radii, radius_unit(self.settings))
         axes.set_ylabel(self.settings["label"])
         axes.set_title(f"{self.settings['label']} by frequency ({self.samples} images, 95 %)")
         axes.legend(frameon=False, fontsize=9)

@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 from ..ground import checks
 from ..ground.errors import InputError
+from ..model.outputs import tensor_among
+from .score_targets import alike, classes_of, images_of, is_clean, labels_of, targets_of
 
 if TYPE_CHECKING:
     from ..data.samples import Samples
@@ -53,10 +55,16 @@ class SetScore:
     __name__: str = "metric"
 
     def __post_init__(self) -> None:
-        if (self.metric is None) == (self.rows is None or self.value is None):
+        given = [part is not None for part in (self.metric, self.rows, self.value)]
+        if given not in ([True, False, False], [False, True, True]):
+            got = [
+                n
+                for n, is_there in zip(("metric", "rows", "value"), given, strict=True)
+                if is_there
+            ]
             raise InputError(
                 "SetScore: expected metric(outputs, targets), or rows= and value=, got "
-                f"{'all' if self.metric else 'neither'}; pass one of the two"
+                f"{' and '.join(got) or 'neither'}; pass one of the two"
             )
         if self.metric is not None:
             checks.function("metric", self.metric, "metric(outputs, targets) -> float")
@@ -76,6 +84,11 @@ def _packed(outputs: Tensor, targets: Tensor) -> Tensor:
     """Both in one row for each image, with their shapes in front."""
     parts = []
     for one in (outputs, targets):
+        if not isinstance(one, Tensor):
+            raise InputError(
+                f"SetScore: expected tensors of outputs and targets, got {type(one).__name__}; "
+                "pass predict= that returns one, or rows= and value="
+            )
         head = [float(not one.is_floating_point()), one.dim() - 1, *one.shape[1:]]
         parts.append(torch.tensor(head).double().expand(len(one), -1))
         parts.append(one.reshape(len(one), -1).double().cpu())
@@ -96,19 +109,19 @@ def _unpacked(rows: Array) -> tuple[Tensor, Tensor]:
 
 
 def _correct(outputs: Tensor, targets: Tensor) -> Tensor:
-    return outputs.argmax(1) == targets
+    return outputs.argmax(1) == classes_of(outputs, targets)
 
 
 def _exact_match(outputs: Tensor, targets: Tensor) -> Tensor:
-    return ((outputs > 0) == targets.bool()).all(1)
+    return ((outputs > 0) == labels_of(outputs, targets)).all(1)
 
 
 def _overlaps(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Pixels in the intersection and in the union, ``(N, K)``."""
-    classes = outputs.shape[1]
-    valid = (targets >= 0) & (targets < classes)  # 255 and the like are not judged
+    classes, targets = outputs.shape[1], classes_of(outputs, targets)
+    valid = (targets >= 0) & (targets < classes)
     said = torch.where(valid, outputs.argmax(1), classes)
-    true = torch.where(valid, targets.long(), classes)
+    true = torch.where(valid, targets, classes)
 
     def masks(of: Tensor) -> Tensor:
         return torch.stack([(of == k).flatten(1) for k in range(classes)], 1)
@@ -159,7 +172,7 @@ def _per_image(values: Tensor) -> Tensor:
 
 
 def _absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    return _per_image((outputs.reshape(targets.shape) - targets).abs())
+    return _per_image((outputs - alike(outputs, targets)).abs())
 
 
 def _error_sums(
@@ -168,7 +181,8 @@ def _error_sums(
     """Sum of an error over the known values of each image, and their number."""
 
     def sums(outputs: Tensor, targets: Tensor) -> Tensor:
-        outputs, targets = outputs.reshape(len(targets), -1), targets.reshape(len(targets), -1)
+        targets = alike(outputs, targets).reshape(len(targets), -1)
+        outputs = outputs.reshape(targets.shape)
         mask = known(targets) & targets.isfinite()
         errors = of(outputs, torch.where(mask, targets, 1)).where(mask, 0)
         return torch.stack([errors.double().sum(1), mask.double().sum(1)], 1)
@@ -182,12 +196,17 @@ def _pooled(rows: Array, weights: Array) -> Array:
 
 
 def _psnr(outputs: Tensor, targets: Tensor) -> Tensor:
-    error = _per_image((outputs - targets).square())
+    error = _per_image((outputs - images_of(outputs, targets)).square())
     return -10 * error.clamp_min(1e-10).log10()  # of images in [0, 1]; at most 100 dB
 
 
 def _ssim(outputs: Tensor, targets: Tensor) -> Tensor:
     """Wang et al., IEEE TIP 2004: a Gaussian window of 11 pixels, σ = 1.5, images in [0, 1]."""
+    if outputs.dim() != 4 or min(outputs.shape[2:]) < 11:
+        raise InputError(
+            "ssim: expected images (N, C, H, W) of at least 11 pixels a side from the model, got "
+            f"{tuple(outputs.shape)}"
+        )
     at = torch.arange(11, device=outputs.device, dtype=outputs.dtype) - 5
     bell = torch.exp(-(at**2) / (2 * 1.5**2))
     bell = bell / bell.sum()
@@ -197,7 +216,7 @@ def _ssim(outputs: Tensor, targets: Tensor) -> Tensor:
         flat = F.conv2d(F.conv2d(flat, bell[None, None, :, None]), bell[None, None, None])
         return flat.reshape(len(images), -1)
 
-    x, y = outputs, targets.to(outputs.dtype)
+    x, y = outputs, images_of(outputs, targets).to(outputs.dtype)
     mx, my = blurred(x), blurred(y)
     vx, vy = blurred(x * x) - mx**2, blurred(y * y) - my**2
     both = blurred(x * y) - mx * my
@@ -207,7 +226,8 @@ def _ssim(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _cosine(outputs: Tensor, targets: Tensor) -> Tensor:
-    return F.cosine_similarity(outputs.flatten(1), targets.flatten(1))
+    flat = (len(outputs), -1)
+    return F.cosine_similarity(outputs.reshape(flat), alike(outputs, targets).reshape(flat))
 
 
 def nearest_neighbours(embeddings: Tensor, labels: Tensor, k: int = 20) -> Score:
@@ -243,11 +263,13 @@ SCORES: Mapping[str, Score | SetScore] = {
     "accuracy": _correct,
     "exact_match": _exact_match,
     "label_accuracy": SetScore(
-        rows=lambda outputs, targets: (outputs > 0) == targets.bool(),
+        rows=lambda outputs, targets: (outputs > 0) == labels_of(outputs, targets),
         value=lambda rows, weights: _with_mean(weights @ rows),
     ),
     "mean_average_precision": SetScore(
-        rows=lambda outputs, targets: torch.cat([outputs, targets.to(outputs)], 1),
+        rows=lambda outputs, targets: torch.cat(
+            [outputs, labels_of(outputs, targets).to(outputs)], 1
+        ),
         value=_average_precisions,
     ),
     "mean_iou": _mean_iou,
@@ -283,51 +305,40 @@ def score_named(score: Any) -> Score | SetScore:
     return SCORES[checks.choice("score", score, tuple(SCORES))]
 
 
-def targets_of(targets: Any, rows: Tensor) -> Any:
-    """Those rows of the targets that belong to some samples; the samples' own if there are none.
-
-    Raises:
-        InputError: fewer rows than the samples refer to.
-    """
-    if targets is None:
-        return rows
-    known = torch.as_tensor(targets)
-    if int(rows.max()) >= len(known):
-        raise InputError(
-            f"targets: expected a row for each image, got {len(known)} and an image of row "
-            f"{int(rows.max())}; give the images as Samples(images, torch.arange(len(images)))"
-        )
-    return known[rows.cpu()].to(rows.device)
-
-
-def is_clean(targets: Any) -> bool:
-    """Whether the targets are the model's outputs on the original images."""
-    return isinstance(targets, str) and checks.choice("targets", targets, ("clean",)) == "clean"
-
-
 def takes_model(score: Any) -> bool:
-    """Whether a score is called as ``score(model, inputs, targets)`` and not with outputs."""
+    """Whether a score is called as ``score(model, inputs, targets)`` and not with outputs.
+
+    That is by the arguments that it needs; those with a default are its own.
+    """
     if isinstance(score, str):
         return False
+    called = score.forward if isinstance(score, nn.Module) else score
     try:
-        return len(inspect.signature(score).parameters) != 2
+        parameters = inspect.signature(called).parameters.values()
     except (TypeError, ValueError):  # of a function without a signature
         return True
+    plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.kind in plain and p.default is p.empty for p in parameters) != 2
 
 
 def adapted(
     score: Any, targets: Any, subject: Subject, samples: Samples
 ) -> tuple[Callable[[nn.Module, Tensor, Tensor], Tensor], Samples]:
     """``score(model, inputs, targets)`` of a score of outputs, and the samples it is called on."""
-    found, predict = score_named(score), subject.predict
-    if is_clean(targets):
+    found, predict, clean = score_named(score), subject.predict, is_clean(targets)
+    tensors = clean or isinstance(score, str)
+    if clean:
         seen = replace(subject, samples=samples)
-        targets = torch.cat(list(seen.map(lambda start, images, _: subject.answer(images).cpu())))
+        targets = torch.cat(
+            list(seen.map(lambda start, images, _: seen.answer(images, tensor=True).cpu()))
+        )
         samples = replace(samples, targets=torch.arange(len(samples)))
 
     def scored(model: nn.Module, inputs: Tensor, rows: Tensor) -> Tensor:
         outputs = model(inputs) if predict is None else predict(model, inputs)
+        outputs = tensor_among(outputs, len(inputs)) if tensors else outputs
         return torch.as_tensor(found(outputs, targets_of(targets, rows)))  # type: ignore[operator]
 
-    scored.__qualname__ = score if isinstance(score, str) else score.__qualname__
+    own = getattr(score, "__qualname__", type(score).__qualname__)
+    scored.__qualname__ = score if isinstance(score, str) else own
     return scored, samples

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..ground.errors import InputError
@@ -22,6 +23,24 @@ def first_output(output: Any, count: int, targets: Tensor) -> Any:
         _check_first(output, count, int(targets.max()) + 1)
         return output[0]
     return output
+
+
+def tensor_among(output: Any, count: int) -> Tensor:
+    """The tensor that a score compares, of any shape, among what a model returns.
+
+    Raises:
+        InputError: none, or several that could be it.
+    """
+    found = first_output(output, count, torch.zeros(1, dtype=torch.long, device="cpu"))
+    if not isinstance(found, Tensor):
+        keys = ", ".join(map(repr, found)) if isinstance(found, Mapping) else ""
+        call = f"model(images)[{next(iter(found))!r}]" if keys else "…"
+        raise InputError(
+            f"model: expected a tensor to score, got {type(found).__name__}"
+            f"{f' with {keys}' if keys else ''}; pass predict=lambda model, images: {call} that "
+            "returns it"
+        )
+    return found
 
 
 def _check_first(outputs: Sequence[Any], count: int, needed: int) -> None:

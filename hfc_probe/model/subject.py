@@ -22,7 +22,7 @@ from ..ground.devices import sent
 from ..ground.errors import InputError
 from ..ranks import RankGroup, share_buffers
 from .isolation import device_of, first_tensor, isolated
-from .outputs import first_output
+from .outputs import first_output, tensor_among
 from .shared_logits import SharedLogits
 from .trial import Verdict, known, verdict_of
 
@@ -185,10 +185,15 @@ class Subject:
                 self.check_targets(logits.shape[1])
             yield logits
 
-    def answer(self, images: Tensor) -> Any:
-        """What the model or ``predict`` returns for images in pixel space, of any form, counted."""
+    def answer(self, images: Tensor, *, tensor: bool = False) -> Any:
+        """What the model or ``predict`` returns for images in pixel space, of any form, counted.
+
+        Args:
+            tensor: the tensor among it, see :func:`hfc_probe.model.outputs.tensor_among`.
+        """
         self.tally.passes += len(images)
-        return self._run(images)
+        output = self._run(images)
+        return tensor_among(output, len(images)) if tensor else output
 
     def _run(self, images: Tensor) -> Any:
         dtype = getattr(first_tensor(self.model), "dtype", images.dtype)

@@ -187,7 +187,7 @@ def _asks(measurement: Measurement, samples: Samples) -> bool:
         kind is not Measurement and kind.__module__.startswith("hfc_probe.")
         for kind in type(measurement).__mro__
     )
-    if not (ours and measurement.needs_data and measurement.needs_logits):
+    if not (ours and measurement.reads_logits):
         return False
     try:
         return measurement.cost(len(samples), samples.image_shape) > 0
@@ -255,15 +255,19 @@ def _entries(chosen: list[tuple[Measurement, Every]], sets: list[ImageSet]) -> l
     images = [pair for pair in chosen if pair[0].needs_data]
     of_weights = [(*pair, replace(sets[0], name="")) for pair in weights]
     entries: dict[str, Entry] = {}
+    variants = set()
     for measurement, every, of in [*of_weights, *((*p, s) for s in sets for p in images)]:
         key = of.key(measurement.name)
+        variant = (key, measurement.variant)
         if key in entries and measurement.variant:
             key = f"{key}_{measurement.variant}"
-        if key in entries:
+        if key in entries or variant in variants:
             raise InputError(
                 f"measurements: expected each once, got {measurement.name} twice, which would "
-                "write to the same tags; give the second a probe and a log_dir of its own"
+                "write to the same tags; give the second another norm= or label=, if it has one, "
+                "or a probe and a log_dir of its own"
             )
+        variants.add(variant)
         entries[key] = Entry(key, measurement, every, of)
     return list(entries.values())
 

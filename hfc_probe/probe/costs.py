@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from torch import nn
 
+from ..ground.devices import waited
 from ..measurements import Result
 from ..model.subject import Predict, subject_of
 from .journal import Entry
@@ -85,9 +86,11 @@ class Costs:
                     self._model, images.samples, pixels=images.pixels, predict=self._predict
                 ) as subject:
                     batch, _ = next(subject.batches())
-                    subject.logits(batch)  # the first pass warms up
+                    subject.answer(batch)  # the first pass warms up
+                    waited(subject.device)
                     begin, count = time.perf_counter(), len(batch)
-                    subject.logits(batch).sum().item()
+                    subject.answer(batch)
+                    waited(subject.device)
                 took = (time.perf_counter() - begin) / count
             except Exception:
                 took = 0.0  # let the measurement run and report it

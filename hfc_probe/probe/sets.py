@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from ..data.samples import PixelSpace, Samples
 from ..ground import checks
 from ..ground.errors import InputError
@@ -43,6 +45,11 @@ def collect(data: Any, *, pixels: PixelSpace | None, limit: int | None) -> list[
         raise InputError(
             "data: expected a loader, Samples, or a mapping of names of letters, digits, _ and - "
             f'to those, got {got}; pass {{"train": …, "val": …}}'
+        )
+    if named is data and all(isinstance(one, Tensor) for one in named.values()):
+        raise InputError(
+            f"data: expected a loader, Samples, or a mapping of names to those, got tensors by "
+            f"name ({', '.join(named)}), as in one batch; pass [batch] or Samples(images, targets)"
         )
     sets = []
     for name, one in named.items():

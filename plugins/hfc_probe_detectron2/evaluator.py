@@ -20,6 +20,16 @@ from .data import BROKEN, CatalogImages
 from .model import VARIANTS
 
 
+def check_settings(audit: DetectionAudit) -> None:
+    """Raise :class:`InputError` for what an audit of a detectron2 model cannot do."""
+    _ = audit.cutoffs
+    if audit.iou_type != "bbox":
+        raise InputError(
+            f'iou_type: expected "bbox" with detectron2, whose boxes alone are compared, got '
+            f'"{audit.iou_type}"'
+        )
+
+
 class BandEvaluator(DatasetEvaluator):
     """AP by frequency, in one pass of detectron2's own ``inference_on_dataset``.
 
@@ -38,6 +48,9 @@ class BandEvaluator(DatasetEvaluator):
         output_dir: figures, tables and COCO results go there, on the main process.
         store: where detections are kept; by default in memory.
 
+    Raises:
+        InputError: ``radii="auto"``, or another ``iou_type`` than ``"bbox"``.
+
     Attributes:
         result: after :meth:`evaluate`, on the main process.
     """
@@ -52,6 +65,7 @@ class BandEvaluator(DatasetEvaluator):
     ) -> None:
         self._images = CatalogImages(data) if isinstance(data, str) else data
         self._audit = audit or DetectionAudit()
+        check_settings(self._audit)
         self._output_dir = output_dir
         self._given = store
         self._store = store or PredictionStore(None, {})
@@ -96,7 +110,7 @@ class BandEvaluator(DatasetEvaluator):
             broken |= unreadable
         result = self._audit.evaluate(
             self._images.truth,
-            {n: {i: f[n] for i, f in finished.items()} for n in self._audit.variants},
+            {n: {i: f[n] for i, f in finished.items()} for n in self._audit.shown},
             image_ids=[*finished, *broken],
             skipped=broken,
         )

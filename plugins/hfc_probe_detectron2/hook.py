@@ -21,6 +21,7 @@ from hfc_probe.ground.errors import InputError
 from hfc_probe.model.isolation import unwrap
 
 from .data import CatalogImages
+from .evaluator import check_settings
 from .run import audit
 
 logger = logging.getLogger("hfc_probe")
@@ -79,6 +80,7 @@ class DetectionAuditHook(HookBase):
             "workers": workers,
             "quiet": True,
         }
+        check_settings(self._options["settings"])
         self._kernels = kernels
         self._strict = strict
         self._failures = 0

@@ -89,6 +89,7 @@ class FrequencyModel(nn.Module):
                 background=self._background,
                 rescale=self.audit.rescale,
                 full_scale=255,
+                control=self.audit.control,
             )
         )
         originals = outputs.pop(ORIGINAL)

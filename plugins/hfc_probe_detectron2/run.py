@@ -21,7 +21,7 @@ from hfc_probe.model.isolation import isolated, unwrap
 from hfc_probe.ranks import together
 
 from .data import CatalogImages, loader_for, mapper_for
-from .evaluator import BandEvaluator
+from .evaluator import BandEvaluator, check_settings
 from .model import FrequencyModel
 
 
@@ -64,10 +64,11 @@ def audit(
         quiet: without detectron2's progress lines.
 
     Raises:
-        InputError: a loader without a name, a name that is not registered, classes that are not
-            those of the data set.
+        InputError: settings that need :meth:`DetectionAudit.measure`, a loader without a name, a
+            name that is not registered, classes that are not those of the data set.
     """
     used = settings or DetectionAudit(radii=tuple(radii))
+    check_settings(used)
     inner = unwrap(model)
     images, loader = _prepared(
         inner, data, used, cfg, mapper, dataset_name, limit, batch_size, workers, skip_broken

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from hfc_probe import PixelSpace, Probe, attach
+from hfc_probe import InputError, PixelSpace, Probe, attach
 
 try:
     from mmengine.hooks import Hook
@@ -53,11 +53,14 @@ class FrequencyHook(Hook):
     def before_train(self, runner: Any) -> None:
         model, options = runner.model, {"predict": _predict, **self._options}
         inner = model.module if is_model_wrapper(model) else model
-        if self._data is None and hasattr(inner.data_preprocessor, "_enable_normalize"):
+        whole = "predict" not in self._options or self._data is None
+        if whole and hasattr(inner.data_preprocessor, "_enable_normalize"):
             # A preprocessor of images takes values up to 255.
             options.setdefault("pixels", PixelSpace((0.0,), (1 / 255,)))
         writers, folder = _logs(runner) if self._log_dir is None else ([], self._log_dir)
-        data = _pairs(runner.val_loop.dataloader) if self._data is None else self._data
+        data = self._data
+        if data is None and runner.val_loop is not None:
+            data = _pairs(runner.val_loop.dataloader)
         self.probe = attach(model, data, log_dir=folder, writer=writers, **options)
         if runner.iter and self._restored is not None:
             self.probe.load_state_dict(self._restored)
@@ -93,7 +96,14 @@ def _pairs(loader: DataLoader[Any]) -> DataLoader[Any]:
         batch = loader.collate_fn(items)
         if not isinstance(batch, Mapping) or "data_samples" not in batch:
             return batch
-        labels = [sample.gt_label for sample in batch["data_samples"]]
+        found = [getattr(sample, "gt_label", None) for sample in batch["data_samples"]]
+        labels = [label for label in found if label is not None and label.numel() == 1]
+        if len(labels) < len(found):
+            raise InputError(
+                "data: expected one gt_label in each data sample of the validation loader, got "
+                "none or several; pass FrequencyHook(data=Samples(images, torch.arange(N)), "
+                "measurements=[ImageScore(…, targets=…)], predict=…) for other tasks"
+            )
         return torch.stack(list(batch["inputs"])), torch.cat(labels)
 
     return DataLoader(

@@ -1,27 +1,19 @@
-"""hfc_probe in Ultralytics: a probe for its trainer, and its detectors for an audit."""
+"""hfc_probe in Ultralytics: a probe for its trainer.
+
+An audit of its detectors needs :func:`hfc_probe.detection.detectors.from_ultralytics` alone.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from hfc_probe import KernelSpectra, Probe, attach
 
-try:
-    from ultralytics.utils.nms import non_max_suppression
-except ImportError as error:
-    said = "hfc_probe_ultralytics needs Ultralytics; pip install 'hfc_probe[ultralytics]'"
-    raise ImportError(said) from error
-
-__all__ = ["FrequencyCallbacks", "detector"]
-
-_GREY = 114 / 255  # beside an image that is not square
+__all__ = ["FrequencyCallbacks"]
 
 
 class FrequencyCallbacks:
@@ -84,29 +76,3 @@ class FrequencyCallbacks:
 def _logits(model: nn.Module, images: Tensor) -> Any:
     found = model(images)
     return found[-1] if isinstance(found, (tuple, list)) else found  # (probabilities, logits)
-
-
-def detector(
-    yolo: Any, categories: Sequence[int], *, size: int = 640
-) -> Callable[[list[Tensor]], list[dict[str, Tensor]]]:
-    """A detection model of a ``YOLO`` as :class:`hfc_probe.detection.DetectionAudit` calls it.
-
-    Args:
-        categories: category id of each of its classes.
-        size: of the longer side that images are resized to, a multiple of 32.
-    """
-    model, ids = yolo.model.eval(), torch.as_tensor(categories)
-
-    @torch.no_grad()
-    def one(image: Tensor) -> dict[str, Tensor]:
-        scale = size / max(image.shape[-2:])
-        new = [round(side * scale) for side in image.shape[-2:]]
-        resized = F.interpolate(image[None], new, mode="bilinear", antialias=True)
-        square = F.pad(resized, (0, size - new[1], 0, size - new[0]), value=_GREY)
-        output = model(square.to(next(model.parameters())))
-        found = non_max_suppression(output, conf_thres=1e-3, iou_thres=0.7)[0].float().cpu()
-        corner = torch.tensor([image.shape[-1], image.shape[-2]] * 2)
-        boxes = (found[:, :4] / scale).clamp(min=0).minimum(corner)
-        return {"boxes": boxes, "scores": found[:, 4], "labels": ids[found[:, 5].long()]}
-
-    return lambda images: [one(image) for image in images]

@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 
 from hfc_probe import InputError
-from hfc_probe.cli.class_names import read_class_names
+from hfc_probe.cli.class_names import folder_classes, read_class_names
 from hfc_probe.cli.data import load_samples
+from hfc_probe.cli.listings import read_listing
 from hfc_probe.cli.main import main
 
 from ..conftest import cli_runner
@@ -175,12 +176,36 @@ def test_hugging_faces_class_names_are_read(tmp_path):
         ("a.png,cat\n", "a column of images in x.csv, got a.png, cat; name it with ,image=COLUMN"),
         ("path,label\n", "expected images in .*x.csv, got none"),
         ("", "a column of images in x.csv, got none"),
+        ("path,label\na.png,0\nb.png,-1\n", "labels that are class numbers .* got -1"),
+        ("path,label\na.png,0.5\nb.png,1\n", "labels that are class numbers .* got 0.5"),
     ],
 )
 def test_what_is_wrong_with_a_csv_is_one_sentence(tmp_path, text, sentence):
     (tmp_path / "x.csv").write_text(text)
     with pytest.raises(InputError, match=sentence):
         load_samples(f"csv:{tmp_path / 'x.csv'}", Sized(1))
+
+
+def test_numbers_with_decimals_are_numbers(tmp_path):
+    """As pandas writes them if a column had a gap; as names, 10.0 would come before 2.0."""
+    lines = "".join(f"{k}.png,{k}.0\n" for k in range(12))
+    (tmp_path / "x.csv").write_text(f"path,label\n{lines}")
+    found = read_listing("csv", str(tmp_path / "x.csv"))
+    assert [label for _, label in found.files] == list(range(12))
+    assert found.names == []
+
+
+def test_a_data_sets_own_order_of_names_is_kept_and_said():
+    names = ["owl", "cat", "dog"]
+    assert folder_classes(names, 3) == ([0, 1, 2], "in the order of the data set's names")
+    assert folder_classes(names, 3, "sorted")[0] == [2, 0, 1]
+
+
+def test_a_compressed_shard_is_refused_as_such(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w:gz"):
+        pass
+    with pytest.raises(InputError, match=r"an uncompressed .tar file, got x.tar"):
+        read_listing("tar", str(tmp_path / "x.tar"))
 
 
 def test_labels_of_a_shard_in_json_and_none_at_all(tmp_path):
@@ -197,7 +222,7 @@ def test_labels_of_a_shard_in_json_and_none_at_all(tmp_path):
     with pytest.raises(InputError, match=r"a label beside each image in x.tar.*got none for 1"):
         load_samples(shard(("1.png", encoded(0))), Sized(3))
     (tmp_path / "x.tar").write_bytes(b"junk")
-    with pytest.raises(InputError, match=r"expected a .tar file, got x.tar"):
+    with pytest.raises(InputError, match=r"expected an uncompressed .tar file, got x.tar"):
         load_samples(f"tar:{tmp_path / 'x.tar'}", Sized(3))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hfc_probe import FrequencyAccuracy, PixelSpace
+from hfc_probe import FrequencyAccuracy, InputError, PixelSpace
 from hfc_probe.cli.main import main
 from hfc_probe.cli.reference import COLUMNS, SHIPPED, placed, read_reference, result_rows
 
@@ -121,6 +121,55 @@ def test_the_command_makes_a_table_extends_it_and_audit_and_report_read_it(here)
     assert "reference networks" not in other.stdout
     report = run("report", "a", "b", "--reference", "table.csv")
     assert "a: Accuracy on the original images, 75.0 %, is higher" in report.stdout
+
+
+GIVEN = ("--data", "npz:data.npz", "--normalize", "none", "--radii", "2", "--device", "cpu")
+
+
+def test_one_callable_with_other_arguments_is_another_network(here):
+    nets = [f"nets.py:network,right={right}" for right in (40, 150)]
+    result = run("reference", *nets, *GIVEN, "--out", "table.csv", "--json")
+    assert result.exit_code == 0, result.stderr
+    rows = [row for row in read_reference(Path("table.csv")) if "original" in row["tag"]]
+    assert {row["network"]: float(row["value"]) for row in rows} == {
+        "network,right=40": pytest.approx(0.2),
+        "network,right=150": pytest.approx(0.75),
+    }
+    found = json.loads(result.stdout)
+    assert list(found["results"]) == ["network,right=40", "network,right=150"]
+    assert found["files"] == ["table.csv"]
+
+
+def test_networks_that_were_measured_stay_if_a_later_one_fails(here):
+    nets = ("nets.py:network,right=40", "nets.py:nobody")
+    result = run("reference", *nets, *GIVEN, "--out", "table.csv")
+    assert result.exit_code == 2
+    assert {row["network"] for row in read_reference(Path("table.csv"))} == {"network,right=40"}
+
+
+def test_two_networks_of_one_name_are_refused(here):
+    Path("more.py").write_text(NETWORKS)
+    result = run("reference", "nets.py:network", "more.py:network", *GIVEN, "--out", "table.csv")
+    assert result.exit_code == 2
+    assert "got network twice" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "harm", [lambda line: line + ",more", lambda line: line.replace(",0.", ",a.")]
+)
+def test_a_table_with_other_cells_is_refused_in_a_sentence(tmp_path, harm):
+    head, line, *_ = SHIPPED.read_text().splitlines()[:1] + SHIPPED.read_text().splitlines()[5:]
+    (tmp_path / "table.csv").write_text(f"{head}\n{harm(line)}\n")
+    with pytest.raises(InputError, match="expected a table of hfc-probe reference"):
+        read_reference(tmp_path / "table.csv")
+
+
+def test_a_table_that_is_not_there_is_missed_before_anything_is_measured(here):
+    own = ("audit", "--model", "nets.py:network", *GIVEN, "--reference", "none.csv", "--out", "a")
+    result = run(*own)
+    assert result.exit_code == 2
+    assert "expected a CSV table, got none.csv" in result.stderr
+    assert not Path("a").exists()
 
 
 def test_another_table_is_not_written_over(here):

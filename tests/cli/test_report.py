@@ -27,6 +27,7 @@ from hfc_probe import (
     Samples,
     TruncatedSVD,
 )
+from hfc_probe.cli.common import left_behind
 from hfc_probe.cli.comparison import compare
 from hfc_probe.cli.main import main
 from hfc_probe.cli.page import page
@@ -255,6 +256,29 @@ def test_a_report_of_seeds_by_the_command(here):
     assert refused.exit_code == 2
     assert "expected two runs, or seeds of two" in refused.output
     assert "got 3: a, b, c" in refused.output
+
+
+def test_one_run_is_not_two_seeds():
+    result = CliRunner().invoke(main, ["report", "a_seed0", "a_seed0", "b_seed0", "b_seed1"])
+    assert result.exit_code == 2
+    assert "got a_seed0 twice" in result.output
+
+
+def test_a_directory_with_results_of_two_models_is_said_and_refused(tmp_path):
+    def result(weights, date):
+        return {"weights": weights, "date": date}
+
+    for name, said in (("old", result("v", "2026-01")), ("frequencies", result("w", "2026-02"))):
+        content = {"measurement": name, "scalars": {}, "provenance": said}
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    (tmp_path / "results.json").write_text("[]")  # of somebody else
+    written = SimpleNamespace(name="frequencies", provenance=result("w", "2026-02"))
+    assert left_behind(tmp_path, [written]) == ["old.json"]
+    with pytest.raises(InputError, match=r"results of one model in .*, got old.json of other"):
+        read_run(tmp_path)
+    (tmp_path / "old.json").unlink()
+    assert list(read_run(tmp_path).results) == ["frequencies"]
+    assert left_behind(tmp_path, [written]) == []
 
 
 def test_the_same_images_are_compared_image_by_image():

@@ -139,6 +139,19 @@ def yolo(coco, tmp_path_factory):
     return file, data
 
 
+def test_a_yolo_is_not_changed_and_its_input_is_rounded_up_as_by_the_library():
+    ultralytics = pytest.importorskip("ultralytics", reason="ultralytics is not installed")
+    model = ultralytics.YOLO("yolo11n.yaml", task="detect")
+    network = model.model.train()
+    before = [p.requires_grad for p in network.parameters()]
+    detector = from_ultralytics(model, imgsz=100)
+    assert [p.requires_grad for p in network.parameters()] == before
+    assert network.training
+    assert detector._letterboxed(torch.rand(3, 90, 60)).shape == (1, 3, 128, 96)
+    with pytest.raises(InputError, match="imgsz: expected a whole number of at least 1"):
+        from_ultralytics(model, imgsz=[64, 96])
+
+
 @needs_coco
 def test_ultralytics_boxes_are_those_of_its_own_inference(yolo, coco):
     from ultralytics import YOLO

@@ -15,6 +15,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hfc_probe.cli.main import main
+from hfc_probe.detection import DetectionAuditResult
 
 from ..conftest import needs_coco
 from .known_answer import PlantedShapes
@@ -73,6 +74,18 @@ def detect(*arguments):
 def said(run):
     """The output without the progress bar."""
     return run.output[run.output.index("Detection audit") :]
+
+
+@needs_coco
+def test_cautions_are_in_the_json_and_said_when_all_else_is_quiet(planted):
+    path, options = planted
+    text = (path / "spots.py").read_text().replace("torch.tensor(0.15)", "torch.tensor(9.0)")
+    (path / "spots.py").write_text(text)  # nothing is that bright
+    run = detect(*options, "--bootstrap", "0", "--out", path / "out", "--json", "--quiet")
+    assert run.exit_code == 0, run.output
+    found = json.loads(run.stdout)["cautions"]
+    assert any("nothing was detected" in one for one in found)
+    assert all(f"Caution: {one}" in run.stderr for one in found)
 
 
 @needs_coco
@@ -181,7 +194,10 @@ def test_two_processes_give_the_numbers_of_one(planted):
             ["--model", "onnx:x.onnx,decode=mine.py"],
             "expected onnx:FILE,decode=path/to/file.py:function (and ,prepare=… if the input is",
         ),
-        (["--model", "mine"], "expected torchvision:NAME, hf:NAME_OR_DIR, onnx:FILE,decode=… or"),
+        (
+            ["--model", "mine"],
+            "torchvision:NAME, hf:NAME_OR_DIR, ultralytics:FILE_OR_NAME, onnx:",
+        ),
         (["--classes", "5"], "--classes: expected with a torchvision detector and a checkpoint"),
         (["--at", "input"], "hfc_probe_detectron2 can filter a model's input"),
         (["--radii", "0.5"], "multiply by half the image's side"),
@@ -424,3 +440,16 @@ def test_the_heatmap_of_a_detector_is_written_beside_its_audit(planted):
     idle = detect(*options, "--forwards", 100, "--out", path / "out")
     assert idle.exit_code == 2
     assert "--forwards: expected with --heatmap only" in idle.output
+
+
+@needs_coco
+def test_an_audit_is_kept_if_the_heatmap_after_it_fails(planted, monkeypatch):
+    path, options = planted
+    kept = []
+    monkeypatch.setattr(
+        DetectionAuditResult, "save_all", lambda result, out: kept.append((result.samples, out))
+    )
+    run = detect(*options, "--heatmap", 200, "--limit", 2, "--out", path / "out")
+    assert run.exit_code == 2
+    assert "crop: expected at most the sides of every image, got 200" in run.output
+    assert kept == [(2, path / "out")]

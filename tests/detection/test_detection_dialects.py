@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from hfc_probe import InputError
-from hfc_probe.detection import CocoImages, GroundTruth, evaluation, to_results
+from hfc_probe.detection import CocoImages, Detections, GroundTruth, evaluation, to_results
+from hfc_probe.detection.errors_by_kind import errors_of
+from hfc_probe.detection.operating_point import operating_point
 
 from ..conftest import needs_coco
 from .test_detection_evaluation import noisy
@@ -93,3 +95,26 @@ def test_ap_of_federated_annotations_equals_lvis_own_package(coco_content, iou_t
     coco = replace(truth, images={i: {} for i in truth.images})
     other = evaluation.evaluate(coco, sorted(truth.images), noisy(truth, 1, extra=20))
     assert other.metrics[0] != ours.metrics[0]
+
+
+def test_what_lvis_did_not_look_for_is_no_mistake_at_a_threshold_either():
+    image = {"neg_category_ids": [3], "not_exhaustive_category_ids": [1]}
+    lvis = content(image=image)
+    lvis["categories"] += [{"id": 2, "name": "dog"}, {"id": 3, "name": "cow"}]
+    truth = GroundTruth.read(lvis)
+    right, other = [1.0, 2, 3, 4], [20.0, 20, 5, 5]
+    boxes, labels = [right, other, other, other], [1, 1, 2, 3]
+    found = {1: Detections(np.array(boxes), np.full(4, 0.9), np.array(labels))}
+    point = operating_point(truth, [1], found, 0.5)
+    # Another cat need not be annotated, nobody looked for dogs, there is no cow.
+    assert point.counts == (1, 2, 1)
+    assert point.confusion.sum() == 2
+    assert errors_of(truth, [1], found).counts.tolist() == [0, 0, 0, 0, 1, 0]
+
+
+def test_lvis_leaves_out_boxes_without_area():
+    image = {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+    truth = GroundTruth.read(content(image=image))
+    boxes, labels = np.array([[5.0, 5, 0, 9], [1, 2, 3, 4]]), np.array([1, 1])
+    found = {1: Detections(boxes, np.array([0.9, 0.8]), labels)}
+    assert evaluation.evaluate(truth, [1], found).metrics[0] == pytest.approx(1)

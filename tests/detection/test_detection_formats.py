@@ -154,3 +154,47 @@ def test_a_spoilt_voc_file_and_an_empty_folder_are_one_sentence(tmp_path, images
     )
     with pytest.raises(InputError, match=r"expected VOC annotations .*<bndbox/xmin> is missing"):
         CocoImages(images, tmp_path)
+
+
+def test_yolos_classes_are_their_numbers_in_whatever_order_the_file_has_them(tmp_path, images):
+    swapped = yolo(tmp_path, images, "val: images/val\nnames:\n  1: dog\n  0: cat\n")
+    assert GroundTruth.read(swapped).categories == {0: "cat", 1: "dog"}
+    swapped.write_text("val: images/val\nnames:\n  1: cat\n  2: dog\n")
+    with pytest.raises(InputError, match="names of classes 1, 2, not from 0 on"):
+        GroundTruth.read(swapped)
+
+
+def test_yolos_keypoints_are_no_polygons_and_polygons_have_their_own_area(tmp_path, images):
+    file = yolo(tmp_path, images)
+    label = tmp_path / "labels" / "val" / "000009.txt"
+    label.write_text("1 0.1 0.2 0.5 0.2 0.5 0.6\n")
+    assert GroundTruth.read(file).annotations[-1]["area"] == pytest.approx(80)
+    file.write_text(file.read_text() + "kpt_shape: [2, 2]\n")
+    label.write_text("1 0.5 0.5 0.5 0.2 0.4 0.4 0.9 0.9\n")
+    posed = GroundTruth.read(file).annotations[-1]
+    assert posed["bbox"] == pytest.approx([5, 20, 10, 10])
+    assert "segmentation" not in posed
+
+
+def test_names_that_are_one_number_stay_names(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    for name in ("7.png", "007.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / "images" / name)
+    (tmp_path / "data.yaml").write_text("names: [cat]\n")
+    assert sorted(GroundTruth.read(tmp_path).images) == ["007", "7"]
+
+
+def test_fiftyones_truth_is_one_field_for_all_samples(tmp_path, images):
+    export = fiftyone_export(tmp_path, images)
+    content = json.loads((export / "samples.json").read_text())
+    for sample in content["samples"]:
+        sample["boxes"] = sample.pop("ground_truth")  # after the model's field
+    content["samples"][0]["a_model"]["detections"] = []  # that finds nothing here
+    content["samples"][1]["boxes"] = None
+    (export / "samples.json").write_text(json.dumps(content))
+    assert len(GroundTruth.read(export).annotations) == 2
+    content["samples"][0]["others"] = content["samples"][0]["boxes"]
+    (export / "samples.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="others could all be the truth; call it ground_truth"):
+        GroundTruth.read(export)

@@ -209,3 +209,52 @@ def test_what_cannot_make_a_map_is_refused_in_a_sentence():
         DetectionHeatmap(crop=5).measure(moody, data)
     with pytest.raises(InputError, match=r"score: expected .*, got 'F1'"):
         DetectionHeatmap(score="F1")
+
+
+@needs_coco
+def test_ids_that_coco_leaves_unused_are_left_out_as_in_an_audit():
+    data = Squares()
+    unused = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
+    data.content["categories"] = [
+        {"id": k, "name": str(k)} for k in range(1, 91) if k not in unused
+    ]
+    data.truth = GroundTruth.read(data.content)
+    blinded = Blinded(data)
+    label = Tally()
+
+    def detector(images):
+        """All squares, and in a corner something else."""
+        found = []
+        for boxes, scores, labels in blinded(images):
+            more = torch.tensor([[0.0, 0, 3, 3]]), torch.ones(1), torch.tensor([label["other"]])
+            parts = zip((boxes, scores, labels), more, strict=True)
+            found.append(tuple(torch.cat(pair) for pair in parts))
+        return found
+
+    for label["other"] in (83, -1):  # which adapters give a class without a name
+        result = DetectionHeatmap(crop=3).measure(detector, data)
+        assert result.clean_score()[0] == pytest.approx(1)
+    label["other"] = 91
+    with pytest.raises(InputError, match=r"annotations \(1, 2, .*got 91 on original; map the"):
+        DetectionHeatmap(crop=3).measure(detector, data)
+    with pytest.raises(InputError, match=r"limit: expected a whole number of samples .*, got 0"):
+        DetectionHeatmap(crop=3).measure(detector, data, limit=0)
+
+
+@needs_coco
+def test_an_interval_of_what_noise_costs_reaches_below_0():
+    data = Squares([(20 + k, 50 - k // 2) for k in range(13)])
+
+    class Mixed(Blinded):
+        """Noise mends the boxes of every third image and moves the others further away."""
+
+        def one(self, image):
+            corners, scores, labels = super().one(image)
+            (k,) = [n for n, p in data.pictures.items() if p.shape == image.shape]
+            noisy = float((image - data.pictures[k]).abs().max()) > 1e-3
+            return corners + (1.0 if not noisy else 1.6 * (k % 3 > 0)), scores, labels
+
+    result = DetectionHeatmap(crop=3, score="IoU", threshold=0.1).measure(Mixed(data), data)
+    assert float(result.error.min()) > 0
+    np.testing.assert_allclose(result.error - result.lower, result.upper - result.error)
+    assert float(result.lower.max()) < 0

@@ -20,6 +20,7 @@ from hfc_probe.detection import (
     to_results,
 )
 from hfc_probe.detection.masks import encoded
+from hfc_probe.detection.scoring import scored_images
 
 from ..conftest import needs_coco
 from .known_answer import PlantedShapes
@@ -272,3 +273,60 @@ def test_torchvisions_own_detectors_are_audited_as_they_are(coco, coco_content, 
     found = next(iter(result.predictions["original"].values()))
     shapes = found.masks if iou_type == "segm" else found.keypoints
     assert len(shapes) == len(found.scores) > 0
+
+
+def test_masks_of_another_size_than_the_image_are_refused():
+    data = Drawn(1)
+    right = torch.zeros(1, 64, 80)
+    right[:, 4:25, 5:26] = 1
+    found = Detections(np.array([[5.0, 4, 21, 21]]), np.ones(1), np.array([1]))
+    whole = {1: found._replace(masks=encoded(right, 1))}
+    assert evaluation.evaluate(data.truth, [1], whole, iou_type="segm").metrics[0] > 0.99
+    turned = {1: found._replace(masks=encoded(right.transpose(1, 2), 1))}
+    with pytest.raises(InputError, match=r"got .*\(64, 80\) and \(80, 64\) for image 1; give"):
+        evaluation.evaluate(data.truth, [1], turned, iou_type="segm")
+
+
+def test_more_masks_than_a_byte_counts_are_evaluated():
+    data, count = Drawn(1), 300
+    (mask,) = encoded(torch.ones(1, 64, 80), 1)
+    many = Detections(np.ones((count, 4)), np.ones(count), np.ones(count, int), (mask,) * count)
+    assert evaluation.evaluate(data.truth, [1], {1: many}, iou_type="segm").metrics[0] == 0
+
+
+def test_placed_radii_are_those_where_masks_change():
+    data = Drawn(1)
+    whole = (data.pictures[1][:1] > 0.5).float()
+
+    def detector(images):
+        """The box always, its mask as long as the edges are sharp."""
+        sharp = float(images[0].diff().max())
+        found = {"boxes": [[5.0, 4, 26, 25]], "scores": [1.0], "labels": [1]}
+        return [{**found, "masks": whole * (sharp > 0.5)}]
+
+    of_boxes, of_masks = (
+        DetectionAudit(radii="auto", bootstrap=0, iou_type=kind).measure(detector, data)
+        for kind in ("bbox", "segm")
+    )
+    low = [of_masks.metrics[f"lfc_r{r:02d}"][0] > 0.5 for r in of_masks.radii]
+    first = low.index(True)
+    assert of_masks.radii[first] - of_masks.radii[first - 1] == 1
+    assert of_boxes.radii != of_masks.radii
+
+
+def test_objects_without_keypoints_place_no_radii():
+    content, _ = persons(0, count=2)
+    for annotation in content["annotations"]:
+        if annotation["image_id"] == 1:
+            annotation |= {"num_keypoints": 0, "keypoints": [0] * 51}
+    truth = GroundTruth.read(content)
+    assert scored_images(truth, [1, 2]) == [1, 2]
+    assert scored_images(truth, [1, 2], "keypoints") == [2]
+
+
+def test_no_detections_at_all_are_none_of_any_kind():
+    nothing = {"boxes": [], "scores": [], "labels": [], "masks": [], "keypoints": []}
+    for kind in ("bbox", "segm", "keypoints"):
+        (found,) = detections_from([nothing], 1, kind)
+        assert len(found.boxes) == 0
+    assert found.keypoints.shape == (0, 17, 3)

@@ -10,14 +10,14 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from hfc_probe import ImageScore, Samples
+from hfc_probe import ImageScore, InputError, Samples
 
 from .conftest import MEASUREMENTS, network, same, scalars
 
 pytest.importorskip(
     "mmengine", reason="MMEngine is not installed: pip install 'hfc_probe[mmengine]'"
 )
-from hfc_probe_mmengine import FrequencyHook, _predict
+from hfc_probe_mmengine import FrequencyHook, _pairs, _predict
 from mmengine.model import BaseModel, ImgDataPreprocessor
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
@@ -118,12 +118,32 @@ def test_the_model_is_given_what_its_preprocessor_makes_of_the_images(tmp_path):
     assert scalars(f"{runner.log_dir}/vis_data")["hfc_lfc/r02"] == [6, 12]
 
 
+def test_images_that_are_given_go_through_the_preprocessor_too(tmp_path):
+    items, labels = Items(16, 1), torch.arange(16) % 4
+    _, found = run(tmp_path / "theirs", epochs=1)
+    _, given = run(tmp_path / "given", epochs=1, data=Samples(items.images, labels))
+    name = "frequency_accuracy"
+    assert given.results[name].scalars() == found.results[name].scalars()
+    assert given.results[name].provenance["std"] == [1 / 255]
+
+
+def test_a_validation_loader_of_another_task_is_refused_in_a_sentence():
+    class Masks(Items):
+        def __getitem__(self, index):
+            sample = BaseDataElement(gt_sem_seg=torch.zeros(12, 12))
+            return {"inputs": self.images[index], "data_samples": sample}
+
+    with pytest.raises(InputError, match="expected one gt_label in each data sample"):
+        list(_pairs(DataLoader(Masks(4, 0), 2, collate_fn=collate)))
+
+
 def test_a_resumed_run_goes_on(tmp_path, monkeypatch):
     # MMEngine 0.10 keeps objects of its own in checkpoints, which torch 2.6 and later refuse.
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     run(tmp_path, epochs=1)
     runner, probe = run(tmp_path, epochs=3, resume=True)
-    assert scalars(f"{runner.log_dir}/vis_data")["hfc_lfc/r02"] == [12, 18]
+    # Runs of one second share a directory.
+    assert scalars(f"{runner.log_dir}/vis_data")["hfc_lfc/r02"][-2:] == [12, 18]
     assert (probe.steps, probe.epochs) == (18, 3)
     assert probe.state_dict()["measurements"]["frequency_accuracy"]["runs"] == 3
 

@@ -15,8 +15,10 @@ from hfc_probe import (
     InputError,
     PixelSpace,
     Samples,
+    SetScore,
     fourier,
 )
+from hfc_probe.core.provenance import images_hash
 
 N, T, SIDE = 12, 8, 16
 
@@ -162,6 +164,49 @@ def test_a_declared_range_gives_the_model_the_loaders_values(low, high, dtype):
     np.testing.assert_allclose(
         outputs[1], fourier.split(values.float(), 4)[0], atol=(high - low) * 1e-5
     )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype"),
+    [
+        (-30, -5, torch.float32),  # decibels, all below 0
+        (0, 0.4, torch.float32),  # a reflectance
+        (-100, 100, torch.int16),
+        (0, 100, torch.uint8),
+        (0, 255, torch.uint8),
+    ],
+)
+def test_any_range_can_be_declared(low, high, dtype):
+    values = torch.linspace(low, high, N * SIDE * SIDE).reshape(N, 1, SIDE, SIDE).to(dtype)
+    samples = Samples.collect([(values, torch.arange(N))], pixels=PixelSpace.of_range(low, high))
+    given = samples.normalization.normalize(samples.pixels())
+    torch.testing.assert_close(given, values.float(), atol=1e-5 * (high - low), rtol=0)
+
+
+def test_a_declared_range_is_believed_and_kept_to():
+    values = torch.rand(N, 1, SIDE, SIDE)  # in [0, 1] as well
+    pixels = PixelSpace.of_range(-1, 1)
+    samples = Samples.collect([(values, torch.arange(N))], pixels=pixels)
+    torch.testing.assert_close(samples.normalization.normalize(samples.pixels()), values)
+    with pytest.raises(InputError, match="values from -1 to 1, the range of pixels=, got"):
+        Samples.collect([(values + 0.1 * values.round(), torch.arange(N))], pixels=pixels)
+    with pytest.raises(InputError, match="divide a mean and std of 8-bit values by 255"):
+        PixelSpace((123.0,), (58.0,))
+
+
+def test_images_of_several_sizes_are_of_one_type_and_told_apart_by_size():
+    bright, sides = torch.full((3, 9, 9), 200, dtype=torch.uint8), torch.arange(2)
+    with pytest.raises(InputError, match=r"one number type, got torch.float32, torch.uint8"):
+        Samples([bright, torch.rand(3, 8, 8)], sides)
+    one, other = (Samples([torch.zeros(3, n, n), torch.zeros(3, 9, 9)], sides) for n in (7, 8))
+    assert images_hash(one) != images_hash(other)
+    rmse = SetScore(lambda outputs, targets: float((outputs - targets).square().mean()))
+    with pytest.raises(InputError, match="as many numbers in the rows of all images, got"):
+        ImageScore((2,), score=rmse, targets="clean").measure(nn.Identity(), one)
+    with pytest.raises(InputError, match="targets: expected a tensor with a row for each image"):
+        ImageScore((2,), score="set_iou", targets=[torch.zeros(7, 7), torch.zeros(9, 9)]).measure(
+            nn.Identity(), one
+        )
 
 
 def test_several_inputs_are_channels_that_predict_takes_apart():

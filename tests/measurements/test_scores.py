@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from functools import partial
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,11 +13,18 @@ from torch import nn
 from torch.nn import functional as F
 
 import hfc_probe
-from hfc_probe import FrequencyAccuracy, ImageScore, InputError, Samples, SetScore
+from hfc_probe import (
+    FourierHeatmap,
+    FrequencyAccuracy,
+    ImageScore,
+    InputError,
+    Samples,
+    SetScore,
+)
 from hfc_probe.measurements.image_score import _estimates
 from hfc_probe.measurements.scores import SCORES, nearest_neighbours
 
-from .test_image_score import SIDE, N, images, measured
+from .test_image_score import SIDE, N, Same, images, measured
 
 
 class Both(nn.Module):
@@ -199,6 +210,167 @@ def test_a_score_of_the_set_is_saved_and_loaded(tmp_path):
     again = hfc_probe.load(result.save(tmp_path / "r.json"))
     assert str(again) == str(result)
     assert again.figure().axes[0].get_ylabel() == "mean_average_precision"
+
+
+class Fixed(nn.Module):
+    """Says the same outputs whatever it is shown."""
+
+    def __init__(self, outputs, form=lambda outputs: outputs):
+        super().__init__()
+        self.outputs, self.form = outputs, form
+
+    def forward(self, x):
+        return self.form(self.outputs[: len(x)])
+
+
+MASKS = torch.arange(N * SIDE * SIDE).reshape(N, SIDE, SIDE) % 4
+GREY = torch.linspace(0, 1, N * SIDE * SIDE).reshape(N, 1, SIDE, SIDE)
+
+
+@pytest.mark.parametrize(
+    ("score", "shape", "targets", "sentence"),
+    [
+        ("set_iou", (N, 1, SIDE, SIDE), MASKS % 2, "at least two classes, got .* single logit"),
+        ("set_iou", (N, 4, SIDE, SIDE), MASKS + 1, "from 0 to 3, the model's 4 logits, got 4"),
+        ("mean_iou", (N, 4, 8, 8), MASKS, "class indices of shape .* got .5, 16, 16."),
+        ("mean_iou", (N, 4, SIDE, SIDE), MASKS / 255, "whole class indices"),
+        ("accuracy", (N, 1), torch.zeros(N), "at least two classes, got .5, 1."),
+        ("accuracy", (N, 4), None, "from 0 to 3, the model's 4 logits, got 4"),  # row numbers
+        ("mean_average_precision", (N, 4), MASKS[:, 0, :2] % 2, "0 or 1 for each label beside"),
+        ("mean_average_precision", (N, 2), 1 - 2 * (MASKS[:, 0, :2] % 2), "0 or 1 .* got -1, 1"),
+        ("label_accuracy", (N, 4), MASKS[:, 0, :1] % 2, "0 or 1 for each label beside"),
+        ("exact_match", (N, 5), torch.ones(N), "0 or 1 for each label beside"),
+        ("rmse", (N, 1, SIDE, SIDE), torch.zeros(N, 1), "the same shape beside"),
+        ("abs_rel", (N, 1), GREY, "the same shape beside"),
+        ("cosine", (N, 8), torch.zeros(N, 1), "the same shape beside"),
+        ("psnr", (N, 1, SIDE, SIDE), GREY.expand(N, 3, SIDE, SIDE), "the same shape beside"),
+        ("psnr", (N, 1, SIDE, SIDE), (255 * GREY).byte(), "divide 8-bit values by 255"),
+        ("ssim", (N, 1, 8, 8), GREY[..., :8, :8], "of at least 11 pixels"),
+    ],
+)
+def test_targets_that_do_not_fit_the_outputs_are_refused(score, shape, targets, sentence):
+    model = Fixed(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+    with pytest.raises(InputError, match=sentence):
+        measured(score, targets, model)
+
+
+def test_an_axis_of_length_1_more_or_less_is_no_other_target():
+    logits = torch.randn(N, 4, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    for score, outputs, one, other in (
+        ("set_iou", logits, MASKS, MASKS[:, None]),
+        ("psnr", GREY**2, GREY, GREY[:, 0]),
+        ("ssim", GREY**2, GREY, GREY[:, 0]),
+        ("rmse", GREY**2, GREY, GREY[:, 0]),
+    ):
+        found, same = (
+            SCORES[score].rows(outputs, targets) if score in ("set_iou", "rmse")
+            else SCORES[score](outputs, targets) for targets in (one, other)
+        )  # fmt: skip
+        assert torch.equal(found, same)
+
+
+def test_logits_are_found_in_what_a_model_returns():
+    logits = F.one_hot(torch.arange(N) % 4).float()
+    for form in (lambda x: SimpleNamespace(logits=x), lambda x: {"logits": x}, lambda x: (x,)):
+        result = FourierHeatmap(crop=1, score="accuracy", targets=torch.arange(N) % 4).measure(
+            Fixed(logits, form), Samples(images()[0], torch.arange(N)), batch_size=N
+        )
+        assert float(result.clean()[0]) == 0
+        scored = ImageScore((4,), score="accuracy", targets=torch.arange(N) % 4).measure(
+            Fixed(logits, form), Samples(images()[0], torch.arange(N)), batch_size=N
+        )
+        assert scored.arrays()["original"] == 1
+    with pytest.raises(InputError, match=r"got dict with 'out'; .* model\(images\)\['out'\] that"):
+        measured("accuracy", None, Fixed(logits, lambda x: {"out": x}))
+    with pytest.raises(InputError, match=r"SetScore: expected tensors .* got dict"):
+        measured(SetScore(lambda o, t: 1.0), None, Fixed(logits, lambda x: {"out": x}))
+
+
+class Mean(nn.Module):
+    """A score of its own, as LPIPS is one."""
+
+    def forward(self, outputs, targets):
+        return (outputs - targets).flatten(1).mean(1)
+
+
+def shifted(outputs, targets, by=1.0):
+    return Mean()(outputs, targets) + by
+
+
+@pytest.mark.parametrize(
+    ("score", "expected"), [(Mean(), 0), (shifted, 1), (partial(shifted, by=2.0), 2)]
+)
+def test_any_callable_scores_the_heatmap(score, expected):
+    pixels, *_ = images()
+    samples = Samples(pixels, torch.arange(N))
+    result = FourierHeatmap(crop=1, score=score, targets=pixels).measure(Same(), samples)
+    assert float(result.clean()[0]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_targets_that_no_score_would_see_are_refused():
+    for score in (None, lambda model, inputs, targets: torch.ones(len(targets))):
+        with pytest.raises(InputError, match="targets: expected score= with them"):
+            FourierHeatmap(score=score, targets=labels())
+    with pytest.raises(InputError, match="score of single images, got a SetScore"):
+        FourierHeatmap(score=SetScore(lambda o, t: 1.0), targets=labels())
+
+
+def test_results_on_other_targets_are_told_apart(tmp_path):
+    pixels, *_ = images()
+    samples, file = Samples(pixels, torch.arange(N)), tmp_path / "map.npz"
+    found = [measured("psnr", one).settings["targets"] for one in (pixels, pixels / 2, "clean")]
+    assert len(set(found)) == 3
+    assert found[2] == "clean"
+
+    class Stops(nn.Module):
+        passes = 0
+
+        def forward(self, x):
+            Stops.passes += len(x)
+            if Stops.passes > 3 * N:
+                raise KeyboardInterrupt
+            return x
+
+    def heatmap(targets, model):
+        settings = FourierHeatmap(crop=3, score="psnr", targets=targets, checkpoint=file)
+        return settings.measure(model, samples, batch_size=N)
+
+    with pytest.raises(KeyboardInterrupt):
+        heatmap(pixels, Stops())
+    assert file.exists()
+    resumed = heatmap(pixels / 2, Same())
+    plain = FourierHeatmap(crop=3, score="psnr", targets=pixels / 2).measure(Same(), samples)
+    np.testing.assert_allclose(resumed.error, plain.error)
+    assert resumed.settings["targets"] == plain.settings["targets"] == found[1]
+
+
+class Slow(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        time.sleep(0.002 * len(x))
+        return torch.cat([-x, self.weight * x], 1)
+
+
+@pytest.mark.parametrize(
+    "measurement",
+    [
+        ImageScore((4,), score="set_iou", targets=MASKS % 2, bootstrap=100),
+        FourierHeatmap(crop=3, score="mean_iou", targets=MASKS % 2),
+    ],
+)
+def test_a_probe_takes_any_outputs_and_knows_what_they_cost(measurement):
+    """The samples' targets are row numbers, which are no labels; the model has no logits (N, K)."""
+    samples = Samples(images()[0], torch.arange(N))
+    with hfc_probe.attach(
+        Slow(), samples, measurements=[measurement], strict=True, final=False
+    ) as probe:
+        (entry,) = probe._entries
+        passes = measurement.cost(N, samples.image_shape)
+        assert probe._costs.estimate(entry) >= 0.002 * passes
+        assert set(probe.measure()) == {entry.key}
 
 
 # --- independent references ------------------------------------------------------------------

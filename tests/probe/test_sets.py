@@ -123,3 +123,22 @@ def test_each_set_keeps_the_normalisation_of_its_loader():
 def test_other_names_are_refused_in_a_sentence(data):
     with pytest.raises(InputError, match="data: expected a loader, Samples, or a mapping of names"):
         hfc_probe.attach(model(), data, measurements=[CURVES])
+
+
+def test_one_batch_is_no_sets():
+    batch = {"images": SETS["val"].images, "labels": SETS["val"].targets}
+    with pytest.raises(InputError, match=r"tensors by name \(images, labels\), as in one batch"):
+        hfc_probe.attach(model(), batch, measurements=[CURVES])
+
+
+@pytest.mark.parametrize(
+    "twice",
+    [
+        [hfc_probe.ImageScore((2,)), hfc_probe.ImageScore((4,))],
+        [hfc_probe.FourierHeatmap(crop=3), hfc_probe.FourierHeatmap(crop=5)],
+    ],
+)
+def test_two_that_would_write_to_the_same_tags_are_refused(twice):
+    for data in (SETS, SETS["val"]):
+        with pytest.raises(InputError, match=r"expected each once, got .* twice"):
+            hfc_probe.attach(model(), data, measurements=twice)

@@ -58,6 +58,7 @@ def only(page: Page, elements: set[str], attributes: set[str]) -> None:
 
 REPORT = {"html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "span", "ul", "li"}
 REPORT |= {"p", "section", "div", "table", "thead", "tbody", "tr", "th", "td", "img"}
+REPORT |= {"label", "input", "br"}  # a picture that enlarges, and a line's end
 
 
 @pytest.mark.parametrize("evil", [EVIL, "a\nb", "\x1b[31mred", "\u202egnp.exe", "]]>--><!--"])
@@ -83,7 +84,22 @@ def test_the_report_of_runs_with_hostile_names(tmp_path, evil):
     done = CliRunner().invoke(main, ["report", *pair, "--out", str(out)])
     assert done.exit_code == 0, done.output
     page = Page(out.read_text(encoding="utf-8"))
-    only(page, REPORT, {"lang", "charset", "name", "content", "class", "alt", "title", "src"})
+    only(
+        page,
+        REPORT,
+        {
+            "lang",
+            "charset",
+            "name",
+            "content",
+            "class",
+            "alt",
+            "title",
+            "src",
+            "type",
+            "aria-label",
+        },
+    )
     assert page.elements["img"] == 2
     shown = printable(evil)
     assert page.text.count(shown) >= 5  # summaries, settings, table

@@ -179,7 +179,10 @@ FUNCTIONS = {
         {"images": torch.rand(1, 3, 6, 6), "radii": (1, 2), "closed": True, "units": "cycles"},
     ),
     "distance": (fourier.distance, {"height": 6, "width": 6, "units": "cycles"}),
-    "corner": (fourier.corner, {"height": 6, "width": 6, "units": "cycles"}),
+    "corner": (
+        lambda height, width, units: fourier.corner(height, width, units=units),
+        {"height": 6, "width": 6, "units": "cycles"},
+    ),
     "frequencies": (fourier.frequencies, {"size": 6}),
     "basis": (fourier.basis, {"i": 1, "j": 1, "height": 6, "width": 6}),
     "half_plane": (fourier.half_plane, {"height": 6, "width": 6}),

@@ -117,7 +117,7 @@ def test_pickles_of_arrays_are_let_through_to_detectron2_and_no_others(here, pro
 def test_help_says_that_the_file_of_a_model_is_run():
     for command in ("audit", "detect"):
         text = " ".join(cli_runner().invoke(main, [command, "--help"]).output.split())
-        assert "path/to/file.py:callable (the file is run)" in text
+        assert "path/to/file.py:callable (the file is run" in text
 
 
 def calls(path):

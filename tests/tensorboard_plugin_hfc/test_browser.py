@@ -156,9 +156,6 @@ def test_steps_by_slider_keys_and_play(tab, server):
     assert output.inner_text() == "step 60 (epoch 3)"
     tab.find(".stepper").get_by_role("button", name="Play").click()
     tab.find(".stepper output", has_text="step 240").wait_for()
-    times = tab.run("() => performance.getEntriesByName('hfc-step').map((one) => one.duration)")
-    assert len(times) > 8
-    assert np.median(times) < 50  # milliseconds
 
 
 def test_one_colour_scale_or_one_each(tab, server):

@@ -56,6 +56,22 @@ def test_smoothing_is_tensorboards_and_thinning_keeps_what_is_seen(tab, server):
         assert (min(shown), max(shown)) == (min(own), max(own))
 
 
+ZOOMED = """async ([log, to]) => {
+  const { lines } = await import('./static/charts/lines.js');
+  const memory = { log: { x: log, y: false }, zoom: [-0.02, to] };
+  const series = [{ name: 'a', x: [0, 1, 2, 3, 4], y: [1, 2, 3, 4, 5] }];
+  const plot = lines({ title: 't', panels: [{ series }], xLabel: 'epoch', yLabel: 'y' }, memory);
+  return [60, 570].map((left) => plot.probe(left, 100, 600)?.at ?? null);
+}"""
+
+
+def test_a_zoom_to_0_shows_what_a_logarithmic_axis_can(tab, server):
+    tab.open(server, CURVES)
+    assert tab.run(ZOOMED, [False, 3.0]) == [0, 3]
+    assert tab.run(ZOOMED, [True, 3.0]) == [1, 3]
+    assert tab.run(ZOOMED, [True, 0.5]) == [1, 4]  # nothing is left of it: all
+
+
 @pytest.fixture(scope="module")
 def address(environment, tmp_path_factory):
     """Three trainings and their maps, of which the third gets nothing from HFC."""

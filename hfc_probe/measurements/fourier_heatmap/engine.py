@@ -74,7 +74,12 @@ class Engine:
         score: ``score(model, inputs, targets)`` in place of top-k error and cross-entropy.
         autocast: run the model in bfloat16 if autocast allows.
         channels_last: hand the model its input in that memory format.
+
+    Attributes:
+        differences: whether scores are what noise changes, of either sign, and no losses.
     """
+
+    differences = False
 
     def __init__(
         self,

@@ -22,6 +22,7 @@ from ...data.samples import Samples
 from ...ground.devices import sent
 from ...ground.errors import InputError
 from ...model.subject import Subject
+from ..score_targets import name_of
 from . import model as heatmap_model
 from . import sequential
 from .checkpoint import Checkpoint, run_digest
@@ -45,7 +46,7 @@ _UNLIKE = 0.8
 _ALL = 1.25
 # Settings that say what is spent, and not on what.
 _EFFORT = ("precision", "forwards", "seconds", "radial", "autocast", "channels_last")
-_NOT_DESCRIBED = ("checkpoint", "watch", "targets")
+_NOT_DESCRIBED = ("checkpoint", "watch")
 # Images of each cell that was not smooth in the last map.
 _ALONE = 48
 # Images of a later map, as a share of all, for the cells that may not be smooth.
@@ -90,7 +91,9 @@ class Run:
         leads = self.subject.leads
         path = settings.checkpoint if leads else None
         self.watch = settings.watch if leads else None
-        key = run_digest(engine, settings.estimator) if path is not None else ""
+        self.targets = name_of(settings.targets)
+        what = settings.estimator if self.targets is None else (settings.estimator, self.targets)
+        key = run_digest(engine, what) if path is not None else ""
         self.checkpoint = Checkpoint(path, key)
 
     @property
@@ -111,6 +114,7 @@ class Run:
         score = self.settings.score
         own = settings_of(self.settings) | {
             "norm": self.norm,
+            "targets": self.targets,
             "score": score
             if score is None or isinstance(score, str)
             else getattr(score, "__name__", type(score).__name__),
@@ -259,8 +263,9 @@ class Run:
         layout = self.grid.layout
         flagged = np.zeros(self.cells, bool) if unsafe is None else unsafe
         clean_wrong, clean_loss = self.clean.wrong.cpu().numpy(), self.clean.loss.cpu().numpy()
-        if quantity == "score" and (clean_loss >= 0).all() and not (error < 0).any():
-            lower = np.maximum(lower, 0)  # of a loss
+        loss_alone = quantity == "score" and not self.engine.differences
+        if loss_alone and (clean_loss >= 0).all() and not (error < 0).any():
+            lower = np.maximum(lower, 0)
         return FourierHeatmapResult(
             settings=settings,
             samples=self.count,

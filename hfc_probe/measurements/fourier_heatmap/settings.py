@@ -14,7 +14,8 @@ from ...core.measurement import Measurement
 from ...ground import checks
 from ...ground.errors import InputError
 from ...model.subject import Subject
-from ..scores import IMAGE_SCORES, adapted, takes_model
+from ..score_targets import is_clean
+from ..scores import IMAGE_SCORES, SetScore, adapted, takes_model
 from ..scores import Score as ImageScorer
 from . import sequential
 from .engine import TWICE, Engine, Score, direction_signs
@@ -133,8 +134,20 @@ class FourierHeatmap(Measurement):
         if isinstance(self.score, str):
             checks.choice("score", self.score, IMAGE_SCORES)
         elif self.score is not None:
+            if isinstance(self.score, SetScore):
+                raise InputError(
+                    "score: expected a score of single images, got a SetScore, which the heatmap "
+                    "has no cells for; measure it with ImageScore"
+                )
             form = "score(outputs, targets) or (model, inputs, targets) -> one number per image"
             checks.function("score", self.score, form)
+        if self.targets is not None:
+            is_clean(self.targets)
+            if self.score is None or takes_model(self.score):
+                raise InputError(
+                    "targets: expected score= with them, a name or score(outputs, targets); top-k "
+                    "errors and score(model, inputs, targets) have the targets of the samples"
+                )
         if self.watch is not None:
             checks.function("watch", self.watch, "a function of the result so far")
         if self.checkpoint is not None:
@@ -146,6 +159,10 @@ class FourierHeatmap(Measurement):
                     f"crop: expected a side or (height, width), got {checks.shown(self.crop)}"
                 )
             checks.keep(self, crop=(sides[0], sides[-1]))
+
+    @property
+    def reads_logits(self) -> bool:
+        return self.score is None
 
     @property
     def variant(self) -> str:

@@ -62,7 +62,12 @@ export function lines(spec, memory = {}) {
   const known = new Set(spec.panels.flatMap((panel) => [...panel.series.flatMap(keysOf), ...(panel.lines ?? []).map(({ key }) => key)]));
   const legend = (spec.legend ?? []).map((item) => ({ ...item, key: item.key ?? item.name })).map((item) => ({ ...item, off: hidden.has(item.key) }));
   const whole = { x: bounds(panels, "x", log.x), y: spec.yRange && !log.y ? spec.yRange : bounds(panels, "y", log.y) };
-  const xs = () => memory.zoom ?? whole.x;
+  /** What is zoomed to; on a logarithmic axis without what a linear one had at 0 and below. */
+  function xs() {
+    const [low, high] = memory.zoom ?? whole.x;
+    if (!log.x || low > 0) return [low, high];
+    return high > whole.x[0] ? [whole.x[0], high] : whole.x;
+  }
   const ys = whole.y;
   const say = spec.value ?? ((value) => figures(value));
   const xText = spec.xText ?? ((x) => `${spec.xLabel} ${figures(x)}`);

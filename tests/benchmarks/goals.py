@@ -4,7 +4,7 @@
 
 Each row can be run alone, by the name of its function; all of them take about ten minutes on two
 idle cores. The networks are the CIFAR ResNet-20 with published weights on real images, and small
-ones where only what surrounds the passes counts. Ratios are by processor time of one thread, unless
+ones if only what surrounds the passes counts. Ratios are by processor time of one thread, unless
 they say wall time, which other processes on the machine stretch.
 """
 
@@ -93,25 +93,27 @@ def outside(rounds: int) -> Found:
     model, samples = network("resnet20")
     model, samples = Watched(model), samples.subset(256)
     plan = [FrequencyAccuracy(), KernelSpectra()]
-    with tempfile.TemporaryDirectory() as folder:
-        silent, logging = (
-            hfc_probe.attach(model, samples, pixels=IMAGENET, measurements=plan, log_dir=where)
-            for where in (None, folder)
-        )
-        silent.measure(), logging.measure()
+    from torch.utils.tensorboard import SummaryWriter
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        SummaryWriter(folder) as writer,
+        hfc_probe.attach(model, samples, pixels=IMAGENET, measurements=plan) as probe,
+    ):
+
+        def log() -> None:
+            for result in probe.results.values():
+                result.log(writer, 0)
+
+        probe.measure()
+        log()  # imports what it needs
         rows = []
         for _ in range(rounds):
             model.tally.update(processor=0.0)
-            without = seconds(silent.measure)["processor"]
-            inside = model.tally["processor"]
-            rows.append(
-                {
-                    "measuring": without - inside,
-                    "logging": seconds(logging.measure)["processor"] - without,
-                    "whole": without,
-                }
-            )
-        silent.close(), logging.close()
+            whole = seconds(probe.measure)["processor"]
+            logging = seconds(log)["processor"]
+            measuring = whole - model.tally["processor"]
+            rows.append({"measuring": measuring, "logging": logging, "whole": whole + logging})
     middle = medians(rows)
     for part in ("measuring", "logging"):
         share = 100 * middle[part] / middle["whole"]

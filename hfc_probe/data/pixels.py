@@ -68,8 +68,8 @@ class PixelSpace:
         For 16-bit or 12-bit images, CT in Hounsfield units, log-scaled radar. Pixel space is the
         range mapped to [0, 1], so that a norm or a strength is a share of it.
 
-        >>> PixelSpace.of_range(-1024, 3071).normalize(torch.tensor([[[[0.25]]]])).item()
-        -0.25
+        >>> PixelSpace.of_range(-1000, 3000).normalize(torch.tensor([[[[0.25]]]])).item()
+        0.0
         """
         low = checks.number("low", low, -math.inf, open_low=True)
         high = checks.number("high", high, low, open_low=True)

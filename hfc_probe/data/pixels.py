@@ -33,6 +33,7 @@ class PixelSpace:
     declared: bool = field(default=False, kw_only=True, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        checks.flag("declared", self.declared)
         for name in ("mean", "std"):
             given = getattr(self, name)
             values = checks.numbers(f"PixelSpace {name}", given, low=-math.inf, increasing=False)

@@ -180,6 +180,7 @@ def test_another_table_is_not_written_over(here):
     assert Path("other.csv").read_text() == "a,b\n1,2\n"
 
 
+@pytest.mark.slow
 def test_the_shipped_table_is_that_of_the_documentation_and_of_the_real_network(resnet20, cifar):
     rows = read_reference(SHIPPED)
     assert (ROOT / "docs" / "reference_results.csv").read_text() == SHIPPED.read_text()

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from click.testing import CliRunner
 
 from hfc_probe import load
@@ -32,6 +33,7 @@ def test_the_page_begins_with_what_changed_most():
     assert "<th>model</th><td>Net</td><td>Net</td>" in text
 
 
+@pytest.mark.slow
 def test_pictures_of_both_runs_share_their_scales_and_maps_their_difference(here):
     for name in ("net", "other"):
         done = audit(name, name, "--measure", "fourier_heatmap:samples=24,norm=9")

@@ -179,6 +179,7 @@ class Drawn:
         return self.pictures[image_id]
 
 
+@pytest.mark.slow
 def test_an_audit_of_masks_finds_them_resumes_and_says_what_it_compared(tmp_path):
     data, audit = Drawn(), DetectionAudit(radii=(2,), bootstrap=50, iou_type="segm")
     result = audit.measure(Squares(), data, resume=tmp_path / "kept")

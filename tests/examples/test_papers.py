@@ -98,9 +98,24 @@ def swapped(numbers, one, other):
     }
 
 
+def leaves_its_picture_numbers_and_logs(name, verdicts, out):
+    folder = out / name / "smoke-planted"
+    assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
+    report = json.loads((folder / "result.json").read_text())
+    assert [claim["verdict"] for claim in report["claims"]] == [v.verdict for v in verdicts]
+    assert report["settings"]["seeds"] == [0]
+    assert {"torch", "hfc_probe", "device"} <= set(report["versions"])
+    logs = {path.parent for path in folder.rglob("events.out.*")}
+    assert logs
+    for log in logs:
+        tags = EventAccumulator(str(log)).Reload().Tags()
+        assert any(tag.startswith("hfc_") for tag in tags["scalars"])
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_planted_truth_gets_its_verdict_and_swapped_runs_the_opposite(name, ran):
     verdicts, out = ran(name)
+    leaves_its_picture_numbers_and_logs(name, verdicts, out)
     found = {v.claim.text: v.verdict for v in verdicts}
     settled = {text: PLANTED.get(text, AGREES) for text in found if text not in NOT_PLANTED}
     assert {text: verdict for text, verdict in found.items() if text in settled} == settled
@@ -117,22 +132,6 @@ def test_planted_truth_gets_its_verdict_and_swapped_runs_the_opposite(name, ran)
     opposite = {AGREES: DISAGREES, DISAGREES: AGREES}
     for claim in between:
         assert judge(claim, [numbers]).verdict == opposite[settled[claim.text]]
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_what_a_run_leaves(name, ran):
-    verdicts, out = ran(name)
-    folder = out / name / "smoke-planted"
-    assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
-    report = json.loads((folder / "result.json").read_text())
-    assert [claim["verdict"] for claim in report["claims"]] == [v.verdict for v in verdicts]
-    assert report["settings"]["seeds"] == [0]
-    assert {"torch", "hfc_probe", "device"} <= set(report["versions"])
-    logs = {path.parent for path in folder.rglob("events.out.*")}
-    assert logs
-    for log in logs:
-        tags = EventAccumulator(str(log)).Reload().Tags()
-        assert any(tag.startswith("hfc_") for tag in tags["scalars"])
 
 
 def test_a_finished_seed_is_read_back_and_another_setting_is_run_again(ran):

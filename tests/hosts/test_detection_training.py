@@ -52,6 +52,7 @@ def reference_loop(folder, audited):
     return model.state_dict(), results
 
 
+@pytest.mark.slow
 def test_the_reference_loop_of_torchvision(tmp_path):
     plain, _ = reference_loop(tmp_path / "plain", audited=False)
     trained, results = reference_loop(tmp_path / "audited", audited=True)
@@ -61,6 +62,7 @@ def test_the_reference_loop_of_torchvision(tmp_path):
         assert curve(tmp_path / "audited", f"AP/{variant}") == list(enumerate(expected))
 
 
+@pytest.mark.slow
 def test_lightning(tmp_path):
     pl = pytest.importorskip("lightning.pytorch", reason="lightning is not installed")
     val = PlantedShapes(2, seed=1)

@@ -261,7 +261,8 @@ def _classed(
             f"{wrong[0]}"
         )
     known = list(names) if numbers and names else [] if numbers else sorted(set(texts))
-    indices = list(map(int, texts)) if numbers else [known.index(text) for text in texts]
+    place = {name: k for k, name in enumerate(known)}
+    indices = list(map(int, texts)) if numbers else [place[text] for text in texts]
     if known and max(indices, default=0) >= len(known):
         raise InputError(
             f"--data: expected labels below {len(known)}, the named classes of {path.name}, got "

@@ -175,7 +175,6 @@ class DetectionHeatmap:
                     crop=self.crop,
                     stride=self.stride,
                     forwards=self.forwards,
-                    score=engine.score,
                     seed=self.seed,
                 )
                 work = Run(settings, engine, self.grid, self.norm_per_pixel, began)
@@ -272,10 +271,6 @@ class _SceneEngine(Engine):
         self._ids, self._asked = list(images), settings
         self.threshold = settings.threshold or 0.0
         self.clean_scores = np.zeros(0)
-
-    def score(self, *_: Any) -> Tensor:
-        """What stands for the score in the settings; :meth:`run` does the work."""
-        raise NotImplementedError
 
     def clean(self) -> Outcome:
         """All images without noise; checks that the detector answers the same twice."""

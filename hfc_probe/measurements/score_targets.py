@@ -72,6 +72,13 @@ def images_of(outputs: Tensor, targets: Tensor) -> Tensor:
             f"targets: expected float images in [0, 1], got {targets.dtype}; divide 8-bit values "
             "by 255"
         )
+    # A network's own images may leave [0, 1] a little; other ranges leave it by far.
+    low, high = float(targets.min()), float(targets.max())
+    if low < -0.5 or high > 1.5:
+        raise InputError(
+            f"targets: expected images in [0, 1], got values from {low:g} to {high:g}; map outputs "
+            "and targets to [0, 1]"
+        )
     return alike(outputs, targets)
 
 

@@ -245,6 +245,7 @@ GREY = torch.linspace(0, 1, N * SIDE * SIDE).reshape(N, 1, SIDE, SIDE)
         ("cosine", (N, 8), torch.zeros(N, 1), "the same shape beside"),
         ("psnr", (N, 1, SIDE, SIDE), GREY.expand(N, 3, SIDE, SIDE), "the same shape beside"),
         ("psnr", (N, 1, SIDE, SIDE), (255 * GREY).byte(), "divide 8-bit values by 255"),
+        ("ssim", (N, 1, SIDE, SIDE), 2 * GREY - 1, "images in .0, 1., got values from -"),
         ("ssim", (N, 1, 8, 8), GREY[..., :8, :8], "of at least 11 pixels"),
     ],
 )

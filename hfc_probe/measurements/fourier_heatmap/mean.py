@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .model import Fit, Floats, Ints, Model, Smoothed
+from .model import Fit, Floats, Ints, Model, Observations, Smoothed
 
 # Bound of a single observation's residual: scores have heavier tails than a normal distribution.
 _MOST = 3.0
@@ -27,16 +27,10 @@ class MeanModel(Model):
         found: Floats = margins / self.unit
         return found
 
-    def fit(
-        self,
-        cells: Ints,
-        images: Ints,
-        margins: Floats,
-        wrong: NDArray[np.int8],
-        apart: NDArray[np.bool_] | None = None,
-    ) -> Fit:
+    def fit(self, observed: Observations, apart: NDArray[np.bool_] | None = None) -> Fit:
         """Fit it to observations; ``error`` is the mean score, and ``wrong`` is not looked at."""
-        made = self.smoothed(cells, images, margins, wrong, apart)
+        made = self.smoothed(observed, apart)
+        cells, images, margins, _ = observed
         scores = self._bounded(margins)
         known = np.full((len(self.design.correlation), self.design.total), np.nan)
         known[cells, images] = scores
@@ -53,26 +47,17 @@ class MeanModel(Model):
         memory = made.memory(self.design.flat_link(), residual, deviation)
         return Fit(self.unit * mean, self.unit * deviation, residual, memory, made.resemblance)
 
-    def smoothed(
-        self,
-        cells: Ints,
-        images: Ints,
-        margins: Floats,
-        wrong: NDArray[np.int8],
-        apart: NDArray[np.bool_] | None = None,
-    ) -> Smoothed:
+    def smoothed(self, observed: Observations, apart: NDArray[np.bool_] | None = None) -> Smoothed:
         if self._first:  # the clean scores may be on another scale, and all alike
-            self.unit = float(np.sqrt((margins**2).mean())) or 1.0
+            self.unit = float(np.sqrt((observed.margins**2).mean())) or 1.0
             self._first = False
-        return super().smoothed(cells, images, margins, wrong, apart)
+        return super().smoothed(observed, apart)
 
     _first = True
 
-    def residuals(
-        self, cells: Ints, images: Ints, margins: Floats, wrong: NDArray[np.int8]
-    ) -> Floats:
-        made = self.smoothed(cells, images, margins, wrong)
-        return self._standardised(cells, made.away / made.spread)
+    def residuals(self, observed: Observations) -> Floats:
+        made = self.smoothed(observed)
+        return self._standardised(observed.cells, made.away / made.spread)
 
     def _standardised(self, cells: Ints, z: Floats) -> Floats:
         count = np.bincount(cells, minlength=len(self.design.correlation))

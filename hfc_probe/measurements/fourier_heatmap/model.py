@@ -36,6 +36,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -66,6 +67,21 @@ _FORM = 1.2
 # Intervals of first and of later maps are this much wider than the model makes them, for what it
 # leaves out: measured on the trainings it was made with (tests/benchmarks/heatmap_memory.py).
 _WIDER, _WIDER_LATER = 1.05, 1.15
+
+
+class Observations(NamedTuple):
+    """n pairs of a cell and an image that were looked at, ``(n,)`` each.
+
+    Attributes:
+        cells, images: positions.
+        margins: logit margins, NaN if there are none; or scores.
+        wrong: 1 for an error, 0 for none.
+    """
+
+    cells: Ints
+    images: Ints
+    margins: Floats
+    wrong: NDArray[np.int8]
 
 
 @dataclass(frozen=True)
@@ -200,15 +216,9 @@ class Model:
         found: Floats = np.arcsinh(np.clip(margins / self.unit, -1e3, 1e3))
         return found
 
-    def smoothed(
-        self,
-        cells: Ints,
-        images: Ints,
-        margins: Floats,
-        wrong: NDArray[np.int8],
-        apart: NDArray[np.bool_] | None = None,
-    ) -> Smoothed:
+    def smoothed(self, observed: Observations, apart: NDArray[np.bool_] | None = None) -> Smoothed:
         """The margins' expectation and how images depart from it; arguments of :meth:`fit`."""
+        cells, images, margins, wrong = observed
         design, past = self.design, self.memory
         used = np.ones(len(cells), bool) if apart is None else ~apart[cells]
         if not used.any():
@@ -251,21 +261,14 @@ class Model:
             expected, y / amount - expected, spread, design.parts,
         )  # fmt: skip
 
-    def fit(
-        self,
-        cells: Ints,
-        images: Ints,
-        margins: Floats,
-        wrong: NDArray[np.int8],
-        apart: NDArray[np.bool_] | None = None,
-    ) -> Fit:
+    def fit(self, observed: Observations, apart: NDArray[np.bool_] | None = None) -> Fit:
         """Fit it to observations.
 
         Args:
-            cells, images, margins, wrong: ``(n,)`` observations; margins are NaN if there are none.
             apart: ``(D,)`` cells known not to be smooth, which the model does not learn from.
         """
-        made = self.smoothed(cells, images, margins, wrong, apart)
+        made = self.smoothed(observed, apart)
+        cells, images, _, wrong = observed
         links, expected = self._linked(made, cells, wrong)
         known = np.full((len(self.design.correlation), self.design.total), -1, np.int8)
         known[cells, images] = wrong
@@ -279,12 +282,10 @@ class Model:
         memory = made.memory(links, doubt, deviation)
         return Fit(error, deviation, residual, memory, made.resemblance)
 
-    def residuals(
-        self, cells: Ints, images: Ints, margins: Floats, wrong: NDArray[np.int8]
-    ) -> Floats:
+    def residuals(self, observed: Observations) -> Floats:
         """The :attr:`Fit.residual` of observations alone, without a map."""
-        made = self.smoothed(cells, images, margins, wrong)
-        return self._residual(cells, wrong, self._linked(made, cells, wrong)[1])
+        cells, _, _, wrong = observed
+        return self._residual(cells, wrong, self._linked(self.smoothed(observed), cells, wrong)[1])
 
     def _linked(
         self, made: Smoothed, cells: Ints, wrong: NDArray[np.int8]

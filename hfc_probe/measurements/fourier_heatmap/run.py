@@ -373,7 +373,7 @@ class Run:
                 spent = int(table.seen.sum())
                 extra = rest - spent if budget is not None else spent // 9
                 if extra > 0:
-                    residuals = self._models().residuals(*table.observations())
+                    residuals = self._models().residuals(table.observations())
                     suspects = self._suspects(residuals, table, extra)
                     table.extend(*self.subject.agree(suspects), advance)
         self.checkpoint.remove()
@@ -493,7 +493,7 @@ class Run:
         return np.concatenate([cells, others]), np.concatenate([counts, further])
 
     def _fit(self, table: Table, apart: NDArray[np.bool_] | None) -> heatmap_model.Fit:
-        return self._models().fit(*table.observations(), apart)
+        return self._models().fit(table.observations(), apart)
 
     def _models(self) -> heatmap_model.Model:
         assert self.clean is not None
@@ -671,11 +671,12 @@ class Table:
         seen = (self.known >= 0).sum(1)
         return np.where(seen > 0, self.errors / np.maximum(seen, 1), np.nan)
 
-    def observations(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Any, Any]:
-        """Cells, images, margins and errors of the pairs that are known, ``(n,)``."""
+    def observations(self) -> heatmap_model.Observations:
+        """The pairs that are known."""
         cells, images = np.nonzero(self.known >= 0)
         margins = self.margins[cells, images].astype(np.float64)
-        return cells, images, margins, self.known[cells, images]
+        wrong = self.known[cells, images]
+        return heatmap_model.Observations(cells, images, margins, wrong)
 
     def intervals(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """95 % intervals of the error rates of all images, each cell by itself."""

@@ -104,7 +104,7 @@ def folder_classes(
     order = sorted(folders)
     if order != list(folders) and given is None:
         return list(range(logits)), "in the order of the data set's names"
-    return [order.index(name) for name in folders], "in the order of the sorted folder names"
+    return [order.index(name) for name in folders], "in the order of their sorted names"
 
 
 def read_class_names(path: str | os.PathLike[str]) -> ClassNames:

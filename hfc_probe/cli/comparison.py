@@ -11,7 +11,7 @@ from ..core.intervals import paired_difference, percent, square_and_add
 from ..core.labels import Label
 from ..ground.errors import InputError
 from ..ground.files import plain
-from .stored import StoredRun
+from .stored import StoredRun, all_settings
 
 Interval = tuple[float, float]
 Stored = Mapping[str, Any]  # a result as read_run gives it
@@ -249,7 +249,7 @@ def _change(
 def _differing(name: str, first: Stored, second: Stored) -> Iterator[Differing]:
     """In what two results of one measurement were not made alike."""
     one, two = (
-        {"axes": 2, **result.get("settings", {}), "samples looked at": result.get("samples")}
+        {**all_settings(result.get("settings", {})), "samples looked at": result.get("samples")}
         for result in (first, second)
     )
     for key in dict.fromkeys((*one, *two)):

@@ -15,6 +15,7 @@ import click
 from ..ground.errors import InputError
 from .command import Command, as_json, shows_progress
 from .common import check_writable, parse_radii, pick_device
+from .stored import all_settings
 
 COLUMNS = (
     *("network", "training", "weights", "data", "images", "samples", "normalization"),
@@ -118,7 +119,7 @@ def result_rows(spec: str, content: Mapping[str, Any]) -> Iterator[dict[str, str
         "training": training,
         "normalization": f"mean {said['mean']}, std {said['std']}",
         "measurement": content["measurement"],
-        "settings": json.dumps(_meaning(content["settings"])),
+        "settings": _meaning(content["settings"]),
         "data": str(said["data"]).rpartition("/")[2],
         **{key: said[key] for key in ("weights", "images", "samples", "version", "date")},
     }
@@ -158,13 +159,14 @@ def read_reference(path: Path | None) -> list[dict[str, str]]:
             f"reference: expected a table of hfc-probe reference in {path}, got other columns; "
             "choose another file"
         )
-    return rows
+    return [row | {"settings": _meaning(json.loads(row["settings"]))} for row in rows]
 
 
 def _whole(row: Mapping[str | None, Any]) -> bool:
     """Whether a row has all cells and no more, with numbers where they belong."""
     try:
         float(row["value"])
+        dict(json.loads(row["settings"]))
         bounds = [float(row[key]) for key in ("lower", "upper") if row[key] != ""]
     except (TypeError, ValueError):
         return False
@@ -196,7 +198,7 @@ def placed(content: Mapping[str, Any], rows: Iterable[Mapping[str, str]]) -> lis
     from ..core.intervals import square_and_add
 
     said = content.get("provenance", {})
-    settings = json.dumps(_meaning(content["settings"]))
+    settings = _meaning(content["settings"])
     others: dict[str, dict[str, Mapping[str, str]]] = {}
     for row in rows:
         alike = (row["measurement"], row["settings"], row["images"]) == (
@@ -245,8 +247,10 @@ def _spread(rows: Iterable[Mapping[str, str]]) -> float:
     return max(values) - min(values)
 
 
-def _meaning(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in sorted(settings.items()) if key not in _HARMLESS}
+def _meaning(settings: Mapping[str, Any]) -> str:
+    """The settings that change what a number means, in the same words whatever the version."""
+    known = sorted(all_settings(settings).items())
+    return json.dumps({key: value for key, value in known if key not in _HARMLESS})
 
 
 def _text(value: Any) -> str:

@@ -35,6 +35,15 @@ class StoredRun:
     files: Mapping[str, Path] = field(default_factory=dict)
 
 
+# Settings that results of earlier versions lack, with what was measured then.
+_LACKED = {"axes": 2}
+
+
+def all_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a result of any version."""
+    return {**_LACKED, **settings}
+
+
 def read_run(path: Path) -> StoredRun:
     """The results in a directory.
 

@@ -369,7 +369,7 @@ class FrequencyAccuracyResult(Result):
         return out
 
     def labels(self) -> dict[str, Label]:
-        low = ("rescale", "closed", "units")
+        low = ("rescale", "closed", "units", "axes")
         high = (*low, "hfc_background")
         radii = list(zip(self.radius_tags(), self.radii.tolist(), strict=True))
         out = {}

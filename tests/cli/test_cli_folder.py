@@ -59,7 +59,7 @@ def test_as_many_folders_as_logits_are_in_sorted_order(tmp_path):
     spec = pictures(tmp_path, sorted(CIFAR))
     assert classes_of(spec, 10) == {name: k for k, name in enumerate(CIFAR)}
     samples, _ = load_samples(spec, Sized(10))
-    assert "in the order of the sorted folder names" in samples.provenance["data"]
+    assert "in the order of their sorted names" in samples.provenance["data"]
 
 
 def test_too_few_folders_are_refused_and_found_by_name(tmp_path):

@@ -190,6 +190,12 @@ def test_the_shipped_table_is_that_of_the_documentation_and_of_the_real_network(
         assert float(published[tag]["value"]) == pytest.approx(result.scalars()[tag], abs=1e-5)
     assert {row["images"] for row in rows} == {result.provenance["images"]}
     assert all(row["training"] != "not said" for row in rows)
+    other = FrequencyAccuracy(radii=(8,)).measure(resnet20, cifar, pixels=PixelSpace.cifar10())
+    content = other.to_dict()
+    content["provenance"]["weights"] = "another network"
+    assert [sentence.count("of 7 reference networks") for sentence in placed(content, rows)] == [
+        1
+    ] * 3
     with SHIPPED.open() as stream:
         assert next(csv.reader(stream)) == list(COLUMNS)
     assert all(json.loads(row["settings"]) for row in rows)

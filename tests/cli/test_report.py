@@ -325,6 +325,7 @@ def test_a_run_against_itself_differs_in_nothing():
         ({}, {"data": "CIFAR-10.1"}, "original lfc hfc"),
         ({}, {"data": "its other name", "images": "1111"}, ""),
         ({}, {"classes": 100}, "original lfc hfc"),
+        ({"axes": 3}, {}, "lfc hfc"),
         ({}, {"resampling": "bilinear to 37, centre crop"}, "original lfc hfc"),
         ({}, {"mean": [0.5] * 3}, ""),  # another model may want other statistics
         ({}, {"mean": [0.5] * 3, "weights": "aaaa"}, "original lfc hfc"),  # the same may not
@@ -345,6 +346,12 @@ def test_what_was_measured_differently_is_not_judged(settings, provenance, refus
     if "hfc" in refused:
         assert not any("HFC(4)" in sentence for sentence in said(found))
         assert "Numbers marked “measured differently”" in page(found)
+
+
+def test_a_setting_that_earlier_versions_lack_is_no_difference():
+    a = frequencies("A", FIRST)
+    b = frequencies("B", SECOND, settings={"axes": 2}, provenance=OTHER)
+    assert not compare(a, b).differing
 
 
 def test_the_area_between_curves_depends_on_the_radii():

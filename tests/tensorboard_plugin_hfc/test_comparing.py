@@ -184,6 +184,7 @@ def test_the_same_images_are_compared_image_by_image(tab, pair):
         ({"topk": [5], "closed": False}, {}, "topk 1 against 5; closed true against false", 0),
         ({"units": "nyquist"}, {}, "units cycles against nyquist", 0),
         ({"rescale": "max"}, {}, "rescale none against max", 0),
+        ({"axes": 3}, {}, "axes 2 against 3", 0),
         ({"hfc_background": "mean"}, {}, "hfc_background zero against mean", 1),
         ({}, {"data": "SVHN", "images": "2"}, "data CIFAR-10 against SVHN", 0),
         ({}, {"classes": 100}, "classes 10 against 100", 0),
@@ -222,6 +223,13 @@ LEGEND = """async (runs) => {
     return contents[tensors[run]['frequency_accuracy/hfc'][0]];
   })));
 }"""
+
+
+def test_a_setting_that_earlier_versions_lack_is_no_difference(tab, pair):
+    accuracies(pair.folder / "a", FEW)
+    accuracies(pair.folder / "b", 300, settings={"axes": 2})
+    pair()
+    assert "b uses more" in verdicts(tab)[0]
 
 
 def test_a_run_at_chance_gets_no_verdict(tab, pair):
@@ -326,6 +334,14 @@ def test_detections_made_differently_are_said(tab, pair):
     assert "not to be compared: a and b: closed true against false." in text
     table = tab.find("table").last.locator("tbody tr").all_inner_texts()
     assert [row.split("\t")[3:5] for row in table if "LFC" in row] == [["64", "10.0 %"]] * 2
+
+
+def test_a_detector_s_audits_of_an_earlier_and_of_this_version_are_compared(tab, pair):
+    detections(pair.folder / "a")
+    detections(pair.folder / "b", control=True, iou_type="bbox")
+    pair("p.hfc.view=detections")
+    assert "LFC" in tab.text()
+    assert "not to be compared" not in tab.text()
 
 
 SPECTRA = """async (all) => {

@@ -2,10 +2,11 @@
 
 // What another value of costs precision or adds numbers, but does not change what a number means.
 const HARMLESS = new Set(
-  "samples seed radii rhos epsilons ranks corruptions forwards precision seconds autocast channels_last perturbation_radii".split(" "),
+  "samples seed radii rhos epsilons ranks corruptions forwards precision seconds autocast channels_last perturbation_radii control".split(" "),
 );
 const DECISIVE = ["data", "resampling", "classes"]; // of the provenance
 const AT_THE_TOP = ["hfc_background", "norm", "estimator"]; // of the metadata of earlier versions
+const LACKED = { axes: 2, iou_type: "bbox" }; // settings that earlier versions lack, with what they measured
 
 const same = (a, b) => JSON.stringify(a ?? null) === JSON.stringify(b ?? null);
 const first = (value) => (Array.isArray(value) ? value[0] : value);
@@ -13,7 +14,7 @@ const said = (value) => (value === undefined || value === null ? "none" : typeof
 
 function settings(content) {
   const top = AT_THE_TOP.filter((key) => content[key] !== undefined).map((key) => [key, content[key]]);
-  return { ...Object.fromEntries(top), ...content.settings };
+  return { ...LACKED, ...Object.fromEntries(top), ...content.settings };
 }
 
 /** Whether both runs saw the same images, as far as they say. */

@@ -14,13 +14,13 @@ from .known_answer import PlantedShapes
 
 
 class Until:
-    """Finds all objects of an image as long as it shows its waves of 25 cycles per image."""
+    """Finds all objects of an image as long as it shows its waves."""
 
-    def __init__(self, data):
+    def __init__(self, data, cycles):
         self.data = data
         self.tally = Tally(calls=0)
         grid = torch.arange(128) / 128
-        self.wave = 0.05 * torch.cos(2 * torch.pi * 25 * grid).expand(3, 128, 128)
+        self.wave = 0.05 * torch.cos(2 * torch.pi * cycles * grid).expand(3, 128, 128)
 
     def images(self):
         return {k: 0.1 + 0.8 * p + self.wave for k, p in self.data.pictures.items()}
@@ -42,24 +42,26 @@ class Until:
 
 
 @pytest.fixture
-def waved():
+def waved(request):
     data = PlantedShapes(6, seed=4)
-    detector = Until(data)
+    detector = Until(data, getattr(request, "param", 25))
     data.pictures = {k: image.clamp(0, 1) for k, image in detector.images().items()}
     return data, detector
 
 
 @needs_coco
-def test_radii_gather_where_the_detector_s_answer_changes(waved):
+@pytest.mark.parametrize(("waved", "pair"), [(25, (24, 25)), (60, (59, 61))], indirect=["waved"])
+def test_radii_gather_where_the_detector_s_answer_changes(waved, pair):
     data, detector = waved
     result = DetectionAudit(radii="auto", bootstrap=0).measure(detector, data)
     assert len(result.radii) == 12
     assert list(result.radii) == sorted(set(result.radii))
-    # The wave is in LFC(25), not in LFC(24): both neighbours are there, and others near them.
-    assert {24, 25} <= set(result.radii)
-    assert sum(18 <= r <= 32 for r in result.radii) >= 5
+    # The wave is in LFC(25), not in LFC(24): both are there, and others near them. Radii less than
+    # 6 % apart are not parted further.
+    assert set(pair) <= set(result.radii)
+    assert sum(0.72 <= r / pair[1] <= 1.28 for r in result.radii) >= 5
     low = [result.metrics[f"lfc_r{r:02d}"][0] > 0 for r in result.radii]
-    assert low == [r >= 25 for r in result.radii]
+    assert low == [r >= pair[1] for r in result.radii]
     assert result.settings["placed"] is True
     assert 'placed where AP changes on 6 of the images (radii="auto")' in str(result)
 

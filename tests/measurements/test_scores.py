@@ -84,6 +84,9 @@ def test_iou_over_the_set_and_by_class():
     share = float((truth == 0).sum() / (truth < 2).sum())
     np.testing.assert_allclose(arrays["hfc_by_class"], [[share, 0]])
     assert arrays["hfc"][0] == pytest.approx(share / 2)
+    for part in ("lfc", "hfc"):
+        assert arrays[f"{part}_difference"] == pytest.approx(arrays[part] - arrays["original"])
+    assert arrays["hfc_difference_upper"][0] < 0
 
 
 def test_errors_of_depth_without_the_frequency_that_tells_it():

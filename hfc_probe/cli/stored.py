@@ -9,13 +9,14 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from ..core.labels import Label
 from ..ground.errors import InputError, named
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,8 @@ def _bits(text: Any, count: Any) -> NDArray[np.bool_]:
     Raises:
         ValueError: not the outcomes of that many images.
     """
+    import numpy as np  # the command's help, which needs no results, does not wait for it
+
     packed = np.frombuffer(base64.b64decode(text, validate=True), np.uint8)
     if not isinstance(count, int) or len(packed) != -(-count // 8):
         raise ValueError("outcomes of another number of images")

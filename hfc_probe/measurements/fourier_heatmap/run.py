@@ -411,12 +411,14 @@ class Run:
             sure = fit.memory.deviation <= _SURE * self.memory.deviation
             if self.subject.agree(sure and fit.resemblance > _SAME):
                 return self._doubted(fit, table, apart, rest, advance)
-            if most == rest or self.subject.agree(fit.resemblance < _UNLIKE):
+            if most == rest:  # too little is left to learn another network anew
+                return fit
+            if self.subject.agree(fit.resemblance < _UNLIKE):
                 break
         unsure = fit.memory.deviation > _OTHER[0] * self.memory.deviation
         if self.subject.agree(unsure and fit.resemblance < _OTHER[1]):
             self.memory = self._model = None
-        return fit if most == rest and self.memory is not None else None
+        return None
 
     def _doubted(
         self,

@@ -27,8 +27,8 @@ from hfc_probe.core.drawing import CLEAN, HFC, LFC, new_figure, styled
 from hfc_probe.measurements.fourier_heatmap import FourierHeatmapResult
 from hfc_probe.measurements.fourier_heatmap.model import Memory
 
-# The exhaustive map of gatheluck/FourierHeatmap: 544 directions and no clean pass. One of its passes
-# takes 1.57 plain ones and one here takes 1.09 (peers.py).
+# The exhaustive map of gatheluck/FourierHeatmap: 544 directions, no clean pass. One of its passes
+# takes 1.57 plain ones, one here 1.09 (peers.py).
 PEER, PEER_LABEL = 100 * 544 / 515, "FourierHeatmap (peer), 1.4 times the time a pass"
 TUNED, HELD_OUT = ("vgg_adam", "resnet20_cosine"), ("transformer", "resnet18_step")
 

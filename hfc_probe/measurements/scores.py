@@ -116,7 +116,7 @@ def _label_correct(outputs: Tensor, targets: Tensor) -> Tensor:
     truth = labels_of(outputs, targets)
     low, high = outputs.aminmax()
     # Logits of so many labels that all lie in [0, 1] and on both sides of 0.5 are hardly met.
-    if outputs.numel() >= 32 and 0 <= low < 0.5 < high <= 1:
+    if outputs.numel() >= 16 and 0 <= low < 0.5 < high <= 1:
         raise InputError(
             "outputs: expected logits, above 0 if the label is there, got values from "
             f"{low:.2g} to {high:.2g}, as probabilities are; give logits by predict="

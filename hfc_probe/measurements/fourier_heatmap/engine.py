@@ -242,6 +242,8 @@ class Engine:
                 self.subject.check_targets(logits.shape[1])
         else:
             logits = self.subject.original(start, images)
+        if start == 0:
+            self.subject.check_scale(logits)
         self.forwards += len(images)
         self._classes = logits.shape[1]
         ranks = target_rank(logits, targets)

@@ -206,6 +206,30 @@ def test_resampling_equals_pycocotools_on_a_data_set_with_copies(coco_content):
         np.testing.assert_allclose(row, stats[:6], rtol=0, atol=1e-12)
 
 
+def test_resampling_a_class_of_many_hits_is_that_of_its_copies_one_by_one():
+    rng = np.random.default_rng(3)
+    images, shown, replicates = 300, 2400, 300
+    score = np.sort(rng.random(shown))[::-1]
+    hit = rng.random((10, shown)) < 0.8 * score * np.linspace(1, 0.3, 10)[:, None]
+    counts = hit | (rng.random((10, shown)) < 0.9)  # the others lie within crowds
+    image = rng.integers(0, images, shown)
+    objects = np.bincount(image, hit[0], images).astype(int) + rng.integers(0, 3, images)
+    matches = evaluation.ClassMatches(image, hit, counts, objects)
+    weights = evaluation.bootstrap_weights(images, replicates, seed=0)
+    ours = evaluation.resampled([matches], weights)
+    for b in (0, 270, 299):  # of several groups of replicates
+        copies = np.repeat(np.arange(shown), weights[b, image].astype(int))
+        recall = np.cumsum(hit[:, copies], 1) / (weights[b] @ objects)
+        precision = np.cumsum(hit[:, copies], 1) / np.cumsum(counts[:, copies], 1).clip(1)
+        levels = [
+            [precision[t, recall[t] >= r].max(initial=0.0) for r in np.linspace(0, 1, 101)]
+            for t in range(10)
+        ]
+        ap = np.mean(levels, 1)
+        np.testing.assert_allclose(ours[b], [ap.mean(), ap[0], ap[5]], rtol=0, atol=1e-12)
+    assert 0.2 < ours[0, 0] < 0.9
+
+
 @needs_coco
 def test_the_interval_of_an_ap_is_that_of_its_replicates_mirrored():
     data = PlantedShapes(30, seed=7)

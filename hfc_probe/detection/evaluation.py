@@ -16,6 +16,7 @@ from .coco import Detections, GroundTruth, ImageId, IouType
 from .overlap import is_ignored
 
 METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
+GROUPS = {"APr": "r", "APc": "c", "APf": "f"}  # LVIS's rare, common and frequent categories
 _RECALL = np.linspace(0.0, 1.0, 101)
 _FEWEST = 250  # replicates in work at once, for rows that are worth a call
 _BOOTSTRAP_CELLS = 300_000  # replicates × true positives in work at once, as many as a cache holds
@@ -52,6 +53,8 @@ class Evaluation:
         score: ``(G,)`` that detection's score; NaN for none.
         by_class: matches of each category, for resampling.
         by_size: the same of small, medium and large objects alone.
+        groups: AP of rare, common and frequent categories, in the order of :data:`GROUPS`;
+            None if the annotations do not say which are which.
     """
 
     metrics: NDArray[np.float64]
@@ -62,6 +65,7 @@ class Evaluation:
     score: NDArray[np.float64]
     by_class: tuple[ClassMatches, ...]
     by_size: tuple[tuple[ClassMatches, ...], ...]
+    groups: NDArray[np.float64] | None = None
 
 
 def objects_in(
@@ -129,6 +133,12 @@ def evaluate(
     metrics = [_mean(precision[..., 0]), _mean(precision[:1, ..., 0]),
                _mean(precision[5:6, ..., 0])]  # fmt: skip
     metrics += [_mean(precision[..., area]) for area in (1, 2, 3)]
+    groups = None
+    if truth.frequency:
+        kinds = [truth.frequency.get(k) for k in sorted(truth.categories)]
+        members = [[k for k, kind in enumerate(kinds) if kind == of] for of in GROUPS.values()]
+        # Axes in the order of LVIS's package, as the order of a sum is part of its last bit.
+        groups = np.array([_mean(precision[:, :, one, [0]]) for one in members])
 
     position = {id(a): k for k, a in enumerate(found.annotations)}
     matched = np.full(len(found.annotations), -1)
@@ -150,6 +160,7 @@ def evaluate(
         score,
         tuple(by_area[0]),
         tuple(tuple(one) for one in by_area[1:]),
+        groups,
     )
 
 

@@ -31,15 +31,12 @@ from .evaluation import (
     GROUPS,
     METRICS,
     Evaluation,
-    bootstrap_weights,
-    interval_of,
     objects_in,
-    percentile_interval,
     recall_names,
-    resampled_metrics,
 )
 from .operating_point import OperatingPoint, best_threshold, operating_point
 from .overlap import OF
+from .resampling import bootstrap_weights, intervals
 from .rows import FILES
 from .variants import CONTROL, ORIGINAL, variant_names
 
@@ -80,13 +77,13 @@ class DetectionAuditResult(Result):
     - ``radii`` (R,) in the settings' units; ``metrics`` is the order AP, AP50, AP75,
       AP_small, AP_medium, AP_large;
     - ``original`` (6,), ``lfc`` (R, 6), ``hfc`` (R, 6), with ``_lower`` and ``_upper``, the 95 %
-      bootstrap interval over images;
+      interval over images (:func:`hfc_probe.detection.resampling.interval_of`);
     - ``original_recall`` (3,), ``lfc_recall``, ``hfc_recall`` (R, 3): average recall with at most
       1, 10 and ``max_dets`` detections per image and class;
     - ``original_frequency`` (3,), ``lfc_frequency``, ``hfc_frequency`` (R, 3), with LVIS's
       annotations alone: AP of rare, common and frequent categories;
     - ``lfc_difference``, ``hfc_difference`` (R, 3): AP, AP50, AP75 minus the original's, with
-      ``_lower`` and ``_upper``, the 95 % bootstrap interval over images;
+      ``_lower`` and ``_upper``, the 95 % interval over images, of half samples;
     - ``lfc_gain``, ``lfc_drop``, ``lfc_gain_any``, ``lfc_drop_any`` and the same for ``hfc``
       (R,): share of images that a variant gets better or worse, see :class:`Changes`, with
       ``_lower``, ``_upper`` (95 % Wilson), ``_correct``, ``_count``;
@@ -142,21 +139,13 @@ class DetectionAuditResult(Result):
         skipped: Mapping[ImageId, str],
         control: NDArray[np.float64] | None = None,
     ) -> DetectionAuditResult:
-        """Put evaluations together and bootstrap their differences."""
-        intervals = {n: np.full((3, 2), np.nan) for n in evaluations if n != ORIGINAL}
+        """Put evaluations together, with intervals over images."""
+        changes = {n: np.full((3, 2), np.nan) for n in evaluations if n != ORIGINAL}
         own = {n: np.full((6, 2), np.nan) for n in evaluations}
         replicates = settings["bootstrap"]
         nothing = not any(m.hit.any() for m in evaluations[ORIGINAL].by_class)
         if replicates and len(image_ids) > 1 and not nothing:
-            weights = bootstrap_weights(len(image_ids), replicates, settings["seed"])
-            base = np.zeros((replicates, 3))
-            for name in (ORIGINAL, *intervals):
-                drawn = resampled_metrics(evaluations[name], weights)
-                own[name] = interval_of(evaluations[name].metrics, drawn)
-                if name == ORIGINAL:
-                    base = drawn[:, :3]
-                else:
-                    intervals[name] = percentile_interval(drawn[:, :3] - base)
+            own, changes = intervals(evaluations, ORIGINAL, replicates, settings["seed"])
         return cls(
             settings=settings,
             samples=len(image_ids),
@@ -172,7 +161,7 @@ class DetectionAuditResult(Result):
             match={n: e.match for n, e in evaluations.items()},
             score={n: e.score for n, e in evaluations.items()},
             intervals_of=own,
-            difference_intervals=intervals,
+            difference_intervals=changes,
             skipped=skipped,
             control=control,
             notes=_notes(settings, truth, image_ids, predictions, skipped),

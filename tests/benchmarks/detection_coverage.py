@@ -1,4 +1,4 @@
-"""Coverage of the bootstrap intervals of an audit, in a simulation with a known AP.
+"""Coverage of the intervals of an audit, in a simulation with a known AP.
 
 Ten classes, some rare, with a share of their objects found and false detections among them, for an
 original and a variant that finds less. The AP that intervals have to hold is that of as many images
@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hfc_probe.detection.evaluation import (
-    ClassMatches,
-    bootstrap_weights,
+from hfc_probe.detection.evaluation import ClassMatches
+from hfc_probe.detection.resampling import (
+    half_samples,
     interval_of,
     percentile_interval,
     resampled,
@@ -85,9 +85,10 @@ def coverage(
     own, difference, half = [], [], []
     for seed in range(draws):
         found = simulated(images, np.random.default_rng((1, seed)))
-        weights = bootstrap_weights(images, replicates, seed)
-        drawn = {name: resampled(by_class, weights) for name, by_class in found.items()}
-        bounds = interval_of(metrics(found["original"]), drawn["original"])
+        halves, quarters = half_samples(images, replicates, seed)
+        drawn = {name: resampled(by_class, halves) for name, by_class in found.items()}
+        parts = np.stack([resampled(found["original"], part) for part in quarters])
+        bounds = interval_of(metrics(found["original"]), drawn["original"], parts)
         own.append((bounds[:, 0] <= truth["original"]) & (truth["original"] <= bounds[:, 1]))
         half.append(np.diff(bounds[0])[0] / 2)
         bounds = percentile_interval(drawn["variant"] - drawn["original"])

@@ -12,11 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from .assignment import IOU
-from .evaluation import METRICS, RECALL, ClassMatches, Evaluation
+from .evaluation import RECALL, ClassMatches, Evaluation
 
 _FEWEST = 250  # replicates in work at once, for rows that are worth a call
 _CELLS = 300_000  # replicates × true positives in work at once, as many as a cache holds
-_QUARTERED = 5  # one half sample of as many is halved again
 
 
 def resampled(
@@ -137,34 +136,31 @@ def bootstrap_weights(images: int, replicates: int, seed: int) -> NDArray[np.flo
 def half_samples(
     images: int, replicates: int, seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Random halves of the images, and the two halves of the first fifth of them.
+    """Random halves of the images with the other halves, and the halves of each of them.
 
     Drawn without replacement: copies of an image are ranked side by side, so that AP of data with
     copies is further off than that of fewer images. AP varies over half samples as much as over
     data sets.
 
     Returns:
-        ``(B, I)`` and ``(2, Q, I)``, 1 for an image that belongs to a sample and 0 for the others.
+        P pairs of halves ``(2, P, I)`` and the halves of each ``(2, 2, P, I)``, as many in all as
+        there are replicates or up to 5 more: 1 for an image in a sample, 0 for the others.
     """
     rng = np.random.default_rng(seed)
 
     def halved(whole: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        place = np.where(whole, rng.random(whole.shape), 2).argsort(1).argsort(1)
-        return np.asarray(place < whole.sum(1, keepdims=True) // 2)
+        place = np.where(whole, rng.random(whole.shape), 2).argsort(-1).argsort(-1)
+        first = place < whole.sum(-1, keepdims=True) // 2
+        return np.stack([first, whole & ~first])
 
-    halves = halved(np.ones((replicates, images), dtype=bool))
-    whole = halves[: -(-replicates // _QUARTERED)]
-    first = halved(whole)
-    return halves.astype(np.float64), np.stack([first, whole & ~first]).astype(np.float64)
+    halves = halved(np.ones((-(-replicates // 6), images), dtype=bool))
+    return halves.astype(np.float64), halved(halves).astype(np.float64)
 
 
 def intervals(
     evaluations: Mapping[str, Evaluation], original: str, replicates: int, seed: int
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]:
     """95 % intervals of every variant's :data:`METRICS`, and of its AP, AP50 and AP75's changes.
-
-    A change is held by the percentiles of its half samples: the biases of two variants nearly
-    cancel.
 
     Args:
         original: the variant that changes are from.
@@ -173,24 +169,30 @@ def intervals(
         ``(6, 2)`` by variant; ``(3, 2)`` by variant but the original.
     """
     halves, quarters = half_samples(len(evaluations[original].images), replicates, seed)
-    weights = np.concatenate([halves, *quarters])
-    own, drawn = {}, {}
+    samples = [part.reshape(-1, part.shape[-1]) for part in (halves, quarters)]
+    drawn = {}
     for name, evaluation in evaluations.items():
-        found = resampled_metrics(evaluation, weights)
-        drawn[name] = found[:replicates]
-        parts = found[replicates:].reshape(2, -1, len(METRICS))
-        own[name] = interval_of(evaluation.metrics, drawn[name], parts)
-    return own, {
-        name: percentile_interval(found[:, :3] - drawn[original][:, :3])
-        for name, found in drawn.items()
-        if name != original
-    }
+        found = resampled_metrics(evaluation, np.concatenate(samples))
+        parts = np.split(found, [len(samples[0])])
+        shapes = halves.shape[:-1], quarters.shape[:-1]
+        drawn[name] = (
+            evaluation.metrics,
+            *(part.reshape(*shape, -1) for part, shape in zip(parts, shapes, strict=True)),
+        )
+    own = {name: interval_of(*of) for name, of in drawn.items()}
+    changes = {}
+    for name in drawn.keys() - {original}:
+        of = (v[..., :3] - o[..., :3] for v, o in zip(drawn[name], drawn[original], strict=True))
+        changes[name] = interval_of(*of, change=True)
+    return own, changes
 
 
 def interval_of(
     values: NDArray[np.float64],
     halves: NDArray[np.float64],
     quarters: NDArray[np.float64],
+    *,
+    change: bool = False,
     confidence: float = 0.95,
 ) -> NDArray[np.float64]:
     """Interval ``(n, 2)`` of each of some APs: of the detector on any number of such images.
@@ -198,30 +200,32 @@ def interval_of(
     AP of few images is too high, as a class of two objects may be found by chance, and as the best
     precision at a recall or above is picked. AP of half of them is higher still, and the difference
     is subtracted, which is Quenouille's jackknife of two halves. Each half sample is corrected by
-    its own two halves, and their standard deviation gives the width.
-
-    What it covers in a simulation with a known AP: docs/audit_a_detector.md.
+    its own two halves. The width is their standard deviation, which also holds what the correction
+    leaves of the bias; that of a change, where two biases nearly cancel, is of half the
+    difference of complementary halves. What they cover in a simulation: docs/audit_a_detector.md.
 
     Args:
-        values: ``(n,)``.
-        halves: ``(B, n)`` of half samples.
-        quarters: ``(2, Q, n)`` of the two halves of the first Q of them.
+        values: ``(n,)``, of all images.
+        halves, quarters: ``(2, P, n)`` and ``(2, 2, P, n)``, of :func:`half_samples`.
+        change: the values are differences of two APs, of the same images.
 
     Returns:
         NaN if fewer than two half samples show an object in both halves.
 
     Sources: Quenouille, "Notes on bias in estimation", Biometrika 1956; Shao and Tu, "The Jackknife
-    and Bootstrap", 1995, chapters 1.3 and 5.2.
+    and Bootstrap", 1995, §1.3 and §5.2.
     """
-    corrected = 2 * halves[: quarters.shape[1]] - quarters.mean(0)
+    corrected = 2 * halves - quarters.mean(0)
     reach = NormalDist().inv_cdf((1 + confidence) / 2)
     bounds = np.full((len(values), 2), np.nan)
     for k, value in enumerate(values):
-        known = corrected[np.isfinite(corrected[:, k]), k]
-        if len(known) > 1 and np.isfinite(value):
-            centre = 2 * value - np.nanmean(halves[:, k])
-            bounds[k] = centre + np.array([-1, 1]) * reach * known.std(ddof=1)
-    return np.clip(bounds, 0.0, 1.0)
+        pairs = corrected[:, np.isfinite(corrected[..., k]).all(0), k]
+        if pairs.size and np.isfinite(value):
+            centre = 2 * value - np.nanmean(halves[..., k])
+            spread = np.sqrt((np.diff(pairs, axis=0) ** 2).mean()) / 2 if change else pairs.std()
+            bounds[k] = centre + np.array([-1, 1]) * reach * spread
+    clipped: NDArray[np.float64] = np.clip(bounds, -1.0 if change else 0.0, 1.0)
+    return clipped
 
 
 def percentile_interval(

@@ -244,14 +244,19 @@ def test_the_interval_of_an_ap_is_that_of_half_samples_corrected_by_their_halves
         return evaluation.evaluate(data.truth, image_ids[chosen].tolist(), found).metrics
 
     halves, quarters = resampling.half_samples(len(image_ids), 50, seed=0)
-    assert (halves.sum(1) == 15).all()
-    assert (quarters.sum(2) == [[7], [8]]).all()
-    assert (quarters.sum(0) == halves[:10]).all()
-    assert len(np.unique(halves, axis=0)) == 50
-    of_halves = np.array([metrics(half > 0) for half in halves])
-    of_quarters = np.array([[metrics(quarter > 0) for quarter in part] for part in quarters])
-    centre = 2 * metrics(image_ids > 0) - of_halves.mean(0)
-    reach = 1.959964 * (2 * of_halves[:10] - of_quarters.mean(0)).std(0, ddof=1)
+    assert halves.shape == (2, 9, 31)
+    assert (halves.sum(2) == [[15], [16]]).all()
+    assert (halves.sum(0) == 1).all()
+    assert quarters.shape == (2, 2, 9, 31)
+    assert (quarters.sum(0) == halves).all()
+    assert set(quarters.sum(3).ravel()) == {7, 8}
+    assert len(np.unique(halves[0], axis=0)) == 9
+    of_halves = np.array([[metrics(half > 0) for half in part] for part in halves])
+    of_quarters = np.array(
+        [[[metrics(one > 0) for one in part] for part in parts] for parts in quarters]
+    )
+    centre = 2 * metrics(image_ids > 0) - of_halves.mean((0, 1))
+    reach = 1.959964 * (2 * of_halves - of_quarters.mean(0)).std((0, 1))
     for k, name in ((0, "AP"), (1, "AP50"), (4, "AP_medium")):
         expected = np.clip([centre[k] - reach[k], centre[k] + reach[k]], 0, 1)
         for variant in audit.variants:
@@ -267,16 +272,28 @@ def test_intervals_of_few_images_are_left_out_where_they_cannot_be():
     found = noisy(data.truth, 8)
     result = audit.evaluate(data.truth, dict.fromkeys(audit.variants, found))
     assert "hfc_detection/AP/original" not in result.intervals()  # no quarters of three images
-    assert result.difference_intervals["lfc_r12"][0].tolist() == [0, 0]
+    assert np.isnan(result.difference_intervals["lfc_r12"]).all()
+    assert "[" not in result.verdict().partition(";")[0]
 
 
 @pytest.mark.slow
 def test_intervals_hold_the_ap_of_a_simulated_population():
     truth = detection_coverage.known()
     for images, draws in ((50, 150), (200, 100)):
-        own, difference, _ = detection_coverage.coverage(images, draws, truth, replicates=200)
-        # 0.93 to 0.99 of many draws, see the benchmark; three standard errors of so few.
-        assert min(*own, *difference) > 0.88, (images, own, difference)
+        *shares, _ = detection_coverage.coverage(images, draws, truth, replicates=300)
+        # 0.91 to 0.99 of many draws, see docs/audit_a_detector.md; three standard errors of so few.
+        assert min(map(min, shares)) > 0.83, (images, shares)
+
+
+def test_a_change_is_as_wide_as_complementary_halves_differ():
+    values, rng = np.array([-0.2]), np.random.default_rng(0)
+    bias, luck = rng.normal(-0.02, 0.03, (1, 400, 1)), rng.normal(0, 0.05, (1, 400, 1))
+    halves = values + bias + np.concatenate([luck, -luck])  # both halves share the bias
+    ((low, high),) = resampling.interval_of(values, halves, np.stack([halves] * 2), change=True)
+    assert (low + high) / 2 == pytest.approx(-0.2 - bias.mean())
+    assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt((luck**2).mean()), rel=1e-4)
+    ((low, high),) = resampling.interval_of(-values, -halves, np.stack([-halves] * 2))
+    assert (high - low) / 2 == pytest.approx(1.96 * halves.std(), rel=1e-4)
 
 
 @needs_coco

@@ -126,6 +126,7 @@ class UltralyticsDetector(nn.Module):
             self.model(given.to(next(self.model.parameters()))),
             self.settings["conf"],
             self.settings["iou"],
+            multi_label=self.settings["multi_label"],
             max_det=self.settings["max_det"],
             nc=len(self.model.names),  # type: ignore[arg-type]
             end2end=bool(getattr(self.model, "end2end", False)),
@@ -159,6 +160,7 @@ def from_ultralytics(
     conf: float = 0.001,
     iou: float = 0.7,
     max_det: int = 300,
+    multi_label: bool = False,
 ) -> UltralyticsDetector:
     """A YOLO of ultralytics, on floats and without clipping, one image at a time.
 
@@ -172,8 +174,9 @@ def from_ultralytics(
             mapped by name. None: the model's classes, from 0, are the category ids.
         imgsz: longer side of the network's input, rounded up to its stride; None: as the model was
             trained, else 640.
-        conf, iou, max_det: as in ``model.val()``: AP needs low scores, too. But a box has its best
-            class alone, as in ``model.predict()``.
+        conf, iou, max_det: as in ``model.val()``: AP needs low scores, too.
+        multi_label: give a box each class that scores above ``conf``, as in ``model.val()``; False:
+            its best class alone, as in ``model.predict()``.
 
     Raises:
         InputError: another task than detection, or classes of other names.
@@ -198,6 +201,7 @@ def from_ultralytics(
         "conf": conf,
         "iou": iou,
         "max_det": max_det,
+        "multi_label": multi_label,
     }
     labels = None if categories is None else _by_name(names, categories, "model.model.names")
     return UltralyticsDetector(network, labels, settings)

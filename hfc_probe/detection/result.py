@@ -28,17 +28,15 @@ from .coco import DetectionDataset, Detections, GroundTruth, ImageId, IouType, t
 from .doubts import doubts_about
 from .errors_by_kind import Errors, errors_of
 from .evaluation import (
+    GROUPS,
     METRICS,
     Evaluation,
-    bootstrap_weights,
-    interval_of,
     objects_in,
-    percentile_interval,
     recall_names,
-    resampled_metrics,
 )
 from .operating_point import OperatingPoint, best_threshold, operating_point
 from .overlap import OF
+from .resampling import bootstrap_weights, intervals
 from .rows import FILES
 from .variants import CONTROL, ORIGINAL, variant_names
 
@@ -79,11 +77,13 @@ class DetectionAuditResult(Result):
     - ``radii`` (R,) in the settings' units; ``metrics`` is the order AP, AP50, AP75,
       AP_small, AP_medium, AP_large;
     - ``original`` (6,), ``lfc`` (R, 6), ``hfc`` (R, 6), with ``_lower`` and ``_upper``, the 95 %
-      bootstrap interval over images;
+      interval over images (:func:`hfc_probe.detection.resampling.interval_of`);
     - ``original_recall`` (3,), ``lfc_recall``, ``hfc_recall`` (R, 3): average recall with at most
       1, 10 and ``max_dets`` detections per image and class;
+    - ``original_frequency`` (3,), ``lfc_frequency``, ``hfc_frequency`` (R, 3), with LVIS's
+      annotations alone: AP of rare, common and frequent categories;
     - ``lfc_difference``, ``hfc_difference`` (R, 3): AP, AP50, AP75 minus the original's, with
-      ``_lower`` and ``_upper``, the 95 % bootstrap interval over images;
+      ``_lower`` and ``_upper``, the 95 % interval over images, of half samples;
     - ``lfc_gain``, ``lfc_drop``, ``lfc_gain_any``, ``lfc_drop_any`` and the same for ``hfc``
       (R,): share of images that a variant gets better or worse, see :class:`Changes`, with
       ``_lower``, ``_upper`` (95 % Wilson), ``_correct``, ``_count``;
@@ -125,6 +125,7 @@ class DetectionAuditResult(Result):
     control: NDArray[np.float64] | None = None
     dataset: DetectionDataset | None = None
     recalls: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    groups: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     @classmethod
     def build(
@@ -138,21 +139,13 @@ class DetectionAuditResult(Result):
         skipped: Mapping[ImageId, str],
         control: NDArray[np.float64] | None = None,
     ) -> DetectionAuditResult:
-        """Put evaluations together and bootstrap their differences."""
-        intervals = {n: np.full((3, 2), np.nan) for n in evaluations if n != ORIGINAL}
+        """Put evaluations together, with intervals over images."""
+        changes = {n: np.full((3, 2), np.nan) for n in evaluations if n != ORIGINAL}
         own = {n: np.full((6, 2), np.nan) for n in evaluations}
         replicates = settings["bootstrap"]
         nothing = not any(m.hit.any() for m in evaluations[ORIGINAL].by_class)
         if replicates and len(image_ids) > 1 and not nothing:
-            weights = bootstrap_weights(len(image_ids), replicates, settings["seed"])
-            base = np.zeros((replicates, 3))
-            for name in (ORIGINAL, *intervals):
-                drawn = resampled_metrics(evaluations[name], weights)
-                own[name] = interval_of(evaluations[name].metrics, drawn)
-                if name == ORIGINAL:
-                    base = drawn[:, :3]
-                else:
-                    intervals[name] = percentile_interval(drawn[:, :3] - base)
+            own, changes = intervals(evaluations, ORIGINAL, replicates, settings["seed"])
         return cls(
             settings=settings,
             samples=len(image_ids),
@@ -162,12 +155,13 @@ class DetectionAuditResult(Result):
             predictions=predictions,
             metrics={n: e.metrics for n, e in evaluations.items()},
             recalls={n: e.recalls for n, e in evaluations.items()},
+            groups={n: e.groups for n, e in evaluations.items() if e.groups is not None},
             classes={n: e.classes for n, e in evaluations.items()},
             images_ap={n: e.images for n, e in evaluations.items()},
             match={n: e.match for n, e in evaluations.items()},
             score={n: e.score for n, e in evaluations.items()},
             intervals_of=own,
-            difference_intervals=intervals,
+            difference_intervals=changes,
             skipped=skipped,
             control=control,
             notes=_notes(settings, truth, image_ids, predictions, skipped),
@@ -281,7 +275,11 @@ class DetectionAuditResult(Result):
     def scalars(self) -> dict[str, float]:
         out = {
             self._tag(metric, name): float(values[k])
-            for names, found in ((METRICS, self.metrics), (self.recall_names, self.recalls))
+            for names, found in (
+                (METRICS, self.metrics),
+                (self.recall_names, self.recalls),
+                (GROUPS, self.groups),
+            )
             for k, metric in enumerate(names)
             for name, values in found.items()
         }
@@ -303,7 +301,8 @@ class DetectionAuditResult(Result):
         radii = dict(zip(self.variants[1:], 2 * self.radii, strict=True))
         out = {}
         kind = "" if self.iou_type == "bbox" else f"{OF[self.iou_type][:-1]} "
-        for metric in (*METRICS, *self.recall_names, *SHARES):
+        groups = GROUPS if self.groups else ()
+        for metric in (*METRICS, *self.recall_names, *groups, *SHARES):
             for name in self.variants:
                 part, radius = name.partition("_")[0], radii.get(name)
                 tag = self._tag(metric, name)
@@ -351,8 +350,9 @@ class DetectionAuditResult(Result):
             ("_image", self.images_ap),
             ("_object", self.score),
             ("_recall", self.recalls),
+            ("_frequency", self.groups),
         ):
-            if not values:  # a result of an older version
+            if not values:  # LVIS's alone; or a result of an older version
                 continue
             out[f"original{suffix}"] = values[ORIGINAL]
             for part, names in parts.items():
@@ -532,12 +532,14 @@ class DetectionAuditResult(Result):
             "AP75",
         ]
         heads += ["small", "medium", "large", *self.recall_names[-1:]]
+        heads += ["rare", "common", "frequent"] if self.groups else []
         heads += ["better images", "worse images"]
         heads += [f"F1 at score ≥ {self.threshold:.2f}", "precision", "recall"]
         rows = []
         for name in self.variants:
             recall = self.recalls[name][-1:] if self.recalls else ()
-            values = [_points(v) for v in (*self.metrics[name], *recall)]
+            groups = self.groups.get(name, ())
+            values = [_points(v) for v in (*self.metrics[name], *recall, *groups)]
             change = gains = drops = ""
             if name != ORIGINAL:
                 low, high = self.difference_intervals[name][0]

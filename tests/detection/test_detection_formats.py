@@ -198,3 +198,36 @@ def test_fiftyones_truth_is_one_field_for_all_samples(tmp_path, images):
     (export / "samples.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match="others could all be the truth; call it ground_truth"):
         GroundTruth.read(export)
+
+
+@pytest.mark.parametrize("posed", [False, True])
+def test_yolos_repeated_lines_count_once_as_in_ultralytics(tmp_path, images, posed):
+    utils = pytest.importorskip("ultralytics.data.utils", reason="ultralytics is not installed")
+    yaml = "val: images/val\nnames: [cat, dog]\n" + ("kpt_shape: [1, 3]\n" if posed else "")
+    file = yolo(tmp_path, images, yaml)
+    labels = tmp_path / "labels" / "val" / "000007.txt"
+    box, points = "0.5 0.5 0.2 0.2", (" 0.5 0.5 2", " 0.6 0.5 2") if posed else ("", "")
+    lines = [f"0 {box}{points[0]}", f"1 {box}{points[0]}", f"0 {box}{points[1]}",
+             f"0 0.50 5e-1 0.2000000000001 0.2{points[0]}"]  # fmt: skip
+    labels.write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
+    truth = GroundTruth.read(file)
+    # With the keypoints left out, as for a detector of boxes.
+    found = utils.verify_image_label(
+        (str(images / "000007.png"), str(labels), "", False, 2, int(posed), 3, False)
+    )
+    assert sorted(a["category_id"] for a in truth.annotations) == sorted(found[1][:, 0]) == [0, 1]
+    assert "2 duplicate labels removed" in found[-1]
+    assert truth.notes == (
+        "2 lines that repeat another of the same labels file count once, as in ultralytics "
+        "(000007.png)",
+    )
+
+
+def test_yolos_polygons_of_one_box_are_several_objects(tmp_path, images):
+    file = yolo(tmp_path, images)
+    triangles = ["0 0.1 0.1 0.5 0.1 0.5 0.5", "0 0.1 0.1 0.5 0.5 0.1 0.5"]
+    (tmp_path / "labels" / "val" / "000007.txt").write_text("\n".join(2 * triangles))
+    truth = GroundTruth.read(file)
+    assert len(truth.annotations) == 2
+    assert truth.annotations[0]["bbox"] == truth.annotations[1]["bbox"]
+    assert "2 lines that repeat another" in truth.notes[0]

@@ -194,7 +194,6 @@ class DetectionHeatmap:
                 found = work.model() if self.forwards is not None else work.exhaustive()
         own = {f.name: getattr(found, f.name) for f in fields(found)}
         own["settings"] = described | {
-            "threshold": engine.threshold if self.score != "AP" else None,
             "estimator": found.estimator,
             "norm": self.norm_per_pixel,
         }
@@ -204,6 +203,7 @@ class DetectionHeatmap:
             "model": identity["detector"],
             "weights": identity["weights"],
             "passes": found.passes,
+            **({} if self.score == "AP" else {"threshold": engine.threshold}),
             "seconds": round(time.perf_counter() - began, 3),
             "device": str(where),
         }
@@ -443,7 +443,8 @@ class DetectionHeatmapResult(FourierHeatmapResult):
             ("lost" if k == "error" else k): found[k] for k in ("error", "lower", "upper", "count")
         }
         clean = {**found["clean_error"], "unit": f"mean {self.settings['score']}"}
-        return maps | {"clean_score": clean}
+        axes = maps | {"clean_score": clean}
+        return {name: {**one, "noise": self.noise} for name, one in axes.items()}
 
     def scalars(self) -> dict[str, float]:
         return {

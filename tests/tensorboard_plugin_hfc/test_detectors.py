@@ -5,10 +5,11 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from hfc_probe.core import event_file
-from hfc_probe.detection import DetectionAudit, Detections, GroundTruth
+from hfc_probe.detection import DetectionAudit, DetectionHeatmap, Detections, GroundTruth
 
 from ..conftest import needs_coco
-from .test_browser import download, rows_of, served
+from ..detection.test_detection_heatmap import SECRET, Blinded, Squares
+from .test_browser import download, hover, rows_of, served
 from .test_one_place import label
 
 SQUARE = [20.0, 20.0, 20.0, 20.0]
@@ -62,3 +63,28 @@ def test_errors_by_kind_are_drawn_from_the_numbers(tab, environment, tmp_path):
         pictures = " ".join(tab.find(".picture figcaption").all_inner_texts())
         assert "by image" in pictures
         assert "errors" not in pictures  # drawn above, from the numbers
+
+
+@needs_coco
+def test_a_heatmap_of_a_detector_says_what_is_lost_of_what(tab, environment, tmp_path):
+    data = Squares()
+    for name in ("a", "b"):
+        result = DetectionHeatmap(crop=7, score="IoU").measure(Blinded(data, name == "b"), data)
+        with SummaryWriter(str(tmp_path / name)) as writer:
+            event_file._log_tensors(result, writer, 3)
+    with served(tab, environment, tmp_path) as address:
+        tab.open(address, "p.hfc.view=heatmap")
+        tab.page.wait_for_timeout(300)
+        said = label(tab, "heatmap")
+        assert said.startswith(
+            "IoU lost under Fourier noise of RMS 0.07 per pixel, exhaustive estimator, 4 images, "
+            "106 passes: A: a, step 3, of 1.00 without noise; B: b, step 3, of 1.00 without noise"
+        )
+        assert "A − B, grey: no clear difference" in said  # each has a threshold of its own
+        rows = rows_of(download(tab, "heatmap", "CSV"))
+        lost = {(int(r["i"]), int(r["j"])): float(r["value"]) for r in rows if r["panel"] == "A: a"}
+        assert {place for place, value in lost.items() if value > 0.5} == {SECRET, (-2, 3)}
+        assert "IoU lost: 0 [0, 0]" in hover(tab, "heatmap", 0.06, 90)
+        tab.open(address, "p.hfc.view=overview")
+        (first, _) = tab.plot("overview_heatmap").locator("canvas").all()
+        assert first.get_attribute("aria-label") == "IoU lost under Fourier noise of a"

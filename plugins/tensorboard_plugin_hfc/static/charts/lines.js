@@ -6,7 +6,7 @@ import { shortened } from "../names.js";
 import { figures } from "./cards.js";
 import { band, mark, marks, path, smoothed, within } from "./series.js";
 
-const [LEFT, RIGHT, TOP, BOTTOM, GAP] = [52, 20, 26, 44, 20];
+const [LEFT, RIGHT, TOP, BOTTOM, GAP] = [52, 20, 26, 44, 28];
 const NEAREST = 12; // lines named in a tip
 
 /** Text shortened until it fits. */
@@ -41,7 +41,7 @@ export function title(context, text, x, width, theme) {
  * A plot for a Card.
  *
  * @param spec {title, label, panels: [{title, series: [{name, x, y, low, high, count, color, dash, shape,
- *   points, keys}], lines: [{y, text, color, key}], under(context, x, y) draws below the lines}], legend: [{name, key, color,
+ *   points, keys, bare (its interval is only said)}], lines: [{y, text, color, key}], under(context, x, y) draws below the lines}], legend: [{name, key, color,
  *   dash, shape, points, patch}], xLabel, yLabel, yRange, xTicks, columns (at most), panelHeight, value(v, low, high, count),
  *   xText(x), marker (an x), smoothing (weight of the past)}. A legend's entry hides the series that have its
  *   key, by default its name, among theirs.
@@ -237,7 +237,7 @@ export function lines(spec, memory = {}) {
       context.restore();
       within(context, box, 4); // marks at the edge are whole
       for (const line of box.panel.series) {
-        if (!line.low || !line.high || spec.bands === false) continue;
+        if (!line.low || !line.high || line.bare || spec.bands === false) continue;
         context.fillStyle = line.color ?? theme.text;
         context.globalAlpha = theme.dark ? 0.2 : 0.14;
         band(context, line, x, y);

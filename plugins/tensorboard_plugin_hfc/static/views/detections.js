@@ -5,6 +5,7 @@ import { Card, figures, percent } from "../charts/cards.js";
 import { runStyle } from "../charts/colors.js";
 import { choice, h, note, table, toggle } from "../dom.js";
 import { lines } from "../charts/lines.js";
+import { isMap } from "./heatmap.js";
 import { gallery, pictures, placesOf } from "./examples.js";
 
 const OURS = "hfc_detection/";
@@ -17,11 +18,40 @@ const DASH = [6, 4];
 const DOTS = [1, 3];
 const PARTS = [["lfc", undefined], ["hfc", DASH]];
 
+/** Whether an array holds the numbers of a detection audit, a row for each. */
+export const isAudit = ({ measurement, array }) => measurement === "detection_audit" && array === "scalars";
+
+/** The audit's numbers at the k-th step with their labels: [{quantity, part, radius, text, value, all: [value, low, high]}]. */
+function labelled(series, k) {
+  const { labels } = series.content.axes[0];
+  if (k < 0 || !Array.isArray(labels)) return [];
+  const width = series.shape[1];
+  return labels.map((label, n) => {
+    const [value, low, high] = series.at(k).subarray(n * width, (n + 1) * width);
+    return { ...label, value, all: [value, low, high] };
+  });
+}
+
+/** The metric that an audit names first: AP. */
+export const firstMetric = (series) => labelled(series, 0).find(({ quantity }) => quantity && quantity !== COUNT)?.quantity;
+
+/** {original: [value, low, high], lfc: [[radius, value, low, high]], hfc: […]} of a metric at the k-th step. */
+export function curvesOf(series, k, metric) {
+  const found = labelled(series, k).filter(({ quantity }) => quantity === metric);
+  const curve = (part) =>
+    found
+      .filter((one) => one.part === part)
+      .map(({ radius, all }) => [radius === "inf" ? Infinity : radius, ...all])
+      .sort((a, b) => a[0] - b[0]);
+  return { original: found.find(({ part }) => part === "original")?.all ?? [NaN], lfc: curve("lfc"), hfc: curve("hfc") };
+}
+
 export class DetectionsView {
   constructor(app) {
     this.app = app;
     this.memory = {};
     this.errorMemory = {};
+    this.open = false; // the counts
     this.cards = [new Card("detection_ap", () => this.plot()), new Card("detection_errors", () => this.errorsPlot())];
     this.controls = h("div", { class: "controls" });
     this.unfit = h("div"); // before the picture: it warns of it
@@ -47,10 +77,9 @@ export class DetectionsView {
     const { app } = this;
     const { scalars, images } = app.data.index;
     const ours = (tag) => tag.startsWith(OURS);
-    const audits = ({ measurement, array }) => measurement === "detection_audit" && array === "scalars";
     this.tag = new Map();
     for (const run of app.selected()) {
-      const [found] = app.data.find(run, audits);
+      const [found] = app.data.find(run, isAudit);
       if (found) this.tag.set(run, found.tag);
     }
     this.runs = [...this.tag.keys()];
@@ -60,14 +89,15 @@ export class DetectionsView {
     this.read = tags.length ? await app.data.scalars(this.unlabelled, tags) : {};
     this.arrays = await app.data.tensors(this.runs, [...new Set(this.tag.values())]);
     this.runs = this.runs.filter((run) => this.series(run));
-    const kinds = this.runs.flatMap((run) => this.labels(run).map(({ quantity }) => quantity));
+    const kinds = this.runs.flatMap((run) => labelled(this.series(run), 0).map(({ quantity }) => quantity));
     this.metrics = [...new Set(kinds)].filter((kind) => kind && kind !== COUNT);
     await this.loadBeside();
     const entries = app
       .selected()
       .flatMap((run) => Object.keys(images[run] ?? {}).map((tag) => ({ run, tag })))
       .filter(({ tag }) => ours(tag) || tag.startsWith(HEATMAP))
-      .filter(({ run, tag }) => tag !== ERRORS || !this.beside(run, "lfc_errors"));
+      .filter(({ run, tag }) => tag !== ERRORS || !this.beside(run, "lfc_errors"))
+      .filter(({ run, tag }) => tag !== HEATMAP || !app.data.find(run, isMap).length);
     this.found = await pictures(app, entries.slice(0, SHOWN));
     await app.loadProgress(app.selected());
     app.setSteps([
@@ -80,11 +110,6 @@ export class DetectionsView {
   /** The audit's numbers of a run: a row per tag. */
   series(run) {
     return this.arrays.get(run)?.[this.tag.get(run)];
-  }
-
-  labels(run) {
-    const { labels } = this.series(run).content.axes[0];
-    return Array.isArray(labels) ? labels : [];
   }
 
   /** Arrays beside the numbers: intervals of the differences to the original, and errors by kind. */
@@ -185,38 +210,25 @@ export class DetectionsView {
   /** The labels of a run with their values at the step. */
   now(run) {
     const series = this.series(run);
-    const k = this.app.at(run, series);
-    if (k < 0) return [];
-    const width = series.shape[1];
-    return this.labels(run).map((label, n) => {
-      const [value, low, high] = series.at(k).subarray(n * width, (n + 1) * width);
-      return { ...label, value, all: [value, low, high] };
-    });
+    return labelled(series, this.app.at(run, series));
   }
 
-  /** {original: [value, low, high], lfc: [[radius, value, low, high]], hfc: […]} of a run at the step. */
   of(run, metric) {
-    const found = this.now(run).filter(({ quantity }) => quantity === metric);
-    const curve = (part) =>
-      found
-        .filter((one) => one.part === part)
-        .map(({ radius, all }) => [radius === "inf" ? Infinity : radius, ...all])
-        .sort((a, b) => a[0] - b[0]);
-    return { original: found.find(({ part }) => part === "original")?.all ?? [NaN], lfc: curve("lfc"), hfc: curve("hfc") };
+    const series = this.series(run);
+    return curvesOf(series, this.app.at(run, series), metric);
   }
 
   rest() {
     const rows = [];
+    const metric = this.metric();
     for (const run of this.runs) {
-      for (const metric of this.metrics) {
-        const { original, lfc, hfc } = this.of(run, metric);
-        rows.push([run, metric, "original", "", percent(...original), ""]);
-        for (const [name, list] of [["LFC", lfc], ["HFC", hfc]]) {
-          for (const [radius, ...all] of list) {
-            const change = 100 * (all[0] - original[0]);
-            const text = Number.isFinite(change) ? `${change >= 0 ? "+" : "−"}${Math.abs(change).toFixed(1)}${this.interval(run, metric, name.toLowerCase(), radius)} points` : "";
-            rows.push([run, metric, name, String(radius), percent(...all), text]);
-          }
+      const { original, ...parts } = this.of(run, metric);
+      rows.push([run, "original", "", percent(...original), ""]);
+      for (const [part] of PARTS) {
+        for (const [radius, ...all] of parts[part]) {
+          const change = 100 * (all[0] - original[0]);
+          const text = Number.isFinite(change) ? `${change >= 0 ? "+" : "−"}${Math.abs(change).toFixed(1)}${this.interval(run, metric, part, radius)} points` : "";
+          rows.push([run, part.toUpperCase(), String(radius), percent(...all), text]);
         }
       }
     }
@@ -236,20 +248,27 @@ export class DetectionsView {
       ...(unalike.length ? [note(`Measured differently, so not to be compared: ${unalike.join("; ")}.`)] : []),
     );
     this.body.replaceChildren(
-      ...(counts.length
-        ? [h("h2", {}, "How many fare better or worse than on the original"), table(["run", "what", "number"], counts)]
-        : []),
       ...(tagged.length
         ? [h("h2", {}, "Logged without labels, by an earlier version"), table(["run", "tag", "value"], tagged)]
         : []),
       ...(rows.length
-        ? [h("h2", {}, "Average precision, and its change against the original"), table(["run", "metric", "variant", "radius", "value", "change"], rows)]
+        ? [h("h2", {}, `${metric}, and its change against the original`), table(["run", "variant", "radius", metric, "change"], rows)]
         : []),
       ...(this.found.length
         ? [h("h2", {}, "Pictures of the audit"), h("div", { class: "gallery" }, gallery(this.app, this.found))]
         : this.runs.length
           ? [note("The audit logged no pictures in these runs.")]
           : []),
+      ...(counts.length
+        ? [
+            h(
+              "details",
+              { open: this.open, ontoggle: (event) => (this.open = event.target.open) },
+              h("summary", {}, "How many images and objects fare better or worse than on the original"),
+              table(["run", "what", "number"], counts),
+            ),
+          ]
+        : []),
     );
   }
 
@@ -273,7 +292,7 @@ export class DetectionsView {
     for (const run of this.runs) {
       const x = xTicks.length ? [xTicks[0], xTicks.at(-1)] : [0, 1];
       const [y, low, high] = this.of(run, metric).original.map((value) => x.map(() => value));
-      series.push({ name: `original ${run}`, x, y, low, high, color: app.color(run), dash: DOTS, width: 1.5, points: xTicks.length === 1 });
+      series.push({ name: `original ${run}`, x, y, low, high, color: app.color(run), dash: DOTS, width: 1.5, points: xTicks.length === 1, bare: true });
     }
     const made = new Set(this.runs.map((run) => this.made(run)));
     const placed = this.runs.map((run) => [run, this.series(run)]);

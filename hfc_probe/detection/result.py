@@ -37,6 +37,7 @@ from .evaluation import (
     recall_names,
     resampled_metrics,
 )
+from .fiftyone_samples import write_samples
 from .operating_point import OperatingPoint, best_threshold, operating_point
 from .overlap import OF
 from .rows import FILES
@@ -614,7 +615,7 @@ class DetectionAuditResult(Result):
         )
 
     def save_all(self, directory: str | os.PathLike[str]) -> list[Path]:
-        """Write everything: JSON, figures, CSV per class, image and object, COCO results.
+        """Write everything: JSON, figures, CSV per class, image and object, COCO results, FiftyOne.
 
         Returns:
             The files.
@@ -641,6 +642,7 @@ class DetectionAuditResult(Result):
             files.append(write_atomically(out / f"{name}.png", png(figure)))
         for name, rows in FILES.items():
             files.append(write_atomically(out / name, rows(self).encode()))
+        files += write_samples(self, out / "fiftyone")
         for name in self.variants:
             text = json.dumps(plain(to_results(self.predictions[name])))
             files.append(write_atomically(out / f"results_{name}.json", text.encode()))

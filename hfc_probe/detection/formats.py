@@ -79,7 +79,7 @@ def _content(
     return content
 
 
-def _size(path: Path) -> tuple[float, float] | None:
+def image_size(path: Path) -> tuple[float, float] | None:
     """Width and height as a viewer shows a picture; None if it cannot be read."""
     from PIL import Image
 
@@ -131,7 +131,7 @@ def _yolo(path: Path, images: Path | None) -> dict[str, Any] | None:
             if picture.suffix.lower() not in _PICTURES:
                 continue
             name = picture.relative_to(images)
-            size, text = _size(picture), labels / name.with_suffix(".txt")
+            size, text = image_size(picture), labels / name.with_suffix(".txt")
             read = text.read_text("utf-8-sig").splitlines() if text.is_file() and size else []
             width, height = size or (1.0, 1.0)
             boxes: dict[bytes, dict[str, Any]] = {}
@@ -272,7 +272,7 @@ def _fiftyone(path: Path, images: Path | None) -> dict[str, Any] | None:
     def entries() -> Iterator[Entry]:
         for name, size, found in rows:
             file_name = Path(str(name)).name
-            size = size or _size(folder / file_name)
+            size = size or image_size(folder / file_name)
             if found and size is None:
                 raise ValueError(f"the size of {file_name} is not known; name the images' folder")
             width, height = size or (1.0, 1.0)

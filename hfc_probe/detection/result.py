@@ -26,7 +26,7 @@ from ..ground.errors import InputError, named
 from ..ground.files import plain, write_atomically
 from .coco import DetectionDataset, Detections, GroundTruth, ImageId, IouType, to_results
 from .doubts import doubts_about
-from .errors_by_kind import Errors, errors_of
+from .errors_by_kind import KINDS, Errors, errors_of
 from .evaluation import (
     GROUPS,
     METRICS,
@@ -34,6 +34,7 @@ from .evaluation import (
     objects_in,
     recall_names,
 )
+from .fiftyone_samples import write_samples
 from .operating_point import OperatingPoint, best_threshold, operating_point
 from .overlap import OF
 from .resampling import bootstrap_weights, intervals
@@ -94,7 +95,10 @@ class DetectionAuditResult(Result):
       of the detection that matches the object at IoU 0.5, NaN if it is missed;
     - ``original_f1`` (), ``lfc_f1``, ``hfc_f1`` (R,) at ``threshold``, with ``_lower`` and
       ``_upper``, the 95 % bootstrap interval over images; ``_precision`` and ``_recall`` likewise,
-      with 95 % Wilson intervals, ``_correct``, ``_count``.
+      with 95 % Wilson intervals, ``_correct``, ``_count``;
+    - ``original_errors`` (6,), ``lfc_errors``, ``hfc_errors`` (R, 6): AP50 lost to each kind of
+      mistake, in the order classification, localization, both, duplicate, background, missed;
+      ``_errors_found``, how many there are.
 
     Attributes:
         image_ids: images evaluated, sorted.
@@ -380,6 +384,9 @@ class DetectionAuditResult(Result):
             )
             found |= proportion_arrays(f"{part}_precision", right, shown)
             found |= proportion_arrays(f"{part}_recall", right, objects)
+            errors = [self.errors()[n] for n in names]
+            found[f"{part}_errors"] = np.stack([one.cost for one in errors])
+            found[f"{part}_errors_found"] = np.stack([one.counts for one in errors])
             out |= {k: v[0] if part == ORIGINAL else v for k, v in found.items()}
         return out
 
@@ -394,6 +401,10 @@ class DetectionAuditResult(Result):
             three = {"name": "metric", "values": list(METRICS[:3])}
             for suffix in ("", "_lower", "_upper"):
                 out[f"{part}_difference{suffix}"] = {**one, "axes": [radius, three]}
+        kind = {"name": "kind", "values": list(KINDS)}
+        for part, axes in (("original", [kind]), ("lfc", [radius, kind]), ("hfc", [radius, kind])):
+            out[f"{part}_errors"] = {**one, "unit": "AP50 lost", "axes": axes}
+            out[f"{part}_errors_found"] = {**one, "unit": "count", "axes": axes}
         return out
 
     def to_dict(self) -> dict[str, Any]:
@@ -606,7 +617,7 @@ class DetectionAuditResult(Result):
         )
 
     def save_all(self, directory: str | os.PathLike[str]) -> list[Path]:
-        """Write everything: JSON, figures, CSV per class, image and object, COCO results.
+        """Write everything: JSON, figures, CSV per class, image and object, COCO results, FiftyOne.
 
         Returns:
             The files.
@@ -633,6 +644,7 @@ class DetectionAuditResult(Result):
             files.append(write_atomically(out / f"{name}.png", png(figure)))
         for name, rows in FILES.items():
             files.append(write_atomically(out / name, rows(self).encode()))
+        files += write_samples(self, out / "fiftyone")
         for name in self.variants:
             text = json.dumps(plain(to_results(self.predictions[name])))
             files.append(write_atomically(out / f"results_{name}.json", text.encode()))

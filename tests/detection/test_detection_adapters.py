@@ -1,6 +1,7 @@
 """Detectors of other libraries: the same boxes as by the library's own inference."""
 
 import json
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,12 @@ from PIL import Image
 from hfc_probe import InputError
 from hfc_probe.cli.detectors import load_detector
 from hfc_probe.detection import CocoImages, DetectionAudit, detections_from, to_results
-from hfc_probe.detection.detectors import from_onnx, from_transformers, from_ultralytics
+from hfc_probe.detection.detectors import (
+    from_mmdet,
+    from_onnx,
+    from_transformers,
+    from_ultralytics,
+)
 from hfc_probe.detection.identity import detector_identity
 from hfc_probe.detection.signed import sign_doubt
 
@@ -115,6 +121,66 @@ def test_other_names_and_no_processor_are_refused(yolos):
         from_transformers(model, processor, {1: "person"})
     with pytest.raises(InputError, match="image processor for object detection, got Identity"):
         from_transformers(model, torch.nn.Identity())
+
+
+@pytest.fixture(scope="module")
+def retinanet():
+    """A RetinaNet of MMDetection with random weights that finds boxes."""
+    mmdet = pytest.importorskip("mmdet", reason="mmdet is not installed")
+    apis = pytest.importorskip("mmdet.apis", reason="mmcv with its compiled ops is not installed")
+    from mmengine import Config
+
+    torch.manual_seed(0)
+    configs = Path(mmdet.__file__).parent / ".mim" / "configs"
+    config = Config.fromfile(configs / "retinanet" / "retinanet_r18_fpn_1x_coco.py")
+    config.model.backbone.init_cfg = None
+    config.test_dataloader.dataset.pipeline[1].scale = (333, 200)
+    model = apis.init_detector(config, None, device="cpu")
+    with torch.no_grad():
+        model.bbox_head.retina_cls.weight.normal_(0, 0.3)
+        model.bbox_head.retina_reg.weight.normal_(0, 0.02)
+        model.bbox_head.retina_cls.bias.fill_(-2)
+    return model
+
+
+@needs_coco
+def test_mmdetection_boxes_are_those_of_its_own_inference(retinanet, coco):
+    from mmcv.transforms import Compose
+    from mmdet.apis import inference_detector
+    from mmdet.utils import get_test_pipeline_cfg
+
+    reading = Compose(deepcopy(get_test_pipeline_cfg(retinanet.cfg)))
+    data = CocoImages(coco / "val2017", coco / "instances_val2017.json")
+    detector, ids = from_mmdet(retinanet, data.truth.categories), sorted(data.truth.categories)
+    count, apart = 0, []
+    for image_id in sorted(data.truth.images)[:10]:
+        image = data.load(image_id)
+        with torch.no_grad():
+            (ours,) = detector([image])
+        pixels = (255 * image).permute(1, 2, 0).numpy()[..., ::-1].copy()
+        exact = inference_detector(retinanet, pixels).pred_instances
+        torch.testing.assert_close(ours["boxes"], exact.bboxes, rtol=0, atol=0)
+        torch.testing.assert_close(ours["scores"], exact.scores, rtol=0, atol=0)
+        assert ours["labels"].tolist() == [ids[k] for k in exact.labels.tolist()]
+        count += len(exact.scores)
+        # From the file the library makes the same input, but rounded to 8 bits twice.
+        file = coco / "val2017" / data.truth.images[image_id]["file_name"]
+        theirs = reading({"img_path": str(file), "img_id": 0})["inputs"]
+        fed = detector.pipeline({"img": pixels, "img_id": 0})["inputs"]
+        assert fed.shape == theirs.shape
+        apart.append(float((fed - theirs).abs().mean()))
+    assert count > 100
+    assert max(apart) < 0.6  # of 255
+    assert sign_doubt(detector, data.load(image_id)) is None
+    mean = detector.pixel_mean
+    torch.testing.assert_close(mean, torch.tensor([123.675, 116.28, 103.53]) / 255)
+
+
+def test_what_is_no_detector_of_mmdetection_is_refused(retinanet):
+    with pytest.raises(InputError, match="with its configuration, got Identity; use mmdet"):
+        from_mmdet(torch.nn.Identity())
+    with pytest.raises(InputError, match="names of the categories, got"):
+        from_mmdet(retinanet, {1: "person"})
 
 
 @pytest.fixture(scope="module")

@@ -77,9 +77,12 @@ class Engine:
 
     Attributes:
         differences: whether scores are what noise changes, of either sign, and no losses.
+        about: what the numbers depend on that is in none of the arguments; a map of another is not
+            continued.
     """
 
     differences = False
+    about = ""
 
     def __init__(
         self,

@@ -45,7 +45,7 @@ SCALES = {
         keep_original=False, planted=(("band", "low"), ("classes", 4), ("strength", 6.0)),
     ),
     "small": Setting(
-        network="cnn", epochs=8, batch_size=50, learning_rate=2e-3, train_images=2000,
+        network="cnn", epochs=8, batch_size=50, learning_rate=2e-3, train_images=1500,
         test_images=1000, corruptions=None, severities=(1, 3, 5), keep_original=False,
         measured=500, seeds=FIVE,
     ),

@@ -34,7 +34,7 @@ SCALES = {
         planted=(("high_strength", 1.5), ("classes", 4)),
     ),
     "small": Setting(
-        network="cnn", epochs=8, batch_size=50, learning_rate=2e-3, train_images=2500,
+        network="cnn", epochs=8, batch_size=50, learning_rate=2e-3, train_images=2000,
         test_images=1000, steps=5, seeds=FIVE,
     ),
     "paper": Setting(),

@@ -41,7 +41,7 @@ SCALES = {
     ),
     "small": Setting(
         network="cnn", epochs=6, batch_size=50, learning_rate=2e-3, train_images=5000,
-        test_images=1000, steps=3, stride=2, looked_at=800, seeds=FIVE,
+        test_images=1000, steps=3, stride=2, looked_at=500, seeds=FIVE,
     ),
     "paper": Setting(),
 }  # fmt: skip

@@ -29,7 +29,7 @@ SCALES = {
     ),
     "small": Setting(
         network="resnet8", epochs=8, batch_size=50, learning_rate=1e-3, train_images=2000,
-        test_images=1500, measured=1500, seeds=FIVE,
+        test_images=1000, measured=1000, seeds=FIVE,
         networks=("lenet", "alexnet_small", "vgg11_small", "resnet8"),
     ),
     "paper": Setting(),

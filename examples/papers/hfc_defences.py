@@ -48,8 +48,8 @@ SCALES = {
         epsilon=0.1, steps=5,
     ),
     "small": Setting(
-        network="plain", epochs=8, batch_size=50, learning_rate=1e-3, train_images=3000,
-        test_images=600, epsilon=0.02, seeds=FIVE,
+        network="plain", epochs=6, batch_size=50, learning_rate=1e-3, train_images=3000,
+        test_images=300, epsilon=0.02, seeds=FIVE,
     ),
     "paper": Setting(),
 }  # fmt: skip

@@ -25,7 +25,7 @@ SCALES = {
         sizes=(16, 384), planted=(("band", "high"), ("classes", 4)), seeds=(0,),
     ),
     "small": Setting(
-        network="cnn", epochs=8, learning_rate=1e-3, train_images=3000, test_images=3000,
+        network="cnn", epochs=6, learning_rate=1e-3, train_images=3000, test_images=3000,
         measured=3000, sizes=(16, 64, 256), seeds=FIVE,
     ),
     "paper": Setting(),

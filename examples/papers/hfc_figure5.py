@@ -33,8 +33,8 @@ SCALES = {
         epsilon=0.1, steps=2, planted=(("high_strength", 2.5), ("classes", 4)), seeds=(0,),
     ),
     "small": Setting(
-        epochs=8, batch_size=50, learning_rate=1e-3, train_images=2500, test_images=2500,
-        measured=2500, steps=3, seeds=FIVE,
+        epochs=8, batch_size=50, learning_rate=1e-3, train_images=4000, test_images=2000,
+        measured=2000, steps=3, seeds=FIVE,
     ),
     "paper": Setting(network="resnet18_plain", with_batchnorm="resnet18"),
 }  # fmt: skip

@@ -33,7 +33,7 @@ SCALES = {
     ),
     "small": Setting(
         network="plain", with_batchnorm="cnn", epochs=6, batch_size=50, learning_rate=1e-3,
-        train_images=3000, test_images=5000, radii=(4, 16), seeds=FIVE,
+        train_images=2000, test_images=3000, radii=(4, 16), seeds=FIVE,
     ),
     "paper": Setting(),
 }  # fmt: skip

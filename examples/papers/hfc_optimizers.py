@@ -29,8 +29,8 @@ SCALES = {
                ("RMSprop", 1e-3)),
     ),
     "small": Setting(
-        network="cnn", epochs=8, batch_size=50, train_images=2000, test_images=2500,
-        measured=2500, seeds=FIVE,
+        network="cnn", epochs=6, batch_size=50, train_images=2500, test_images=2000,
+        measured=2000, seeds=FIVE,
         rates=(("SGD", 3e-2), ("Adam", 1e-3), ("Adagrad", 1e-2), ("Adadelta", 1.0),
                ("RMSprop", 1e-3)),
     ),

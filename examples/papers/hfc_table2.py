@@ -37,7 +37,7 @@ SCALES = {
     ),
     "small": Setting(
         epochs=12, batch_size=50, learning_rate=1e-3, train_images=4000, test_images=1000,
-        attacked=500, seeds=FIVE,
+        attacked=300, seeds=FIVE,
     ),
     "paper": Setting(network="resnet18_plain"),
 }  # fmt: skip

@@ -19,7 +19,7 @@ from .training import FIVE, Training, train
 SOURCE = "Chen et al., ICCV 2021, tables of corruptions and of out-of-distribution detection"
 DIFFERS = "The paper has CIFAR-10-C and several unknown data sets, whose AUROC is by the largest "
 DIFFERS += "logit; at small scale corruptions are Fourier waves and band noise, and the unknown "
-DIFFERS += "images are MNIST's."
+DIFFERS += "images are MNIST's. mCE is of the authors' README, for a ResNet-50."
 KINDS = ("standard", "APR-P", "APR-S", "APR-P and S")
 ROWS = {
     "clean error": "clean_error",
@@ -54,9 +54,9 @@ SCALES = {
 CLAIMS = (
     *(
         Claim(f"{text} the error under corruptions", "standard/mean_error", f"{kind}/mean_error",
-              "lower")
-        for kind, text in (("APR-P", "APR-P lowers"), ("APR-S", "APR-S lowers"),
-                           ("APR-P and S", "Both lower"))
+              f"lower; on ImageNet-C mCE {mce} against 80.6")
+        for kind, text, mce in (("APR-P", "APR-P lowers", 69.3), ("APR-S", "APR-S lowers", 70.5),
+                                ("APR-P and S", "Both lower", 65.0))
     ),
     Claim("Both raise the AUROC against unknown images", "APR-P and S/auroc_ood",
           "standard/auroc_ood", "higher"),

@@ -100,7 +100,7 @@ def figure(runs):
         extent = (low - step, high + step) * 2
         picture = axes.imshow(error, "viridis", **ends, origin="lower", extent=extent)
         clean = np.mean([run[f"{name}/test/hfc_heatmap/4.0/clean_error"][0] for run in runs])
-        axes.set_title(f"{name}: {100 * clean:.0f} % without noise", fontsize=10)
+        axes.set_title(f"{name}: {100 * clean:.0f} % error without noise", fontsize=10)
         axes.set_xlabel("j in cycles/image")
     panels[0].set_ylabel("i in cycles/image")
     out.colorbar(picture, ax=panels, pad=0.02).set_label("error on test images in %")

@@ -22,6 +22,8 @@ if "HFC_PROBE_FUZZ" not in os.environ:
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the processes share the cores, and so do those that they start
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A name that no hub has is otherwise looked up for 12 s.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 # A script that test_ranks.py runs: as a module it would look for its process group.
 collect_ignore = ["ranks.py"]

@@ -411,6 +411,7 @@ def test_public_checks_run_on_the_versions_of_setup_py():
     assert not any(one.startswith(("pytest", "sphinx")) for one in oldest)
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path):
     for name in ("sphinx", "myst_nb", "furo"):
         pytest.importorskip(name, reason=f"{name} is not installed: pip install 'hfc_probe[docs]'")

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -62,6 +62,14 @@ class Samples:
     sizes: Tensor | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
+        if isinstance(self.selection, PixelSpace):
+            raise InputError("Samples: pass a PixelSpace as normalization=, not as selection")
+        checks.choice("Samples: selection", self.selection, get_args(Selection))
+        check_pixels(self.normalization, "Samples: normalization")
+        if not isinstance(self.caveats, tuple):
+            raise InputError(
+                f"Samples: caveats: expected a tuple of sentences, got {checks.shown(self.caveats)}"
+            )
         if isinstance(self.images, (list, tuple)):
             images, sizes = _padded(self.images)
             object.__setattr__(self, "images", images)
@@ -280,11 +288,11 @@ class Samples:
         )
 
 
-def check_pixels(pixels: PixelSpace | None) -> PixelSpace | None:
+def check_pixels(pixels: PixelSpace | None, name: str = "pixels") -> PixelSpace | None:
     """What was given, if it is a PixelSpace or None; otherwise an :class:`InputError`."""
     if pixels is not None and not isinstance(pixels, PixelSpace):
         raise InputError(
-            "pixels: expected a PixelSpace such as PixelSpace.imagenet(), got "
+            f"{name}: expected a PixelSpace such as PixelSpace.imagenet(), got "
             f"{checks.shown(pixels)}"
         )
     return pixels

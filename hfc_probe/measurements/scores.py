@@ -112,8 +112,20 @@ def _correct(outputs: Tensor, targets: Tensor) -> Tensor:
     return outputs.argmax(1) == classes_of(outputs, targets)
 
 
+def _label_correct(outputs: Tensor, targets: Tensor) -> Tensor:
+    truth = labels_of(outputs, targets)
+    low, high = outputs.aminmax()
+    # Logits of so many labels that all lie in [0, 1] and on both sides of 0.5 are hardly met.
+    if outputs.numel() >= 16 and 0 <= low < 0.5 < high <= 1:
+        raise InputError(
+            "outputs: expected logits, above 0 if the label is there, got values from "
+            f"{low:.2g} to {high:.2g}, as probabilities are; give logits by predict="
+        )
+    return (outputs > 0) == truth
+
+
 def _exact_match(outputs: Tensor, targets: Tensor) -> Tensor:
-    return ((outputs > 0) == labels_of(outputs, targets)).all(1)
+    return _label_correct(outputs, targets).all(1)
 
 
 def _overlaps(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -263,7 +275,7 @@ SCORES: Mapping[str, Score | SetScore] = {
     "accuracy": _correct,
     "exact_match": _exact_match,
     "label_accuracy": SetScore(
-        rows=lambda outputs, targets: (outputs > 0) == labels_of(outputs, targets),
+        rows=_label_correct,
         value=lambda rows, weights: _with_mean(weights @ rows),
     ),
     "mean_average_precision": SetScore(

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from hfc_probe import InputError, PixelSpace, Probe, attach
 
 try:
+    from mmengine.dist import is_main_process
     from mmengine.hooks import Hook
     from mmengine.model import is_model_wrapper
     from mmengine.registry import HOOKS
@@ -114,6 +115,8 @@ def _pairs(loader: DataLoader[Any]) -> DataLoader[Any]:
 def _logs(runner: Any) -> tuple[list[Any], str | None]:
     """Writers for the back ends of the visualizer, and a TensorBoard directory if it has none."""
     held = list(runner.visualizer._vis_backends.values())
+    if not is_main_process():  # which alone writes; a back end asked for its experiment opens one
+        held = []
     ours = [b.experiment for b in held if type(b).__name__ == "TensorboardVisBackend"]
     # Of the others, which take pictures in a form of their own, the scalars.
     others = [SimpleNamespace(add_scalar=b.add_scalar) for b in held if b.experiment not in ours]

@@ -61,6 +61,7 @@ def test_an_effort_that_cannot_be_served_ends_with_its_sentence(audit):
     assert "which is how well 150 images stand for others" in result.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("settings", "side"), [("samples=2", 31), ("samples=2,crop=5", 5)])
 def test_of_large_images_a_window_is_measured_unless_it_is_given(tmp_path, settings, side):
     pooled = MODEL.replace(

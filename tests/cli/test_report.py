@@ -254,6 +254,7 @@ def test_seeds_are_grouped_as_the_tab_groups_them():
     }
 
 
+@pytest.mark.slow
 def test_a_report_of_seeds_by_the_command(here):
     for k in range(2):
         assert audit("net", f"a_seed{k}", "--limit", "12").exit_code == 0

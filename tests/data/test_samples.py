@@ -156,6 +156,9 @@ def test_the_loaders_own_collate_function_and_mappings_are_understood():
     assert torch.equal(samples.images, data.images)
 
 
+ONE = torch.rand(1, 3, 4, 4)
+
+
 @pytest.mark.parametrize(
     "transform",
     [
@@ -319,6 +322,16 @@ def batch(images, targets=None):
             "statistics for 3 channels, got 2",
         ),
         (lambda: Samples(torch.rand(2, 3, 4, 4), torch.tensor([0, -1])), "at least 0, got -1"),
+        (lambda: Samples(ONE, torch.tensor([0]), PixelSpace.imagenet()), "as normalization="),
+        (
+            lambda: Samples(ONE, torch.tensor([0]), "imagenet"),
+            r'selection: expected "all", "random"',
+        ),
+        (
+            lambda: Samples(ONE, torch.tensor([0]), normalization="imagenet"),
+            "normalization: expected a PixelSpace such as",
+        ),
+        (lambda: Samples(ONE, torch.tensor([0]), caveats="few"), "a tuple of sentences, got 'few'"),
         (lambda: Samples(torch.rand(2, 3, 4, 4), torch.tensor([0.0, 1.0])), "whole class indices"),
         (
             lambda: Samples(torch.rand(2, 3, 4, 4), torch.tensor([0])),

@@ -22,9 +22,16 @@ def coco_content(coco):
     return json.loads((coco / "instances_val2017.json").read_text())
 
 
+def pytest_collection_modifyitems(items):
+    """Tests that wait for a training are slow; the detector in the shared data has been trained."""
+    for item in items:
+        if "trained" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def trained():
-    """A detector of blobs and checkers; about 12 s on one core."""
+    """A detector of blobs and checkers; 12 to 40 s on one core."""
     from .known_answer import PlantedShapes, train
 
     threads = torch.get_num_threads()

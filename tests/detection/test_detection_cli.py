@@ -149,6 +149,7 @@ class Lazy:
 """
 
 
+@pytest.mark.slow
 @needs_coco
 def test_the_same_command_again_with_a_detector_that_loads_at_the_first_image(planted):
     path, options = planted
@@ -274,6 +275,7 @@ def ssd(tmp_path):
     return tmp_path / "weights.pth"
 
 
+@pytest.mark.slow
 @needs_coco
 def test_a_torchvision_checkpoint_of_other_classes_on_real_images(coco, ssd, tmp_path):
     run = detect(
@@ -326,6 +328,7 @@ def test_the_plugin_is_found_by_its_entry_point_and_not_imported(tmp_path):
     assert run.stdout.split() == ["hfc_probe_detectron2.command:audit", "False"]
 
 
+@pytest.mark.slow
 @needs_coco
 def test_the_example_of_a_detector_of_your_own(coco, tmp_path):
     from tests.conftest import load_example
@@ -342,6 +345,7 @@ def test_the_example_of_a_detector_of_your_own(coco, tmp_path):
     assert "hfc_detection/AP/lfc_r32" in content["scalars"]
 
 
+@pytest.mark.slow
 @needs_coco
 def test_rescaling_is_written_everywhere_and_is_another_audit(planted):
     folder, options = planted
@@ -380,6 +384,7 @@ def detect_coco(coco, tmp_path, model, *more):
     return CliRunner().invoke(main, ["detect", "--model", model, *options, *more])
 
 
+@pytest.mark.slow
 def test_an_onnx_file_is_the_detector_it_holds(real, coco, tmp_path):
     data, found = real
     (tmp_path / "mine.py").write_text(

@@ -60,6 +60,7 @@ def test_attributions_sum_to_what_the_image_adds_on_resnet20(resnet20, cifar, me
     assert np.abs(gap).max() < bound
 
 
+@pytest.mark.slow
 def test_shapley_sampling_approaches_the_exact_values(resnet20, cifar):
     pixels = PixelSpace.imagenet()
     measurement = BandAttribution(edges=(4, 10), samples=3, permutations=60, of="target")

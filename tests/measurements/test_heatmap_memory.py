@@ -64,6 +64,7 @@ def covered(result, truth):
     return ((result.lower - 1e-9 <= truth) & (truth <= result.upper + 1e-9)).mean()
 
 
+@pytest.mark.slow
 def test_a_later_map_of_the_same_network_takes_a_part_of_the_passes_and_is_as_good():
     model = network(0)
     maps, truths = sequence(model, model, model)

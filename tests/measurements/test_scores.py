@@ -258,6 +258,15 @@ def test_targets_that_do_not_fit_the_outputs_are_refused(score, shape, targets, 
         measured(score, targets, model)
 
 
+def test_probabilities_are_no_logits():
+    truth = MASKS[:, 0, :4] % 2
+    logits = torch.randn(N, 4, generator=torch.Generator().manual_seed(0))
+    for score in ("label_accuracy", "exact_match"):
+        measured(score, truth, Fixed(logits))
+        with pytest.raises(InputError, match=r"got values from 0.\d+ to 0.\d+, as probabilities"):
+            measured(score, truth, Fixed(logits.sigmoid()))
+
+
 def test_an_axis_of_length_1_more_or_less_is_no_other_target():
     logits = torch.randn(N, 4, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     for score, outputs, one, other in (

@@ -111,6 +111,7 @@ def one_sentence(error: BaseException) -> None:
     str(error).encode()  # can be printed
 
 
+@pytest.mark.slow
 def test_report_of_hostile_results():
     @often
     @given(documents(RESULT), st.booleans())

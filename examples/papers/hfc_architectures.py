@@ -6,7 +6,7 @@ and ResNet.
 
 from dataclasses import dataclass, replace
 
-from .training import Training
+from .training import FIVE, Training
 from .variants import DIFFERS as VARIANTS
 from .variants import bars, claims_of_any, compared
 
@@ -28,8 +28,8 @@ SCALES = {
         networks=("lenet", "alexnet_small", "vgg11_small", "resnet8"),
     ),
     "small": Setting(
-        network="resnet8", epochs=4, batch_size=50, learning_rate=1e-3, train_images=2000,
-        test_images=1000, measured=1000,
+        network="resnet8", epochs=8, batch_size=50, learning_rate=1e-3, train_images=2000,
+        test_images=1000, measured=1000, seeds=FIVE,
         networks=("lenet", "alexnet_small", "vgg11_small", "resnet8"),
     ),
     "paper": Setting(),

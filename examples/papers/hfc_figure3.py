@@ -77,8 +77,8 @@ def figure(runs):
         draw_curve(axes, runs, f"{name}/train/hfc_accuracy/original", COLOURS[0], "original")
         for r, colour in zip(RADII, COLOURS[1:], strict=False):
             draw_curve(axes, runs, f"{name}/train/hfc_lfc/r{r:02d}", colour, f"LFC({r})")
-        axes.set(title=f"{name} labels", xlabel="epoch", ylim=(0, 1.02))
+        axes.set(title=f"{name} labels", xlabel="epoch", ylim=(0, 102))
         axes.xaxis.get_major_locator().set_params(integer=True)
-    out.axes[0].set_ylabel("accuracy on training images")
-    out.axes[0].legend(frameon=False)
+    out.axes[0].set_ylabel("accuracy on training images in %")
+    out.axes[1].legend(frameon=False, loc="upper left")
     return out

@@ -5,7 +5,7 @@ Accuracy on the test images, on their HFC(4), and the generalisation gap, with f
 
 from dataclasses import dataclass, replace
 
-from .training import Training
+from .training import FIVE, Training
 from .variants import DIFFERS as VARIANTS
 from .variants import bars, claims_of_any, compared
 
@@ -29,9 +29,10 @@ SCALES = {
                ("RMSprop", 1e-3)),
     ),
     "small": Setting(
-        network="cnn", epochs=5, batch_size=50, train_images=2500, test_images=2000,
-        measured=2000, rates=(("SGD", 3e-2), ("Adam", 1e-3), ("Adagrad", 1e-2), ("Adadelta", 1.0),
-                              ("RMSprop", 1e-3)),
+        network="cnn", epochs=6, batch_size=50, train_images=2500, test_images=2000,
+        measured=2000, seeds=FIVE,
+        rates=(("SGD", 3e-2), ("Adam", 1e-3), ("Adagrad", 1e-2), ("Adadelta", 1.0),
+               ("RMSprop", 1e-3)),
     ),
     "paper": Setting(),
 }  # fmt: skip

@@ -78,15 +78,15 @@ def figure(runs):
     out = new_figure(6, 4)
     axes = out.subplots()
     for k, part in enumerate(("lfc", "hfc")):
-        ours = np.array([[run[f"{part}_r{r:02d}/{TEST}"][0] for r in PAPER] for run in runs])
+        ours = 100 * np.array([[run[f"{part}_r{r:02d}/{TEST}"][0] for r in PAPER] for run in runs])
         at = np.arange(len(PAPER)) + 0.36 * k
         colour = COLOURS[(1, 5)[k]]
         axes.bar(at, ours.mean(0), 0.34, color=colour, label=f"trained on {part.upper()}(r)")
         axes.vlines(at, ours.min(0), ours.max(0), color="black")
-        axes.plot(at, [pair[k] for pair in PAPER.values()], "D", color="black", mfc="white",
+        axes.plot(at, [100 * pair[k] for pair in PAPER.values()], "D", color="black", mfc="white",
                   label="the paper" if k else None)  # fmt: skip
     axes.set_xticks(np.arange(len(PAPER)) + 0.18, PAPER)
-    axes.set(xlabel="radius r in cycles/image", ylabel="accuracy on original test images")
-    axes.set_ylim(0, 1.02)
+    axes.set(xlabel="radius r in cycles/image", ylabel="accuracy on original test images in %")
+    axes.set_ylim(0, 102)
     out.legend(frameon=False, ncols=3, loc="outside upper center")
     return out

@@ -17,7 +17,7 @@ from PIL import Image
 
 from . import RECIPES
 from .claims import AGREES, DISAGREES, OPEN
-from .running import counted, duration, recipe
+from .running import counted, recipe, spent
 
 WIDTH, BYTES = 1100, 120_000  # of a figure on the page
 NOT_RUN = "not run"
@@ -29,7 +29,8 @@ interval is over seeds and images, and with one seed over images only.
 
 Networks are trained on CIFAR-10 recompressed as JPEG; the ResNet-20 and its images are as
 published. Networks this small, trained this briefly, can contradict a paper for want of training,
-so read a verdict with the settings below its table. Times are wall-clock times.
+so read a verdict with the settings below its table. The processor's time says what a run costs; on
+a machine with other work, more time elapses.
 
 The recipes are in `examples/papers`, whose README says how to run and how to add one. This page is
 written from what they leave, by `python -m examples.papers.page`.
@@ -88,7 +89,7 @@ def section(name: str, scale: str, report: dict[str, Any] | None) -> list[str]:
         cells = (each["claim"]["text"], each["claim"]["paper"], ours, each["verdict"])
         lines.append(f"| {' | '.join(cells)} |")
     seconds, device = report["seconds"], report["versions"]["device"]
-    said = [f"{duration(sum(seconds))} for {counted(seconds)} on a {device.upper()}."]
+    said = [f"{spent(seconds)} for {counted(seconds)} on a {device.upper()}."]
     apart = differences(report["settings"], module.SCALES["paper"])
     said += [f"Settings, and those of `--scale paper` in parentheses: {apart}."] if apart else []
     alt = how.partition(". ")[0].rstrip(".")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import importlib
 import json
 import platform
 import time
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +23,18 @@ import hfc_probe
 from .claims import Numbers, Verdict, judge
 from .data import load
 from .training import Training, seconds_per_training
+
+# How the parts of a recipe begin that change none of its numbers.
+NO_NUMBERS = (
+    "def figure",
+    "def bars",
+    "def claims_of_any",
+    "BARS",
+    "CLAIMS",
+    "DIFFERS",
+    "SCALES",
+    "SOURCE",
+)
 
 
 def recipe(name: str) -> ModuleType:
@@ -47,7 +61,10 @@ def reproduce(
     runs = []
     for seed in setting.seeds:
         place = folder / f"seed{seed}"
-        runs.append(_read(place, setting) or _run(module, setting, dataset, root, seed, place, say))
+        kept = {"settings": _plain(setting), "code": code(module)}
+        runs.append(
+            _read(place, kept) or _run(module, setting, dataset, root, seed, place, kept, say)
+        )
     verdicts = [judge(claim, [numbers for numbers, _ in runs]) for claim in module.CLAIMS]
     figure = module.figure([numbers for numbers, _ in runs])
     figure.savefig(folder / "figure.png", dpi=150)
@@ -58,7 +75,7 @@ def reproduce(
         "scale": scale,
         "dataset": dataset,
         "settings": asdict(setting),
-        "seconds": [seconds for _, seconds in runs],
+        "seconds": [took for _, took in runs],
         "claims": [
             {key: None if value != value else value for key, value in asdict(v).items()}
             | {"verdict": v.verdict, "ours": v.ours}
@@ -100,8 +117,9 @@ def _run(
     root: Path,
     seed: int,
     place: Path,
+    kept: dict[str, Any],
     say: Callable[[str], Any],
-) -> tuple[Numbers, float]:
+) -> tuple[Numbers, dict[str, float]]:
     data = getattr(module, "load", load)(dataset, root, setting, seed)
     trainings = module.trainings(setting)
     if trainings and seed == setting.seeds[0]:
@@ -113,34 +131,61 @@ def _run(
     place.mkdir(parents=True, exist_ok=True)
     for old in place.rglob("events.out.*"):  # of a run that was interrupted
         old.unlink()
-    began = time.perf_counter()
+    clocks = {"processor": time.process_time, "elapsed": time.perf_counter}
+    began = {name: clock() for name, clock in clocks.items()}
     numbers = module.run(setting, data, seed, place)
-    seconds = time.perf_counter() - began
+    seconds = {name: clock() - began[name] for name, clock in clocks.items()}
     arrays = {key: value for key, value in numbers.items() if isinstance(value, np.ndarray)}
     np.savez_compressed(place / "arrays.npz", **arrays)
     plain_numbers = {key: value for key, value in numbers.items() if key not in arrays}
-    kept = {"settings": _plain(setting), "seconds": seconds, "numbers": plain_numbers}
+    kept = {**kept, "seconds": seconds, "numbers": plain_numbers}
     # The last file written: if it is there, the run is complete.
     (place / "run.json").write_text(json.dumps(kept), encoding="utf-8")
-    say(f"seed {seed}: {duration(seconds)}")
+    say(f"seed {seed}: {spent([seconds])}")
     return numbers, seconds
 
 
-def _read(place: Path, setting: Training) -> tuple[Numbers, float] | None:
-    """What a finished run with these settings gave; None if there is none."""
+def _read(place: Path, expected: dict[str, Any]) -> tuple[Numbers, dict[str, float]] | None:
+    """What a finished run of these settings and this code gave; None if there is none."""
     if not (place / "run.json").is_file():
         return None
     kept = json.loads((place / "run.json").read_text(encoding="utf-8"))
-    if kept["settings"] != _plain(setting):
+    if any(kept.get(key) != value for key, value in expected.items()):
         return None
     with np.load(place / "arrays.npz") as arrays:
         return kept["numbers"] | dict(arrays), kept["seconds"]
+
+
+def code(module: ModuleType) -> str:
+    """A digest of what makes a recipe's numbers: its code and that of the modules it imports here.
+
+    Comments and what draws and judges are left out, as are the settings, which are compared
+    themselves.
+    """
+    parts, files = [], [Path(module.__file__ or "")]
+    for file in files:
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ImportFrom) and node.level:
+                folder = file.parents[node.level - 1]
+                modules = [node.module] if node.module else [each.name for each in node.names]
+                found = [folder / f"{name}.py" for name in modules]
+                files += [each for each in found if each not in files and each.stem != "figures"]
+            elif isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Assign | ast.AugAssign):
+                part = ast.unparse(node)
+                parts += [] if part.startswith(NO_NUMBERS) else [part]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _plain(setting: Training) -> dict[str, Any]:
     """The settings as JSON gives them back; more seeds do not make a finished one invalid."""
     settings = {k: v for k, v in asdict(setting).items() if k != "seeds"}
     return json.loads(json.dumps(settings))
+
+
+def spent(seconds: Sequence[dict[str, float]]) -> str:
+    """The processor's time, and the clock's, of some runs."""
+    processor, elapsed = (sum(run[key] for run in seconds) for key in ("processor", "elapsed"))
+    return f"{duration(processor)} of processor time ({duration(elapsed)} elapsed)"
 
 
 def counted(seeds: Sized) -> str:

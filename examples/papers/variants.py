@@ -58,10 +58,11 @@ def claims_of_any(kind: str) -> tuple[Claim, ...]:
 
 def bars(runs: Sequence[Numbers], names: Sequence[str]):
     """The figure: test accuracy, accuracy on HFC(4) and gap of each variant."""
-    out = new_figure(1.2 * len(names) + 2.5, 4)
+    out = new_figure(1.2 * len(names) + 3.5, 4)
     axes = out.subplots()
     draw_bars(axes, runs, {label: [f"{n}/{what}" for n in names] for label, what in BARS.items()})
+    axes.axhline(100 * runs[0]["chance"][0], color="0.5", ls=":", label="chance")
     axes.set_xticks(range(len(names)), names)
     axes.set_ylabel("accuracy, or training minus test, in %")
-    out.legend(frameon=False, ncols=3, loc="outside upper center")
+    out.legend(frameon=False, ncols=4, loc="outside upper center")
     return out

@@ -215,6 +215,12 @@ def compare(a: StoredRun, b: StoredRun) -> Comparison:
         for letter, run in (("A", a), ("B", b))
         for text in [*_caveats(run), *filter(None, [guessing[letter]])]
     ]
+    one_seed = [letter for letter, run in (("A", a), ("B", b)) if not _of_seeds(run)]
+    if len(one_seed) == 1:
+        cautions.append(
+            f"{one_seed[0]}: one seed, which has no spread: its intervals are over images alone, "
+            "so a difference may be that of its seed"
+        )
     return Comparison(
         a, b, tuple(changes), tuple(differing), tuple(cautions), tuple(_notes(a, b)), tuple(alone)
     )
@@ -324,6 +330,10 @@ def _caveats(run: StoredRun) -> list[str]:
     found = [result.get("provenance", {}).get("caveats") for result in run.results.values()]
     listed = [one for caveats in found if isinstance(caveats, list) for one in caveats]
     return list(dict.fromkeys(str(one) for one in listed))
+
+
+def _of_seeds(run: StoredRun) -> bool:
+    return any("spread" in result for result in run.results.values())
 
 
 def _notes(a: StoredRun, b: StoredRun) -> Iterator[str]:

@@ -220,6 +220,16 @@ def test_seeds_are_compared_by_mean_and_spread():
     assert "0.2 ± 0.01" in text
     assert "a (3 seeds) (A)" in re.sub(r"<[^>]*>", "", text)
     assert "image by image" not in text
+    assert not found.cautions
+
+
+def test_one_seed_against_several_is_said_to_have_no_spread():
+    several = [frequencies(f"b_seed{k}", FIRST) for k in range(2)]
+    found = compare(frequencies("a_seed0", FIRST), mean_of("b", several))
+    (caution,) = found.cautions
+    assert caution.startswith("A: one seed, which has no spread")
+    assert caution in html.unescape(page(found))
+    assert not compare(frequencies("a", FIRST), several[0]).cautions
 
 
 def test_seeds_that_were_measured_differently_are_no_group():

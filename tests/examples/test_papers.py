@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from examples.papers.__main__ import main
 from examples.papers.claims import AGREES, DISAGREES, OPEN, Claim, interval, judge
 from examples.papers.data import HERE
 from examples.papers.page import main as write_page
-from examples.papers.running import recipe, reproduce
+from examples.papers.running import code, recipe, reproduce
 from examples.papers.variants import claims_of_any
 from hfc_probe import wilson
 
@@ -134,7 +135,7 @@ def test_planted_truth_gets_its_verdict_and_swapped_runs_the_opposite(name, ran)
         assert judge(claim, [numbers]).verdict == opposite[settled[claim.text]]
 
 
-def test_a_finished_seed_is_read_back_and_another_setting_is_run_again(ran):
+def test_a_finished_seed_is_read_back_and_other_settings_or_code_are_run_again(ran):
     verdicts, out = ran("hfc_figure2")
     folder = out / "hfc_figure2" / "smoke-planted" / "seed0"
     kept = json.loads((folder / "run.json").read_text())
@@ -144,10 +145,28 @@ def test_a_finished_seed_is_read_back_and_another_setting_is_run_again(ran):
     assert said.exit_code == 0, said.output
     assert "50 % against" in said.output
     assert "2 × agrees" in said.output
-    kept["settings"]["epochs"] = 99
-    (folder / "run.json").write_text(json.dumps(kept))
-    again = reproduce("hfc_figure2", "smoke", dataset="planted", root=out, out=out)
-    assert [v.ours for v in again] == [v.ours for v in verdicts]  # the same seed, the same run
+    for other in ({"settings": kept["settings"] | {"epochs": 99}}, {"code": "as it was"}):
+        (folder / "run.json").write_text(json.dumps(kept | other))
+        again = reproduce("hfc_figure2", "smoke", dataset="planted", root=out, out=out)
+        assert [v.ours for v in again] == [v.ours for v in verdicts]  # the same seed, the same run
+
+
+def test_a_finished_seed_stays_valid_if_its_recipe_draws_or_judges_in_another_way(tmp_path):
+    files = {
+        "one.py": "from .two import two\nDIFFERS = 'much'\ndef run(): return two() + 1\n"
+        "def figure(runs): return 'red'\n",
+        "two.py": "def two(): return 2\n",
+    }
+
+    def digest(old="", new=""):
+        for name, text in files.items():
+            (tmp_path / name).write_text(text.replace(old, new) if old else text)
+        return code(SimpleNamespace(__file__=str(tmp_path / "one.py")))
+
+    for old, new in (("'red'", "'blue'"), ("much", "little"), ("\n", "  # why\n")):
+        assert digest(old, new) == digest()
+    for old, new in (("+ 1", "+ 3"), ("return 2", "return 4")):
+        assert digest(old, new) != digest()
 
 
 def test_a_recipe_that_fails_is_named_and_the_others_are_run(tmp_path):

@@ -76,9 +76,10 @@ class Grid:
     @cached_property
     def _filled(self) -> NDArray[np.int64]:
         """Row and column of each cell, and the number of its direction, ``(3, cells)``."""
-        return np.array(
+        found: NDArray[np.int64] = np.array(
             [(*cell, k) for k, pair in enumerate(self.directions) for cell in self.cells(*pair)]
         ).T
+        return found
 
     def distances(self) -> NDArray[np.float64]:
         """Distance from DC of each direction, cycles per image, ``(D,)``."""

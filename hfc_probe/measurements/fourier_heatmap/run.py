@@ -92,8 +92,8 @@ class Run:
         path = settings.checkpoint if leads else None
         self.watch = settings.watch if leads else None
         self.targets = name_of(settings.targets)
-        what = settings.estimator if self.targets is None else (settings.estimator, self.targets)
-        key = run_digest(engine, what) if path is not None else ""
+        what = (settings.estimator, *filter(None, (self.targets, engine.about)))
+        key = run_digest(engine, what if what[1:] else what[0]) if path is not None else ""
         self.checkpoint = Checkpoint(path, key)
 
     @property
@@ -152,6 +152,7 @@ class Run:
         if state is not None:
             kept = torch.from_numpy(state["wrong"]).to(device)
             at = (int(state["done"]), kept, torch.from_numpy(state["loss"]), ())
+            self.engine.forwards += at[0]
 
         size = self.subject.batch_size
 
@@ -724,6 +725,7 @@ class Table:
         known, margins = self._kept
         found, margins = known[cells, images], margins[cells, images]
         missing = np.flatnonzero(found < 0)
+        self.run.engine.forwards += len(found) - len(missing)
         engine, size = self.run.engine, self.run.subject.batch_size
         parts = [missing[k : k + size] for k in range(0, len(missing), size)]
         pairs = [(cells[part], images[part]) for part in parts]

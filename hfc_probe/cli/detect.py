@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -258,19 +260,18 @@ def detect(
     with process_group():
         target = pick_device(own_device(device))
         if detectron2_config is not None:
-            if fresh and rank_and_world()[0] == 0:
-                save_config(out)
-            result = _plugin("detectron2")(
-                audit,
-                config=detectron2_config,
-                weights=weights,
-                dataset=dataset,
-                images=images,
-                annotations=annotations,
-                opts=opts,
-                device=target,
-                **common,
-            )
+            with _config_first(out, fresh):
+                result = _plugin("detectron2")(
+                    audit,
+                    config=detectron2_config,
+                    weights=weights,
+                    dataset=dataset,
+                    images=images,
+                    annotations=annotations,
+                    opts=opts,
+                    device=target,
+                    **common,
+                )
         else:
             if images is None or annotations is None or dataset is not None or opts:
                 raise InputError(
@@ -297,9 +298,8 @@ def detect(
                 for doubt in doubts:
                     click.echo(f"Caution: {doubt}")
             common |= {"device": target, "identity": identity}
-            if fresh and rank_and_world()[0] == 0:
-                save_config(out)
-            result = audit.measure(detector, data, **common)
+            with _config_first(out, fresh):
+                result = audit.measure(detector, data, **common)
             if wanted is not None:
                 try:
                     maps = [wanted.measure(detector, data, **common)]
@@ -318,6 +318,28 @@ def detect(
     click.echo(f"\n{said}\n\nIn {out}: {', '.join(sorted(file.name for file in files))}")
     where_to_look(out)
     return as_json([result, *maps], out, doubts)
+
+
+@contextmanager
+def _config_first(out: Path, fresh: bool) -> Iterator[None]:
+    """The options' file before the first image, so that an interrupted audit can be repeated.
+
+    Of an audit that is refused before its first image nothing is left.
+    """
+    from ..ranks import rank_and_world
+
+    writes = fresh and rank_and_world()[0] == 0
+    there = out.exists()
+    if writes:
+        save_config(out)
+    try:
+        yield
+    except InputError:
+        if writes and not (out / "finished").exists():
+            (out / "detect.yaml").unlink(missing_ok=True)
+            if not there:
+                out.rmdir()
+        raise
 
 
 def _try(detector: Any, data: Any, device: Any) -> None:

@@ -32,8 +32,8 @@ published. Networks this small, trained this briefly, can contradict a paper for
 so read a verdict with the settings below its table. The processor's time says what a run costs; on
 a machine with other work, more time elapses. Earlier trials at small scale had fewer seeds and, in
 part, fewer images or epochs. With five seeds three open claims were decided, and five decided ones
-(optimizers, architectures, heatmaps) became open: one seed differs from the next by more than an
-interval over images says.
+(optimizers, architectures, heatmaps) became open: networks of several seeds differ by more than an
+interval over images, or over three seeds, suggests.
 
 The recipes are in `examples/papers`, whose README says how to run and how to add one. This page is
 written from what they leave, by `python -m examples.papers.page`.

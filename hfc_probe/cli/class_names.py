@@ -235,7 +235,8 @@ def _by_name(folders: Sequence[str], names: ClassNames) -> list[int]:
         hint = f"; did you mean {named(close)}?" if close else ""
         raise InputError(
             f"--data: expected folders named as one class of {names.source} each, got "
-            f"{named(unknown)}{hint}"
+            f"{named(unknown)}{hint}; the classes are {named(known)}; rename the folders, or pass "
+            "--class-names FILE with the folders' names in the order of the classes"
         )
     indices = [index for index in found if index is not None]
     twice = [name for name, index in zip(folders, indices, strict=True) if indices.count(index) > 1]

@@ -254,9 +254,12 @@ def detect(
     }
     maps: list[DetectionHeatmapResult] = []
     doubts: list[str] = []
+    fresh = not (out / "finished").exists()
     with process_group():
         target = pick_device(own_device(device))
         if detectron2_config is not None:
+            if fresh and rank_and_world()[0] == 0:
+                save_config(out)
             result = _plugin("detectron2")(
                 audit,
                 config=detectron2_config,
@@ -286,18 +289,20 @@ def detect(
                 detector = detector.to(target)
             module = detector if isinstance(detector, nn.Module) else None
             identity = detector_identity(detector, module)  # a call may change it
-            if not (out / "finished").exists():
+            if fresh:
                 _try(detector, data, target)
             if module is not None:
                 doubts = signs_of_no_training(spec or "", weights, module)
             if rank_and_world()[0] == 0:
                 for doubt in doubts:
                     click.echo(f"Caution: {doubt}")
-            result = audit.measure(detector, data, device=target, identity=identity, **common)
+            common |= {"device": target, "identity": identity}
+            if fresh and rank_and_world()[0] == 0:
+                save_config(out)
+            result = audit.measure(detector, data, **common)
             if wanted is not None:
-                del common["resume"]
                 try:
-                    maps = [wanted.measure(detector, data, device=target, **common)]
+                    maps = [wanted.measure(detector, data, **common)]
                 except BaseException:  # the audit is done
                     if rank_and_world()[0] == 0:
                         result.save_all(out)

@@ -275,12 +275,12 @@ def open_folder(
     """The images of class folders, or of a listing, at one size.
 
     Args:
-        size: see :class:`FolderImages`; None leaves images that all have one size as they are,
-            and takes those of several sizes to that of ``how``.
+        size: see :class:`FolderImages`; None leaves images that all have one size as they are
+            unless ``how`` is for all, and takes those of several sizes to that of ``how``.
         how: the model's preprocessing.
     """
     folders = path if isinstance(path, ClassFolders) else ClassFolders.scan(path)
-    if size is None and len(set(_sizes(file for file, _ in folders.files))) > 1:
+    if size is None and (how.always or len(set(_sizes(f for f, _ in folders.files))) > 1):
         size = how.size
     return FolderImages(folders, size, how)
 

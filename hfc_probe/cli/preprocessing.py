@@ -22,12 +22,14 @@ class Preprocessing:
         crop: share of the resized image's shorter side that is kept; None: the whole image is
             resized to the square, whatever its aspect.
         interpolation: ``bilinear``, ``bicubic``, ….
+        always: whether images of one size are resized as well: it was saved with these weights.
     """
 
     pixels: PixelSpace | None = None
     size: int = 224
     crop: float | None = 0.875  # as torchvision and most others do
     interpolation: str = "bilinear"
+    always: bool = False
 
 
 def preprocessing(spec: str, model: nn.Module) -> Preprocessing:
@@ -72,12 +74,13 @@ def _of_transformers(images: Any) -> Preprocessing:
     size = config.get("size") or {}
     names = {0: "nearest", 2: "bilinear", 3: "bicubic"}
     interpolation = names.get(config.get("resample", 2), "bilinear")
+    always = bool(config.get("do_resize", True))
     side = size.get("shortest_edge") or size.get("height") or 224
     if config.get("crop_pct"):  # ConvNeXt: from 384 pixels on the whole image is resized
         crop = float(config["crop_pct"]) if side < 384 else None
-        return Preprocessing(pixels, int(side), crop, interpolation)
+        return Preprocessing(pixels, int(side), crop, interpolation, always)
     if config.get("do_center_crop") and config.get("crop_size"):
         cropped = config["crop_size"]["height"]
-        return Preprocessing(pixels, int(cropped), cropped / side, interpolation)
+        return Preprocessing(pixels, int(cropped), cropped / side, interpolation, always)
     whole = None if "height" in size else 1.0
-    return Preprocessing(pixels, int(side), whole, interpolation)
+    return Preprocessing(pixels, int(side), whole, interpolation, always)

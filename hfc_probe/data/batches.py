@@ -49,11 +49,18 @@ def unpack(batch: Any) -> tuple[Tensor, Tensor]:
     labels = plain_targets(targets)
     if labels.dim() == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
+    if images.dim() == 4 and images.shape[3] in (1, 3) and min(images.shape[1:3]) >= 8:
+        raise InputError(
+            f"data: expected images of shape (N, C, H, W), got {tuple(images.shape)} with the "
+            "channels last; permute them in the transform or the collate function"
+        )
     if labels.shape != images.shape[:1]:
+        cure = "soft or one-hot labels need .argmax(1), "
+        cure = cure if labels.dim() == 2 else ""
         raise InputError(
             f"data: expected {images.shape[0]} class indices with {images.shape[0]} images, got "
-            f"targets of shape {tuple(labels.shape)}; soft or one-hot labels need .argmax(1), "
-            "targets of other tasks ImageScore(targets=…) on Samples(images, torch.arange(N))"
+            f"targets of shape {tuple(labels.shape)}; {cure}masks and targets of other tasks "
+            "ImageScore(targets=…) on Samples(images, torch.arange(N))"
         )
     return plain_tensor(images), labels
 

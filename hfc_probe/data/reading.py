@@ -26,6 +26,7 @@ logger = logging.getLogger("hfc_probe")
 
 Selection = Literal["all", "random", "first"]
 
+_REPEATED = 0.05  # share of images, above what large data sets hold by chance
 _AGAIN = 8  # samples read twice, to see whether images change at each reading
 
 
@@ -93,13 +94,14 @@ def read(data: Any, pixels: PixelSpace | None, limit: int | None, seed: int) -> 
         raise InputError("data: expected at least one batch, got none; is the loader empty?")
     selection: Selection = "all" if plan.selection == "first" and ended else plan.selection
     images, targets, normalization = gathered.finish()
+    repeated = [] if plan.positions else list(_repeated(images))  # a sampler's are said already
     if _in_fixed_order(data) and not plan.positions:
         with suppress(Exception), closing(_restored(data)) as iterator:
             again = [unpack(next(iterator))]
             size = min(len(again[0][0]), len(images))
             again = [(again[0][0][:size], again[0][1][:size])]
             plan.positions = plan.again = [list(range(size))]
-    caveats = [*plan.caveats, *normalization.caveats]
+    caveats = [*plan.caveats, *repeated, *normalization.caveats]
     if _changed(images, targets, again, plan, normalization):
         caveats.append(
             "The loader gives other images at each reading: its transforms draw at random, or its "
@@ -107,6 +109,18 @@ def read(data: Any, pixels: PixelSpace | None, limit: int | None, seed: int) -> 
             "they were read once. Pass a loader without augmentation."
         )
     return Reading(images, targets, selection, normalization, tuple(caveats), _description(data))
+
+
+def _repeated(images: Tensor) -> Iterator[str]:
+    """Said of images that come again, as of an iterable data set that each worker reads whole."""
+    count = len(images)
+    distinct = len({hash(one.contiguous().numpy().tobytes()) for one in images})
+    if count - distinct > _REPEATED * count:
+        yield (
+            f"{count - distinct} of {count} images are repetitions of others, so that intervals "
+            "are too narrow; pass each image once (workers of an IterableDataset have to "
+            "share its images)"
+        )
 
 
 def _in_fixed_order(data: Any) -> bool:

@@ -105,7 +105,8 @@ class Samples:
             raise InputError(
                 f"Samples: expected {images.shape[0]} class indices of shape "
                 f"({images.shape[0]},), got shape {tuple(targets.shape)}; soft or one-hot labels "
-                "need .argmax(1) first"
+                "need .argmax(1) first, masks and targets of other tasks ImageScore(targets=…) and "
+                "Samples(images, torch.arange(N))"
             )
         if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
             raise InputError(

@@ -7,7 +7,7 @@ overlaps the last. It is applied to the k-th detection of every class in every i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,19 +106,26 @@ def assign(
     )
     low, high = np.searchsorted(key, keys), np.searchsorted(key, keys, side="right")
     pairs = np.stack([low, high - low, first, many], axis=1)[high > low]
+    of_boxes = _box_ious(overlap, shapes, annotations, of[:, 1]) if iou_type == "bbox" else None
     for bucket in _buckets(pairs):
         size, most = bucket[:, 3].max(), bucket[:, 1].max()
-        ious = np.full((len(bucket), most, size), -1.0)
-        for k, (begin, count, at, objects) in enumerate(bucket.tolist()):
-            chosen = order[begin : begin + count]
-            mine = pick(shapes[image[chosen[0]]], row[chosen])
-            ious[k, :count, :objects] = overlap.between(mine, annotations[at : at + objects])
         slots = np.minimum(np.arange(size), bucket[:, 3:] - 1) + bucket[:, 2:3]
+        there = np.arange(most) < bucket[:, 1:2]
+        places = bucket[:, :1] + np.minimum(np.arange(most), bucket[:, 1:2] - 1)
+        if of_boxes is not None:
+            chosen = order[places]
+            ious = of_boxes(image[chosen], row[chosen], slots)
+            ious[~(there[:, :, None] & (np.arange(size) < bucket[:, 3:])[:, None])] = -1.0
+        else:
+            ious = np.full((len(bucket), most, size), -1.0)
+            for k, (begin, count, at, objects) in enumerate(bucket.tolist()):
+                chosen = order[begin : begin + count]
+                mine = pick(shapes[image[chosen[0]]], row[chosen])
+                ious[k, :count, :objects] = overlap.between(mine, annotations[at : at + objects])
         for a in range(len(AREAS)):
             best = _greedy(ious, bucket[:, 1], sought[a][slots], crowd[slots])
-            for k, (begin, count, at, _) in enumerate(bucket.tolist()):
-                one = best[k, :, :count]
-                target[a, :, begin : begin + count] = np.where(one >= 0, one + at, -1)
+            best = np.where(best >= 0, best + bucket[:, 2, None, None], -1)
+            target[a][:, places[there]] = best.transpose(1, 0, 2)[:, there]
 
     # COCOeval keeps a match by the object's id and reads 0 as none.
     numbered = np.array([a["id"] != 0 for a in annotations], dtype=bool)
@@ -148,13 +155,46 @@ def _rows(
         if image_id in found and len(found[image_id].scores):
             here = found[image_id]
             shapes[k] = overlap.shapes(here)
-            rows = np.flatnonzero(np.isin(here.labels, ids))
+            count = len(here.scores)
             parts.append([
-                np.searchsorted(ids, here.labels[rows]), np.full(len(rows), k), rows,
-                here.scores[rows], overlap.areas(shapes[k])[rows],
+                here.labels, np.full(count, k), np.arange(count), here.scores,
+                overlap.areas(shapes[k]),
             ])  # fmt: skip
-    category, image, row, score, areas = (np.concatenate(c) for c in zip(*parts, strict=True))
-    return category, image, score, row, shapes, areas
+    label, image, row, score, areas = (np.concatenate(c) for c in zip(*parts, strict=True))
+    known = np.isin(label, ids)
+    image, row, score, areas = (column[known] for column in (image, row, score, areas))
+    return np.searchsorted(ids, label[known]), image, score, row, shapes, areas
+
+
+def _box_ious(
+    overlap: Overlap,
+    shapes: Sequence[Any],
+    annotations: Sequence[Mapping[str, Any]],
+    owner: NDArray[np.int64],
+) -> Callable[[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]], NDArray[np.float64]]:
+    """A look-up of IoU by images and rows ``(P, D)`` and objects ``(P, G)``, ``(P, D, G)``.
+
+    Pycocotools compares all boxes of an image with all of its objects in one call, which is faster
+    than a call for each class.
+
+    Args:
+        shapes: boxes of each image.
+        owner: ``(M,)`` image of each object.
+    """
+    of_image = np.argsort(owner, kind="stable")
+    many = np.bincount(owner, minlength=len(shapes))
+    end = np.cumsum(many)
+    local = np.zeros(len(owner), dtype=np.int64)
+    local[of_image] = np.arange(len(owner)) - np.repeat(end - many, many)
+    parts = [
+        overlap.between(shapes[k], [annotations[i] for i in of_image[last - count : last].tolist()])
+        for k, (last, count) in enumerate(zip(end.tolist(), many.tolist(), strict=True))
+    ]
+    start = np.cumsum([0, *(part.size for part in parts[:-1])])
+    values = np.concatenate([np.zeros(0), *(part.ravel() for part in parts)])
+    return lambda image, row, slots: np.asarray(
+        values[(start[image] + row * many[image])[:, :, None] + local[slots][:, None]]
+    )
 
 
 def _listed(

@@ -86,7 +86,8 @@ class DetectionAudit:
             and no drop.
         floor: an image whose original AP is below this has no gains or drops: a weak model
             shows spurious ones. The paper's count, any higher AP, is given beside it.
-        bootstrap: replicates over images for the 95 % interval of each AP difference.
+        bootstrap: replicates over images for 95 % intervals; 0: none. Those of AP and its changes
+            take half samples, that of F1 samples with replacement.
         ignore_unknown: leave out detections whose category id the annotations do not have,
             as COCOeval does, instead of stopping. Those of COCO's 91 ids that its 80 categories
             leave unused, which torchvision's detectors know, are always left out. A note counts
@@ -94,7 +95,7 @@ class DetectionAudit:
         control: also show each image without the highest frequencies of 1/255 root mean square in
             all, which nobody sees. The images whose AP that raises are what gains on the LFC have
             to outnumber; without it they are held against the drops.
-        seed: of the bootstrap and of the choice under ``limit``.
+        seed: of the replicates and of the choice under ``limit``.
         at: where the filter acts: on the original ``"image"``, as the paper's r is in cycles of the
             image, or on the detector's ``"input"``, resized already, where that can be reached
             (detectron2). With ``units="nyquist"`` the two are different filters.

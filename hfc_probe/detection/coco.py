@@ -64,6 +64,7 @@ class GroundTruth:
             height), ``area``, ``iscrowd`` and, if the file has them, ``segmentation``,
             ``keypoints`` and ``num_keypoints``; nothing else is kept.
         notes: what was missing and how it was filled in.
+        frequency: of LVIS's categories, ``"r"`` rare, ``"c"`` common or ``"f"`` frequent.
         drawn: masks of annotations by id, as far as they were needed.
     """
 
@@ -71,6 +72,7 @@ class GroundTruth:
     categories: dict[int, str]
     annotations: tuple[dict[str, Any], ...]
     notes: tuple[str, ...] = ()
+    frequency: Mapping[int, str] = field(default_factory=dict)
     drawn: dict[int, Rle] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
@@ -130,6 +132,7 @@ def _checked(content: Any, name: str) -> GroundTruth:
     try:
         images = {image_id_of(image["id"]): _image(image) for image in content["images"]}
         categories = {_whole(c["id"]): str(c.get("name", c["id"])) for c in content["categories"]}
+        frequency = {_whole(c["id"]): c.get("frequency") for c in content["categories"]}
         notes: Counter[str] = Counter()
         annotations = tuple(_annotation(a, notes) for a in content["annotations"])
     except MALFORMED as error:
@@ -172,7 +175,8 @@ def _checked(content: Any, name: str) -> GroundTruth:
             "pycocotools counts a match with the annotation of id 0 as a miss, and AP here equals "
             "pycocotools' AP; number the annotations from 1"
         )
-    return GroundTruth(images, categories, annotations, tuple(lines))
+    frequency = frequency if any(map(is_federated, images.values())) else {}
+    return GroundTruth(images, categories, annotations, tuple(lines), frequency)
 
 
 def _annotation(raw: Mapping[str, Any], notes: Counter[str]) -> dict[str, Any]:

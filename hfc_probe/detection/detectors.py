@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -126,6 +127,7 @@ class UltralyticsDetector(nn.Module):
             self.model(given.to(next(self.model.parameters()))),
             self.settings["conf"],
             self.settings["iou"],
+            multi_label=self.settings["multi_label"],
             max_det=self.settings["max_det"],
             nc=len(self.model.names),  # type: ignore[arg-type]
             end2end=bool(getattr(self.model, "end2end", False)),
@@ -159,6 +161,7 @@ def from_ultralytics(
     conf: float = 0.001,
     iou: float = 0.7,
     max_det: int = 300,
+    multi_label: bool = False,
 ) -> UltralyticsDetector:
     """A YOLO of ultralytics, on floats and without clipping, one image at a time.
 
@@ -172,8 +175,9 @@ def from_ultralytics(
             mapped by name. None: the model's classes, from 0, are the category ids.
         imgsz: longer side of the network's input, rounded up to its stride; None: as the model was
             trained, else 640.
-        conf, iou, max_det: as in ``model.val()``: AP needs low scores, too. But a box has its best
-            class alone, as in ``model.predict()``.
+        conf, iou, max_det: as in ``model.val()``: AP needs low scores, too.
+        multi_label: give a box each class that scores above ``conf``, as in ``model.val()``; False:
+            its best class alone, as in ``model.predict()``.
 
     Raises:
         InputError: another task than detection, or classes of other names.
@@ -198,9 +202,98 @@ def from_ultralytics(
         "conf": conf,
         "iou": iou,
         "max_det": max_det,
+        "multi_label": multi_label,
     }
     labels = None if categories is None else _by_name(names, categories, "model.model.names")
     return UltralyticsDetector(network, labels, settings)
+
+
+class MmdetDetector(nn.Module):
+    """See :func:`from_mmdet`."""
+
+    def __init__(self, model: nn.Module, pipeline: Any, labels: Mapping[int, int] | None) -> None:
+        super().__init__()
+        self.model = model
+        self.pipeline = pipeline
+        self.labels = None if labels is None else dict(labels)
+
+    @property
+    def pixel_mean(self) -> Tensor | None:
+        """RGB, in [0, 1]; None if the model's configuration has no mean."""
+        prepare: Any = self.model.data_preprocessor
+        mean = getattr(prepare, "mean", None)
+        if mean is None:
+            return None
+        turned = getattr(prepare, "_channel_conversion", False)  # what comes in is BGR
+        rgb: Tensor = mean if turned else mean.flip(0)
+        return rgb.flatten() / 255
+
+    def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+        return [self._one(image) for image in images]
+
+    def _one(self, image: Tensor) -> dict[str, Tensor]:
+        from mmdet.apis import inference_detector
+
+        picture = (255 * image).flip(0).permute(1, 2, 0).contiguous().cpu().numpy()
+        found = inference_detector(self.model, picture, self.pipeline).pred_instances
+        labels = found.labels
+        if self.labels is not None:
+            ids = [self.labels[k] for k in labels.tolist()]
+            labels = torch.tensor(ids, dtype=torch.int64, device=labels.device)
+        return {"boxes": found.bboxes, "scores": found.scores, "labels": labels}
+
+
+def from_mmdet(model: Any, categories: Mapping[int, str] | None = None) -> MmdetDetector:
+    """A detector of MMDetection, on floats, one image at a time.
+
+    Images go through the test pipeline of the model's configuration as float BGR in [0, 255], as
+    ``inference_detector`` takes them; its score threshold and non-maximum suppression stay. The
+    library resizes 8-bit images to 8 bits: without that rounding boxes differ by a little.
+
+    Args:
+        model: such as ``mmdet.apis.init_detector(config, checkpoint)`` gives.
+        categories: names by category id, such as ``dataset.truth.categories``; classes are then
+            mapped by name. None: the model's classes, from 0, are the category ids.
+
+    Raises:
+        InputError: MMDetection is missing, another model, a pipeline that does not keep signed
+            floats, or classes of other names.
+    """
+    try:
+        from mmcv.transforms import Compose
+        from mmdet.utils import get_test_pipeline_cfg
+    except ImportError as error:
+        raise InputError(
+            f"from_mmdet: expected mmdet and mmcv, which cannot be imported ({error}); install "
+            "them as MMDetection's documentation says"
+        ) from error
+    if not hasattr(model, "cfg") or not hasattr(model, "data_preprocessor"):
+        raise InputError(
+            "model: expected a detector of MMDetection with its configuration, got "
+            f"{type(model).__name__}; use mmdet.apis.init_detector(config, checkpoint)"
+        )
+    steps = copy.deepcopy(get_test_pipeline_cfg(model.cfg))
+    steps[0].type = "mmdet.LoadImageFromNDArray"
+    pipeline = Compose(steps)
+    probe = np.full((32, 32, 3), -64, dtype=np.float32)
+    cause: Exception | None = None
+    try:
+        seen = float(pipeline({"img": probe, "img_id": 0})["inputs"].min())
+    except Exception as error:  # whatever a step for pictures raises on a signed one
+        seen, cause = float("nan"), error
+    if not abs(seen + 64) < 1e-3:
+        raise InputError(
+            "model: expected a test pipeline that keeps signed floats, as HFC are, got one that "
+            "does not; use steps of the cv2 backend"
+        ) from cause
+    labels = None
+    if categories is not None:
+        known = set(categories.values())
+        given: Any = getattr(model, "dataset_meta", {}).get("classes", ())
+        # Without a checkpoint the library calls COCO's classes "traffic_light" and the like.
+        names = {k: n if n in known else n.replace("_", " ") for k, n in enumerate(given)}
+        labels = _by_name(names, categories, 'model.dataset_meta["classes"]')
+    return MmdetDetector(model, pipeline, labels)
 
 
 class OnnxDetector:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from .assignment import AREAS, IOU, Assignment, assign
@@ -15,9 +14,8 @@ from .coco import Detections, GroundTruth, ImageId, IouType
 from .overlap import is_ignored
 
 METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
-_RECALL = np.linspace(0.0, 1.0, 101)
-_MANY = 500  # true positives
-_BOOTSTRAP_CELLS = 300_000  # replicates × true positives in work at once, as many as a cache holds
+GROUPS = {"APr": "r", "APc": "c", "APf": "f"}  # LVIS's rare, common and frequent categories
+RECALL = np.linspace(0.0, 1.0, 101)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +49,8 @@ class Evaluation:
         score: ``(G,)`` that detection's score; NaN for none.
         by_class: matches of each category, for resampling.
         by_size: the same of small, medium and large objects alone.
+        groups: AP of rare, common and frequent categories, in the order of :data:`GROUPS`;
+            None if the annotations do not say which are which.
     """
 
     metrics: NDArray[np.float64]
@@ -61,6 +61,7 @@ class Evaluation:
     score: NDArray[np.float64]
     by_class: tuple[ClassMatches, ...]
     by_size: tuple[tuple[ClassMatches, ...], ...]
+    groups: NDArray[np.float64] | None = None
 
 
 def objects_in(
@@ -104,7 +105,7 @@ def evaluate(
     classes, count = len(truth.categories), len(image_ids)
     limits = [int(name[2:]) for name in recall_names(max_dets)]
     # As COCOeval.accumulate leaves them: -1 if there is no object.
-    precision = -np.ones((len(IOU), len(_RECALL), classes, len(AREAS)))
+    precision = -np.ones((len(IOU), len(RECALL), classes, len(AREAS)))
     recall = -np.ones((len(IOU), classes, len(limits)))
     starts = np.searchsorted(found.category, np.arange(classes + 1))
     by_area: list[list[ClassMatches]] = [[] for _ in AREAS]
@@ -128,6 +129,12 @@ def evaluate(
     metrics = [_mean(precision[..., 0]), _mean(precision[:1, ..., 0]),
                _mean(precision[5:6, ..., 0])]  # fmt: skip
     metrics += [_mean(precision[..., area]) for area in (1, 2, 3)]
+    groups = None
+    if truth.frequency:
+        kinds = [truth.frequency.get(k) for k in sorted(truth.categories)]
+        members = [[k for k, kind in enumerate(kinds) if kind == of] for of in GROUPS.values()]
+        # Axes in the order of LVIS's package, as the order of a sum is part of its last bit.
+        groups = np.array([_mean(precision[:, :, one, [0]]) for one in members])
 
     position = {id(a): k for k, a in enumerate(found.annotations)}
     matched = np.full(len(found.annotations), -1)
@@ -149,6 +156,7 @@ def evaluate(
         score,
         tuple(by_area[0]),
         tuple(tuple(one) for one in by_area[1:]),
+        groups,
     )
 
 
@@ -160,9 +168,9 @@ def _precision(
     wrong = np.cumsum(counts & ~hit, axis=1).astype(np.float64)
     precision = right / (wrong + right + np.spacing(1))
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    out = np.zeros((len(IOU), len(_RECALL)))
+    out = np.zeros((len(IOU), len(RECALL)))
     for t, (row, level) in enumerate(zip(envelope, right / objects, strict=True)):
-        first = np.searchsorted(level, _RECALL, side="left")
+        first = np.searchsorted(level, RECALL, side="left")
         reached = first < len(row)
         out[t, reached] = row[first[reached]]
     return out
@@ -189,12 +197,17 @@ def _image_precisions(found: Assignment, count: int) -> NDArray[np.float64]:
     np.add.at(classes, pairs % count, 1)
     keys = found.category * count + found.image
     low, high = (np.searchsorted(keys, pairs, side=side) for side in ("left", "right"))
-    for pair, size, start, end in zip(pairs % count, objects, low, high, strict=True):
-        hit = found.hit[0][:, start:end]
-        if hit.any():
-            right = np.cumsum(hit, axis=1).astype(np.float64)
-            shown = np.cumsum(found.counts[0][:, start:end], axis=1).astype(np.float64)
-            total[pair] += float(interpolated(right, shown, size).mean())
+    values, size = np.zeros(len(pairs)), high - low
+    for many in np.unique(size[size > 0]):
+        (chosen,) = np.nonzero(size == many)
+        rows = low[chosen, None] + np.arange(many)
+        right, shown = (
+            np.cumsum(of[0][:, rows], axis=2, dtype=np.float64).reshape(-1, many)
+            for of in (found.hit, found.counts)
+        )
+        each = interpolated(right, shown, np.tile(objects[chosen], len(IOU))[:, None])
+        values[chosen] = np.ascontiguousarray(each.reshape(len(IOU), -1).T).mean(1)
+    np.add.at(total, pairs % count, values)
     with np.errstate(invalid="ignore"):
         return total / np.where(classes > 0, classes, np.nan)
 
@@ -220,154 +233,7 @@ def interpolated(
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     # A recall level takes the envelope where recall first reaches it: each rank answers for
     # the levels that it is the first to reach.
-    reached = np.searchsorted(_RECALL, found / objects, side="right")
+    reached = np.searchsorted(RECALL, found / objects, side="right")
     new = np.diff(reached, axis=1, prepend=0)
-    total: NDArray[np.float64] = (envelope * new).sum(1) / len(_RECALL)
+    total: NDArray[np.float64] = (envelope * new).sum(1) / len(RECALL)
     return total
-
-
-def resampled(
-    by_class: Sequence[ClassMatches], weights: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """AP, AP50 and AP75 with each image counted as often as its weight says.
-
-    A weight of n is n copies of the image, so whole weights give what COCOeval gives on
-    a data set with those copies (up to the order of equal scores).
-
-    Args:
-        by_class: from :class:`Evaluation`.
-        weights: ``(B, I)``.
-
-    Returns:
-        ``(B, 3)``; NaN if no object is drawn.
-    """
-    columns = np.ascontiguousarray(weights.T)
-    total, classes = np.zeros((len(IOU), len(weights))), np.zeros(len(weights))
-    for matches in by_class:
-        here = np.flatnonzero(matches.objects)
-        objects = matches.objects[here] @ columns[here]
-        classes += objects > 0
-        if matches.hit.any():
-            total += _weighted(matches, columns, np.maximum(objects, 1))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = total / classes
-    return np.stack([mean.mean(0), mean[0], mean[5]], axis=1)
-
-
-def resampled_metrics(evaluation: Evaluation, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """All of :data:`METRICS`, as :func:`resampled`, ``(B, 6)``."""
-    sizes = [resampled(by_class, weights)[:, :1] for by_class in evaluation.by_size]
-    return np.concatenate([resampled(evaluation.by_class, weights), *sizes], axis=1)
-
-
-def _weighted(
-    matches: ClassMatches, columns: NDArray[np.float64], objects: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """AP of one class per IoU threshold and replicate, ``(T, B)``.
-
-    Precision falls between true positives, so their ranks are the only ones that matter: what is
-    shown between two of them is counted by image, by a product with a sparse matrix.
-
-    Args:
-        columns: ``(I, B)`` how often each image is drawn.
-        objects: ``(B,)``, at least 1.
-    """
-    import torch
-
-    ranks = np.flatnonzero(matches.hit.any(0))
-    end = ranks[-1] + 1
-    images, place = np.unique(matches.image[:end], return_inverse=True)
-    counts = matches.counts[:, :end]
-    always: NDArray[np.bool_] = np.asarray(counts.all(0))
-
-    def until(right: NDArray[np.int64], chosen: NDArray[np.bool_]) -> Any:
-        """What sums up chosen detections, weighted by image, to some true positives."""
-        chosen = chosen & (np.arange(end) <= right[-1])
-        rows = np.searchsorted(right, np.flatnonzero(chosen))
-        cells = torch.from_numpy(np.stack([rows, place[chosen]]))
-        ones = torch.ones(len(rows), dtype=torch.float64)
-        size = (len(right), len(images))
-        matrix = torch.sparse_coo_tensor(cells, ones, size, check_invariants=False).coalesce()
-        return lambda drawn: np.cumsum((matrix @ torch.from_numpy(drawn)).numpy(), axis=0)
-
-    by_threshold: list[Any] = []
-    for hit, row in zip(matches.hit, counts & ~always, strict=True):
-        right = np.flatnonzero(hit)
-        more = until(right, row) if len(right) and row[: right[-1] + 1].any() else None
-        by_threshold.append((right, np.searchsorted(ranks, right), more))
-    shown_by = until(ranks, always)
-    out = np.zeros((len(IOU), columns.shape[1]))
-    own = columns[images]
-    step = max(1, _BOOTSTRAP_CELLS // len(ranks))
-    for start in range(0, columns.shape[1], step):
-        part = slice(start, start + step)
-        drawn = np.ascontiguousarray(own[:, part])
-        shown = shown_by(drawn)
-        for t, (right, rows, more) in enumerate(by_threshold):
-            if not len(right):
-                continue
-            counted = shown[rows]
-            if more is not None:
-                counted += more(drawn)
-            found = np.cumsum(drawn[place[right]], axis=0)
-            out[t, part] = _interpolated_columns(found, counted, objects[part])
-    return out
-
-
-def _interpolated_columns(
-    found: NDArray[np.float64], shown: NDArray[np.float64], objects: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """:func:`interpolated` of columns ``(D, B)``; ``shown`` is written over.
-
-    If ranks are many, each of the hundred recall levels is looked up among them, not the other way
-    round.
-    """
-    if len(found) < _MANY:
-        return interpolated(found.T, shown.T, objects[:, None])
-    shown += np.spacing(1)
-    envelope = np.divide(found, shown, out=shown)
-    np.maximum.accumulate(envelope[::-1], axis=0, out=envelope[::-1])
-    recall = torch.from_numpy(np.ascontiguousarray((found / objects).T))
-    levels = torch.from_numpy(_RECALL).expand(len(recall), -1).contiguous()
-    first = torch.searchsorted(recall, levels).numpy().T
-    padded = np.concatenate([envelope, np.zeros((1, envelope.shape[1]))])
-    total: NDArray[np.float64] = np.take_along_axis(padded, first, 0).sum(0) / len(_RECALL)
-    return total
-
-
-def bootstrap_weights(images: int, replicates: int, seed: int) -> NDArray[np.float64]:
-    """How often each image is drawn in each replicate, ``(B, I)``."""
-    rng = np.random.default_rng(seed)
-    share = np.full(images, 1 / images)
-    return rng.multinomial(images, share, size=replicates).astype(np.float64)
-
-
-def interval_of(
-    values: NDArray[np.float64], drawn: NDArray[np.float64], confidence: float = 0.95
-) -> NDArray[np.float64]:
-    """Interval ``(n, 2)`` of each of some APs ``(n,)`` from its own replicates ``(B, n)``.
-
-    The basic interval, which subtracts the bias: AP of few images is too high, as that of
-    replicates with fewer different images is even more. In a simulation with a known AP its
-    coverage is 0.82 with 50 images and 0.93 with 200, that of the percentiles 0.58 and 0.70.
-
-    Source: Davison and Hinkley, "Bootstrap Methods and their Application", 1997, §5.2.
-    """
-    bounds = [percentile_interval(column[:, None], confidence) for column in drawn.T]
-    mirrored = 2 * values[:, None] - np.concatenate(bounds)[:, ::-1]
-    return np.clip(mirrored, 0.0, 1.0)
-
-
-def percentile_interval(
-    differences: NDArray[np.float64], confidence: float = 0.95
-) -> NDArray[np.float64]:
-    """Lower and upper bound of replicates ``(B, n)`` as ``(n, 2)``; NaN if none is finite.
-
-    Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, §13.3.
-    """
-    known = differences[np.isfinite(differences).all(1)]
-    if not len(known):
-        return np.full((differences.shape[1], 2), np.nan)
-    tail = 100 * (1 - confidence) / 2
-    bounds: NDArray[np.float64] = np.percentile(known, (tail, 100 - tail), axis=0).T
-    return bounds

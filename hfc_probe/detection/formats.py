@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
+
 from ..ground.errors import InputError, named
 
 _PICTURES = {".bmp", ".jp2", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"}
@@ -77,7 +79,7 @@ def _content(
     return content
 
 
-def _size(path: Path) -> tuple[float, float] | None:
+def image_size(path: Path) -> tuple[float, float] | None:
     """Width and height as a viewer shows a picture; None if it cannot be read."""
     from PIL import Image
 
@@ -122,22 +124,32 @@ def _yolo(path: Path, images: Path | None) -> dict[str, Any] | None:
     if not labels.is_dir():
         raise ValueError(f"no folder of labels {labels}")
 
+    repeated: list[str] = []
+
     def entries() -> Iterator[Entry]:
         for picture in sorted(images.rglob("*")):
             if picture.suffix.lower() not in _PICTURES:
                 continue
             name = picture.relative_to(images)
-            size, text = _size(picture), labels / name.with_suffix(".txt")
-            lines = text.read_text().splitlines() if text.is_file() and size else []
+            size, text = image_size(picture), labels / name.with_suffix(".txt")
+            read = text.read_text("utf-8-sig").splitlines() if text.is_file() and size else []
             width, height = size or (1.0, 1.0)
-            boxes = [
-                _yolo_box(line, width, height, len(listed), posed=posed)
-                for line in lines
-                if line.strip()
-            ]
-            yield name.as_posix(), size, boxes
+            boxes: dict[bytes, dict[str, Any]] = {}
+            for line in filter(str.strip, read):
+                box = _yolo_box(line, width, height, len(listed), posed=posed)
+                # As ultralytics: the same numbers in single precision, keypoints left out.
+                key = np.array(line.split()[: 5 if posed else None], dtype=np.float32).tobytes()
+                if boxes.setdefault(key, box) is not box:
+                    repeated.append(name.as_posix())
+            yield name.as_posix(), size, list(boxes.values())
 
-    return _content(entries(), [str(name) for name in listed], 0)
+    content = _content(entries(), [str(name) for name in listed], 0)
+    if repeated:
+        content["notes"].append(
+            f"{len(repeated)} lines that repeat another of the same labels file count once, as in "
+            f"ultralytics ({named(sorted(set(repeated)))})"
+        )
+    return content
 
 
 def _yolo_box(
@@ -260,7 +272,7 @@ def _fiftyone(path: Path, images: Path | None) -> dict[str, Any] | None:
     def entries() -> Iterator[Entry]:
         for name, size, found in rows:
             file_name = Path(str(name)).name
-            size = size or _size(folder / file_name)
+            size = size or image_size(folder / file_name)
             if found and size is None:
                 raise ValueError(f"the size of {file_name} is not known; name the images' folder")
             width, height = size or (1.0, 1.0)

@@ -5,6 +5,7 @@ Long because a measurement is one file: settings, passes, result, sentence and f
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -134,10 +135,16 @@ class DetectionHeatmap:
         device: torch.device | str | None = None,
         batch_size: int = 1,
         limit: int | None = None,
+        resume: str | os.PathLike[str] | None = None,
         skip_broken: bool = False,
         progress: bool = False,
+        identity: Mapping[str, Any] | None = None,
     ) -> DetectionHeatmapResult:
         """Measure the map; arguments as of :meth:`DetectionAudit.measure`.
+
+        ``resume`` keeps the scores of an unfinished map, at most 20 seconds old, for the next call;
+        those of another detector, other images or other settings are not used, and a warning says
+        so. All images without noise are shown again: their mean score tells another detector.
 
         Raises:
             InputError: a detector or data that cannot be used, a window larger than an image,
@@ -153,7 +160,7 @@ class DetectionHeatmap:
         batch_size = checks.whole("batch_size", batch_size)
         module = detector if isinstance(detector, nn.Module) else model
         where = torch.device(device or (device_of(module) if module else "cpu"))
-        identity = detector_identity(detector, module)
+        identity = identity or detector_identity(detector, module)
         described = {f.name: getattr(self, f.name) for f in fields(self)}
         with together(json.dumps({**described, "weights": identity["weights"]})) as ranks:
             images = self._images(dataset, limit, skip_broken)
@@ -169,6 +176,10 @@ class DetectionHeatmap:
                     ranks=ranks if isinstance(ranks, RankGroup) else None,
                 )
                 engine = _SceneEngine(subject, run, images, dataset.truth, self)
+                clean = engine.clean()
+                engine.about = json.dumps(
+                    [described, {**identity}, engine.seen()], sort_keys=True, default=str
+                )
                 settings = FourierHeatmap(
                     norm=self.norm_per_pixel,
                     samples=len(images),
@@ -176,12 +187,13 @@ class DetectionHeatmap:
                     stride=self.stride,
                     forwards=self.forwards,
                     seed=self.seed,
+                    checkpoint=None if resume is None else Path(resume) / "heatmap.npz",
                 )
                 work = Run(settings, engine, self.grid, self.norm_per_pixel, began)
+                work.clean = clean
                 found = work.model() if self.forwards is not None else work.exhaustive()
         own = {f.name: getattr(found, f.name) for f in fields(found)}
         own["settings"] = described | {
-            "threshold": engine.threshold if self.score != "AP" else None,
             "estimator": found.estimator,
             "norm": self.norm_per_pixel,
         }
@@ -191,6 +203,7 @@ class DetectionHeatmap:
             "model": identity["detector"],
             "weights": identity["weights"],
             "passes": found.passes,
+            **({} if self.score == "AP" else {"threshold": engine.threshold}),
             "seconds": round(time.perf_counter() - began, 3),
             "device": str(where),
         }
@@ -308,6 +321,17 @@ class _SceneEngine(Engine):
         nothing = torch.zeros(len(scores))
         return _outcome(nothing, torch.tensor(scores, dtype=torch.float32))
 
+    def seen(self) -> list[object]:
+        """The images, their objects and the answer without noise, in a few letters."""
+        digest = hashlib.sha256()
+        for image_id, picture in self._pictures.items():
+            digest.update(f"{image_id} {picture.shape} {picture.dtype}".encode())
+            digest.update(picture.numpy().tobytes())
+        chosen = [a for a in self._truth.annotations if a["image_id"] in self._pictures]
+        digest.update(repr(chosen).encode())
+        # Rounded: some devices answer a little differently to the same image.
+        return [digest.hexdigest(), round(float(self.clean_scores.mean()), 3)]
+
     def run(self, cells: NDArray[np.int64], images: NDArray[np.int64]) -> Outcome:
         lost = []
         for k in range(0, len(cells), self.batch_size):
@@ -419,7 +443,8 @@ class DetectionHeatmapResult(FourierHeatmapResult):
             ("lost" if k == "error" else k): found[k] for k in ("error", "lower", "upper", "count")
         }
         clean = {**found["clean_error"], "unit": f"mean {self.settings['score']}"}
-        return maps | {"clean_score": clean}
+        axes = maps | {"clean_score": clean}
+        return {name: {**one, "noise": self.noise} for name, one in axes.items()}
 
     def scalars(self) -> dict[str, float]:
         return {

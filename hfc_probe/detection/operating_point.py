@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .coco import Detections, GroundTruth, ImageId, IouType
-from .evaluation import percentile_interval
 from .matching import OVERLAP, scenes
+from .resampling import percentile_interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ class OperatingPoint:
 
         Args:
             weights: ``(B, I)`` how often each image is drawn, such as
-                :func:`hfc_probe.detection.evaluation.bootstrap_weights` gives.
+                :func:`hfc_probe.detection.resampling.bootstrap_weights` gives.
         """
         ((low, high),) = percentile_interval(_f1(weights @ self.by_image)[:, None])
         return float(low), float(high)

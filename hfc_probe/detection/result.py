@@ -26,19 +26,18 @@ from ..ground.errors import InputError, named
 from ..ground.files import plain, write_atomically
 from .coco import DetectionDataset, Detections, GroundTruth, ImageId, IouType, to_results
 from .doubts import doubts_about
-from .errors_by_kind import Errors, errors_of
+from .errors_by_kind import KINDS, Errors, errors_of
 from .evaluation import (
+    GROUPS,
     METRICS,
     Evaluation,
-    bootstrap_weights,
-    interval_of,
     objects_in,
-    percentile_interval,
     recall_names,
-    resampled_metrics,
 )
+from .fiftyone_samples import write_samples
 from .operating_point import OperatingPoint, best_threshold, operating_point
 from .overlap import OF
+from .resampling import bootstrap_weights, intervals
 from .rows import FILES
 from .variants import CONTROL, ORIGINAL, variant_names
 
@@ -79,11 +78,13 @@ class DetectionAuditResult(Result):
     - ``radii`` (R,) in the settings' units; ``metrics`` is the order AP, AP50, AP75,
       AP_small, AP_medium, AP_large;
     - ``original`` (6,), ``lfc`` (R, 6), ``hfc`` (R, 6), with ``_lower`` and ``_upper``, the 95 %
-      bootstrap interval over images;
+      interval over images (:func:`hfc_probe.detection.resampling.interval_of`);
     - ``original_recall`` (3,), ``lfc_recall``, ``hfc_recall`` (R, 3): average recall with at most
       1, 10 and ``max_dets`` detections per image and class;
+    - ``original_frequency`` (3,), ``lfc_frequency``, ``hfc_frequency`` (R, 3), with LVIS's
+      annotations alone: AP of rare, common and frequent categories;
     - ``lfc_difference``, ``hfc_difference`` (R, 3): AP, AP50, AP75 minus the original's, with
-      ``_lower`` and ``_upper``, the 95 % bootstrap interval over images;
+      ``_lower`` and ``_upper``, the 95 % interval over images, of half samples;
     - ``lfc_gain``, ``lfc_drop``, ``lfc_gain_any``, ``lfc_drop_any`` and the same for ``hfc``
       (R,): share of images that a variant gets better or worse, see :class:`Changes`, with
       ``_lower``, ``_upper`` (95 % Wilson), ``_correct``, ``_count``;
@@ -94,7 +95,10 @@ class DetectionAuditResult(Result):
       of the detection that matches the object at IoU 0.5, NaN if it is missed;
     - ``original_f1`` (), ``lfc_f1``, ``hfc_f1`` (R,) at ``threshold``, with ``_lower`` and
       ``_upper``, the 95 % bootstrap interval over images; ``_precision`` and ``_recall`` likewise,
-      with 95 % Wilson intervals, ``_correct``, ``_count``.
+      with 95 % Wilson intervals, ``_correct``, ``_count``;
+    - ``original_errors`` (6,), ``lfc_errors``, ``hfc_errors`` (R, 6): AP50 lost to each kind of
+      mistake, in the order classification, localization, both, duplicate, background, missed;
+      ``_errors_found``, how many there are.
 
     Attributes:
         image_ids: images evaluated, sorted.
@@ -125,6 +129,7 @@ class DetectionAuditResult(Result):
     control: NDArray[np.float64] | None = None
     dataset: DetectionDataset | None = None
     recalls: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    groups: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     @classmethod
     def build(
@@ -138,21 +143,13 @@ class DetectionAuditResult(Result):
         skipped: Mapping[ImageId, str],
         control: NDArray[np.float64] | None = None,
     ) -> DetectionAuditResult:
-        """Put evaluations together and bootstrap their differences."""
-        intervals = {n: np.full((3, 2), np.nan) for n in evaluations if n != ORIGINAL}
+        """Put evaluations together, with intervals over images."""
+        changes = {n: np.full((3, 2), np.nan) for n in evaluations if n != ORIGINAL}
         own = {n: np.full((6, 2), np.nan) for n in evaluations}
         replicates = settings["bootstrap"]
         nothing = not any(m.hit.any() for m in evaluations[ORIGINAL].by_class)
         if replicates and len(image_ids) > 1 and not nothing:
-            weights = bootstrap_weights(len(image_ids), replicates, settings["seed"])
-            base = np.zeros((replicates, 3))
-            for name in (ORIGINAL, *intervals):
-                drawn = resampled_metrics(evaluations[name], weights)
-                own[name] = interval_of(evaluations[name].metrics, drawn)
-                if name == ORIGINAL:
-                    base = drawn[:, :3]
-                else:
-                    intervals[name] = percentile_interval(drawn[:, :3] - base)
+            own, changes = intervals(evaluations, ORIGINAL, replicates, settings["seed"])
         return cls(
             settings=settings,
             samples=len(image_ids),
@@ -162,12 +159,13 @@ class DetectionAuditResult(Result):
             predictions=predictions,
             metrics={n: e.metrics for n, e in evaluations.items()},
             recalls={n: e.recalls for n, e in evaluations.items()},
+            groups={n: e.groups for n, e in evaluations.items() if e.groups is not None},
             classes={n: e.classes for n, e in evaluations.items()},
             images_ap={n: e.images for n, e in evaluations.items()},
             match={n: e.match for n, e in evaluations.items()},
             score={n: e.score for n, e in evaluations.items()},
             intervals_of=own,
-            difference_intervals=intervals,
+            difference_intervals=changes,
             skipped=skipped,
             control=control,
             notes=_notes(settings, truth, image_ids, predictions, skipped),
@@ -281,7 +279,11 @@ class DetectionAuditResult(Result):
     def scalars(self) -> dict[str, float]:
         out = {
             self._tag(metric, name): float(values[k])
-            for names, found in ((METRICS, self.metrics), (self.recall_names, self.recalls))
+            for names, found in (
+                (METRICS, self.metrics),
+                (self.recall_names, self.recalls),
+                (GROUPS, self.groups),
+            )
             for k, metric in enumerate(names)
             for name, values in found.items()
         }
@@ -303,7 +305,8 @@ class DetectionAuditResult(Result):
         radii = dict(zip(self.variants[1:], 2 * self.radii, strict=True))
         out = {}
         kind = "" if self.iou_type == "bbox" else f"{OF[self.iou_type][:-1]} "
-        for metric in (*METRICS, *self.recall_names, *SHARES):
+        groups = GROUPS if self.groups else ()
+        for metric in (*METRICS, *self.recall_names, *groups, *SHARES):
             for name in self.variants:
                 part, radius = name.partition("_")[0], radii.get(name)
                 tag = self._tag(metric, name)
@@ -351,8 +354,9 @@ class DetectionAuditResult(Result):
             ("_image", self.images_ap),
             ("_object", self.score),
             ("_recall", self.recalls),
+            ("_frequency", self.groups),
         ):
-            if not values:  # a result of an older version
+            if not values:  # LVIS's alone; or a result of an older version
                 continue
             out[f"original{suffix}"] = values[ORIGINAL]
             for part, names in parts.items():
@@ -380,6 +384,9 @@ class DetectionAuditResult(Result):
             )
             found |= proportion_arrays(f"{part}_precision", right, shown)
             found |= proportion_arrays(f"{part}_recall", right, objects)
+            errors = [self.errors()[n] for n in names]
+            found[f"{part}_errors"] = np.stack([one.cost for one in errors])
+            found[f"{part}_errors_found"] = np.stack([one.counts for one in errors])
             out |= {k: v[0] if part == ORIGINAL else v for k, v in found.items()}
         return out
 
@@ -394,6 +401,10 @@ class DetectionAuditResult(Result):
             three = {"name": "metric", "values": list(METRICS[:3])}
             for suffix in ("", "_lower", "_upper"):
                 out[f"{part}_difference{suffix}"] = {**one, "axes": [radius, three]}
+        kind = {"name": "kind", "values": list(KINDS)}
+        for part, axes in (("original", [kind]), ("lfc", [radius, kind]), ("hfc", [radius, kind])):
+            out[f"{part}_errors"] = {**one, "unit": "AP50 lost", "axes": axes}
+            out[f"{part}_errors_found"] = {**one, "unit": "count", "axes": axes}
         return out
 
     def to_dict(self) -> dict[str, Any]:
@@ -532,12 +543,14 @@ class DetectionAuditResult(Result):
             "AP75",
         ]
         heads += ["small", "medium", "large", *self.recall_names[-1:]]
+        heads += ["rare", "common", "frequent"] if self.groups else []
         heads += ["better images", "worse images"]
         heads += [f"F1 at score ≥ {self.threshold:.2f}", "precision", "recall"]
         rows = []
         for name in self.variants:
             recall = self.recalls[name][-1:] if self.recalls else ()
-            values = [_points(v) for v in (*self.metrics[name], *recall)]
+            groups = self.groups.get(name, ())
+            values = [_points(v) for v in (*self.metrics[name], *recall, *groups)]
             change = gains = drops = ""
             if name != ORIGINAL:
                 low, high = self.difference_intervals[name][0]
@@ -604,7 +617,7 @@ class DetectionAuditResult(Result):
         )
 
     def save_all(self, directory: str | os.PathLike[str]) -> list[Path]:
-        """Write everything: JSON, figures, CSV per class, image and object, COCO results.
+        """Write everything: JSON, figures, CSV per class, image and object, COCO results, FiftyOne.
 
         Returns:
             The files.
@@ -631,6 +644,7 @@ class DetectionAuditResult(Result):
             files.append(write_atomically(out / f"{name}.png", png(figure)))
         for name, rows in FILES.items():
             files.append(write_atomically(out / name, rows(self).encode()))
+        files += write_samples(self, out / "fiftyone")
         for name in self.variants:
             text = json.dumps(plain(to_results(self.predictions[name])))
             files.append(write_atomically(out / f"results_{name}.json", text.encode()))

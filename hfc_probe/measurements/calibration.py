@@ -87,7 +87,7 @@ class Calibration(ComponentMeasurement):
 
         def evaluate_batch(start: int, images: Tensor, targets: Tensor) -> Tensor:
             rows = []  # confidence, and 1 where right, of every view
-            for logits in self.logits(subject, start, images):
+            for logits in map(subject.check_scale, self.logits(subject, start, images)):
                 rows += [
                     logits.cpu().double().softmax(1).amax(1),
                     (target_rank(logits, targets) < 1).cpu().double(),

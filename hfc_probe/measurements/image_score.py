@@ -24,7 +24,7 @@ from ..core.result import Arrays, Result, manner
 from ..ground import checks
 from ..ground.errors import InputError
 from ..model.subject import Subject
-from .score_targets import is_clean, name_of, targets_of
+from .score_targets import check_rows, is_clean, name_of, targets_of
 from .scores import SCORES, SetScore, score_named
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ class ImageScore(ComponentMeasurement):
         radii = self.radii_for(*samples.image_shape[-2:])
         score = score_named(self.score)
         clean = is_clean(self.targets)
+        check_rows(self.targets, samples.targets)
         rows_of = score.rows if isinstance(score, SetScore) else score
         background = samples.mean if self.hfc_background == "mean" else None
 

@@ -106,6 +106,21 @@ def targets_of(targets: Any, rows: Tensor) -> Any:
     return known[rows.cpu()].to(rows.device)
 
 
+def check_rows(targets: Any, rows: Tensor) -> None:
+    """Refuse class indices in the place of row numbers, of which no two images have the same.
+
+    Raises:
+        InputError: some rows are of several images.
+    """
+    distinct = int(rows.unique().numel())
+    if targets is not None and not is_clean(targets) and distinct < len(rows):
+        raise InputError(
+            "targets: expected the number of its row in targets as the label of each image, got "
+            f"{distinct} different labels for {len(rows)} images; give the images as "
+            "Samples(images, torch.arange(len(images)))"
+        )
+
+
 def is_clean(targets: Any) -> bool:
     """Whether the targets are the model's outputs on the original images."""
     return isinstance(targets, str) and checks.choice("targets", targets, ("clean",)) == "clean"

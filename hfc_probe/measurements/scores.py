@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from ..ground import checks
 from ..ground.errors import InputError
 from ..model.outputs import tensor_among
-from .score_targets import alike, classes_of, images_of, is_clean, labels_of, targets_of
+from .score_targets import alike, check_rows, classes_of, images_of, is_clean, labels_of, targets_of
 
 if TYPE_CHECKING:
     from ..data.samples import Samples
@@ -339,6 +339,7 @@ def adapted(
     """``score(model, inputs, targets)`` of a score of outputs, and the samples it is called on."""
     found, predict, clean = score_named(score), subject.predict, is_clean(targets)
     tensors = clean or isinstance(score, str)
+    check_rows(targets, samples.targets)
     if clean:
         seen = replace(subject, samples=samples)
         targets = torch.cat(

@@ -17,8 +17,9 @@ def first_output(output: Any, count: int, targets: Tensor) -> Any:
         return output
     if hasattr(output, "logits"):
         return output.logits
-    if isinstance(output, Mapping) and "logits" in output:
-        return output["logits"]
+    for key in ("logits", "out"):  # of transformers, and of torchvision's segmentation
+        if isinstance(output, Mapping) and key in output:
+            return output[key]
     if isinstance(output, (tuple, list)) and output:
         _check_first(output, count, int(targets.max()) + 1)
         return output[0]
@@ -33,14 +34,20 @@ def tensor_among(output: Any, count: int) -> Tensor:
     """
     found = first_output(output, count, torch.zeros(1, dtype=torch.long, device="cpu"))
     if not isinstance(found, Tensor):
-        keys = ", ".join(map(repr, found)) if isinstance(found, Mapping) else ""
-        call = f"model(images)[{next(iter(found))!r}]" if keys else "…"
-        raise InputError(
-            f"model: expected a tensor to score, got {type(found).__name__}"
-            f"{f' with {keys}' if keys else ''}; pass predict=lambda model, images: {call} that "
-            "returns it"
-        )
+        raise InputError(f"model: expected a tensor to score, got {described(found)}")
     return found
+
+
+def described(output: Any) -> str:
+    """What a model returned in place of a tensor, and the ``predict=`` that would return it."""
+    if not isinstance(output, Mapping) or not output:
+        return f"{type(output).__name__}; pass predict=lambda model, images: … that returns it"
+    first, *others = output
+    which = f"; if it is not {first!r}, write the one that it is" if others else ""
+    return (
+        f"{type(output).__name__} with {', '.join(map(repr, output))}; pass predict="
+        f"lambda model, images: model(images)[{first!r}] that returns it{which}"
+    )
 
 
 def _check_first(outputs: Sequence[Any], count: int, needed: int) -> None:

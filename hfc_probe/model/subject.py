@@ -6,7 +6,7 @@ Long because every pass of images through a model goes through it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ from ..ground.devices import sent
 from ..ground.errors import InputError
 from ..ranks import RankGroup, share_buffers
 from .isolation import device_of, first_tensor, isolated
-from .outputs import first_output, tensor_among
+from .outputs import described, first_output, tensor_among
 from .shared_logits import SharedLogits
 from .trial import Verdict, known, verdict_of
 
@@ -43,6 +43,12 @@ Found = TypeVar("Found")
 
 Predict = Callable[[nn.Module, Tensor], Tensor]
 
+
+_PROBABILITIES = (
+    "the model's outputs look like probabilities (all within [0, 1]), and are taken for logits: if "
+    "so, confidences, losses and gradients are not its own; give logits by predict=, for example "
+    "lambda model, images: model(images).log() after a softmax"
+)
 
 # Batches on a GPU whose logits are looked at for NaN together.
 _UNCHECKED = 64
@@ -115,6 +121,16 @@ class Subject:
                     f"model: expected finite logits, got NaN for {bad} of {count} {what} "
                     "images; look for diverged training or a wrong normalisation"
                 )
+
+    def check_scale(self, logits: Tensor) -> Tensor:
+        """The same logits; a caveat if they are probabilities, for what takes softmax of them."""
+        if _PROBABILITIES not in self.caveats:
+            given = logits.detach()
+            whole = (given.sum(1) - 1).abs().amax() < 1e-3
+            split = (given.numel() >= 16) & (given.amin() < 0.5) & (given.amax() > 0.5)
+            if bool((given.amin() >= 0) & (given.amax() <= 1) & (whole | split)):
+                self.caveats.append(_PROBABILITIES)
+        return logits
 
     def original(
         self, start: int, images: Tensor, *, rescale: fourier.Rescale | None = None
@@ -207,15 +223,10 @@ class Subject:
         if self.predict is None:
             output = first_output(output, len(images), self.samples.targets)
         if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != len(images):
-            shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            call = "…"
-            if isinstance(output, Mapping) and output:
-                shape = f"{shape} with {', '.join(map(repr, output))}"
-                call = f"model(images)[{next(iter(output))!r}]"
-            raise InputError(
-                f"model: expected logits of shape ({len(images)}, classes), got {shape}; pass "
-                f"predict=lambda model, images: {call} that returns them"
-            )
+            got = described(output)
+            if isinstance(output, Tensor):
+                got = f"{tuple(output.shape)}; pass predict=lambda model, images: … that returns it"
+            raise InputError(f"model: expected logits of shape ({len(images)}, classes), got {got}")
         if output.shape[1] < 2:
             raise InputError(
                 "model: expected at least two logits, got one; for a single logit pass "

@@ -18,6 +18,7 @@ from ..data.samples import PixelSpace, Samples, check_pixels
 from ..ground import checks
 from ..ground.errors import InputError
 from ..measurements import FourierHeatmap, FrequencyAccuracy, KernelSpectra, Measurement
+from ..measurements.image_score import ImageScore
 from ..model.subject import Predict, try_model
 from ..model.trial import check_lazy, check_settings
 from ..ranks import can_divide, form, is_sharded, rank_and_world
@@ -157,6 +158,10 @@ def _try_out(
         InputError: a model that does not take the images or does not return logits, labels or
             settings that do not fit it.
     """
+    for scored in measurements:
+        # Two images show whether there are outputs and targets that a score by name can compare.
+        if isinstance(scored, ImageScore) and isinstance(scored.score, str):
+            scored.run(model, samples.subset(2, seed=0), pixels=pixels, predict=predict)
     asking = [m for m in measurements if _asks(m, samples)]
     if not asking:
         return

@@ -1,6 +1,6 @@
 """The modelled map of images of 224 px, in a window of 63 × 63 frequencies, from 1 % of its passes.
 
-    python tests/benchmarks/heatmap_224.py [--images 512] [--cells 40]
+    python tests/benchmarks/heatmap_224.py [--images 1000] [--cells 100]
 
 The network is the CIFAR ResNet-20 behind averages of 7 × 7 pixels, its images CIFAR's enlarged to
 224 px, so it is as accurate as it is published. The exhaustive map would take a million passes: it
@@ -16,6 +16,7 @@ import torch
 from heatmap import IMAGENET, network
 from torch import nn
 from torch.nn import functional as F
+from truth_maps import images_of
 
 from hfc_probe import FourierHeatmap, Samples
 from hfc_probe.measurements.fourier_heatmap.engine import Engine
@@ -26,14 +27,14 @@ SIZE, CROP, BATCH = 224, 63, 64
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=512)
-    parser.add_argument("--cells", type=int, default=40)
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--cells", type=int, default=100)
     options = parser.parse_args()
     torch.set_num_threads(1)
     count = options.images
-    small, samples = network("resnet20")
-    samples = samples.subset(count)
-    samples = Samples(F.interpolate(samples.images, scale_factor=7), samples.targets)
+    small, _ = network("resnet20")
+    images, targets = (x[:count] for x in images_of("test"))
+    samples = Samples(F.interpolate(images, scale_factor=7), targets)
     model = nn.Sequential(nn.AvgPool2d(7), small).eval()
     whole = FourierHeatmap(norm=None, crop=CROP, samples=count)
     directions = whole.directions(SIZE, SIZE)

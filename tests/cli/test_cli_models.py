@@ -170,18 +170,21 @@ def test_a_folder_of_transformers_brings_its_preprocessing_and_class_names(hub, 
     spec = "hf:vit"
     model = load_model(spec, None)
     how = preprocessing(spec, model)
-    assert how == Preprocessing(PixelSpace((0.3, 0.4, 0.5), (0.2, 0.3, 0.4)), 24, None, "bilinear")
+    assert how == Preprocessing(
+        PixelSpace((0.3, 0.4, 0.5), (0.2, 0.3, 0.4)), 24, None, "bilinear", True
+    )
     images = FolderImages(ClassFolders.scan("pictures"), how.size, how)
     given = own(images=Image.open("pictures/cat/0.png"), return_tensors="pt")["pixel_values"]
     assert (how.pixels.normalize(images[0][0][None]) - given).abs().max() < 0.03
     run = cli_runner().invoke(
         main,
-        ["audit", "--model", spec, "--data", "folder:pictures", "--size", "24", "--out", "out"],
+        ["audit", "--model", spec, "--data", "folder:pictures", "--out", "out"],
     )
     assert run.exit_code == 0, run.output + run.stderr
     found = json.loads(Path("out/frequency_accuracy.json").read_text())
     assert "id2label" in found["provenance"]["data"]
     assert found["provenance"]["normalization"] == "as hf publishes the model"
+    assert "12 of 12 images resized" in found["provenance"]["resampling"]  # though all are 60×40
     labels = torch.tensor([0] * 4 + [1] * 4 + [2] * 4)  # cat, dog, eel: the model's order
     pixels = torch.stack([image for image, _ in images])
     right = (model(how.pixels.normalize(pixels)).logits.argmax(1) == labels).double().mean()

@@ -370,3 +370,26 @@ def test_the_warning_of_unknown_normalisation_comes_once_per_loader(caplog):
     for one in (loader, loader, another):
         Samples.collect(one)
     assert caplog.text.count("found no normalisation") == 2
+
+
+class Streamed(IterableDataset):
+    """What every worker reads whole unless it is told not to."""
+
+    def __iter__(self):
+        torch.manual_seed(3)
+        return iter([(torch.rand(3, 8, 8), k % 4) for k in range(24)])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_that_every_worker_reads_are_said_to_be_repeated(workers):
+    loader = DataLoader(Streamed(), batch_size=8, num_workers=workers)
+    found = [one for one in Samples.collect(loader).caveats if "are repetitions of others" in one]
+    assert [one.split(",")[0] for one in found] == (
+        ["24 of 48 images are repetitions of others"] if workers else []
+    )
+
+
+def test_channels_last_are_said_whatever_the_normalisation():
+    batches = [(torch.rand(4, 32, 32, 3), torch.arange(4))]
+    with pytest.raises(InputError, match=r"\(4, 32, 32, 3\) with the channels last"):
+        Samples.collect(batches, pixels=PixelSpace.imagenet())

@@ -447,6 +447,31 @@ def test_the_heatmap_of_a_detector_is_written_beside_its_audit(planted):
     assert "--forwards: expected with --heatmap only" in idle.output
 
 
+STOPPED = """
+
+def stop_if(grey):
+    import pathlib
+    if grey.std() > 0.1 and pathlib.Path(__file__).with_name("stop").exists():
+        raise KeyboardInterrupt
+"""
+
+
+@needs_coco
+@pytest.mark.slow  # 6 s: two audits and a half, with their figures
+def test_an_interrupted_audit_goes_on_by_its_config(planted):
+    path, options = planted
+    code = DETECTOR.replace("        y, x =", "        stop_if(grey)\n        y, x =") + STOPPED
+    (path / "spots.py").write_text(code)
+    expected = detect(*options, "--out", path / "whole")
+    (path / "stop").touch()
+    assert detect(*options, "--out", path / "out").exit_code != 0
+    assert not (path / "out" / "detection_audit.json").exists()
+    (path / "stop").unlink()
+    again = detect("--config", path / "out" / "detect.yaml")
+    assert again.exit_code == 0, again.output
+    assert said(again).replace("/out", "/whole") == said(expected)
+
+
 @needs_coco
 def test_an_audit_is_kept_if_the_heatmap_after_it_fails(planted, monkeypatch):
     path, options = planted

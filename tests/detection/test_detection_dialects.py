@@ -9,7 +9,14 @@ import pytest
 from PIL import Image
 
 from hfc_probe import InputError
-from hfc_probe.detection import CocoImages, Detections, GroundTruth, evaluation, to_results
+from hfc_probe.detection import (
+    CocoImages,
+    DetectionAudit,
+    Detections,
+    GroundTruth,
+    evaluation,
+    to_results,
+)
 from hfc_probe.detection.errors_by_kind import errors_of
 from hfc_probe.detection.operating_point import operating_point
 
@@ -60,22 +67,35 @@ def test_lvis_names_its_files_by_url_and_its_protocol_is_said(tmp_path, place):
 
 
 @needs_coco
-@pytest.mark.parametrize(("iou_type", "max_dets"), [("bbox", 300), ("bbox", 4), ("segm", 300)])
-def test_ap_of_federated_annotations_equals_lvis_own_package(coco_content, iou_type, max_dets):
+@pytest.mark.parametrize(
+    ("detector", "iou_type", "max_dets"),
+    [
+        ("noisy", "bbox", 300),
+        ("noisy", "bbox", 4),
+        ("noisy", "segm", 300),
+        ("trained on COCO", "bbox", 300),
+    ],
+)
+def test_ap_of_federated_annotations_equals_lvis_own_package(
+    coco_content, detector, iou_type, max_dets, request
+):
     lvis = pytest.importorskip("lvis", reason="lvis is not installed")
     rng = np.random.default_rng(0)
     content = json.loads(json.dumps(coco_content))
     content["annotations"] = [a for a in content["annotations"] if not a["iscrowd"]]
     ids = [c["id"] for c in content["categories"]]
     for category in content["categories"]:
-        category |= {"frequency": "f", "image_count": 9}
+        category |= {"frequency": "rcf"[rng.integers(3)], "image_count": 9}
     for image in content["images"]:
         here = {a["category_id"] for a in content["annotations"] if a["image_id"] == image["id"]}
         absent = rng.choice([k for k in ids if k not in here], size=20, replace=False)
         image["neg_category_ids"] = absent.tolist()
         image["not_exhaustive_category_ids"] = [k for k in here if rng.random() < 0.3]
     truth = GroundTruth.read(content)
-    found = shifted_masks(truth, 1) if iou_type == "segm" else noisy(truth, 1, extra=20)
+    if detector == "noisy":
+        found = shifted_masks(truth, 1) if iou_type == "segm" else noisy(truth, 1, extra=20)
+    else:
+        _, found = request.getfixturevalue("real")
     ours = evaluation.evaluate(
         truth, sorted(truth.images), found, max_dets=max_dets, iou_type=iou_type
     )
@@ -92,9 +112,31 @@ def test_ap_of_federated_annotations_equals_lvis_own_package(coco_content, iou_t
     names = ("AP", "AP50", "AP75", "APs", "APm", "APl")
     assert 0.05 < ours.metrics[0] < 0.9
     assert ours.metrics.tolist() == [run.results[name] for name in names]
+    assert ours.groups.tolist() == [run.results[name] for name in evaluation.GROUPS]
+    assert len(set(ours.groups)) == 3
     coco = replace(truth, images={i: {} for i in truth.images})
     other = evaluation.evaluate(coco, sorted(truth.images), noisy(truth, 1, extra=20))
     assert other.metrics[0] != ours.metrics[0]
+
+
+def test_an_audit_of_lvis_has_ap_by_frequency_of_the_category():
+    lvis = content(image={"neg_category_ids": [], "not_exhaustive_category_ids": []})
+    lvis["categories"] = [{"id": 1, "name": "cat", "frequency": "r"},
+                          {"id": 2, "name": "dog", "frequency": "f"}]  # fmt: skip
+    lvis["annotations"].append({**lvis["annotations"][0], "id": 2, "category_id": 2})
+    truth = GroundTruth.read(lvis)
+    audit = DetectionAudit(radii=(4,), bootstrap=0)
+    cat = {1: Detections(np.array([[1.0, 2, 3, 4]]), np.array([0.9]), np.array([1]))}
+    result = audit.evaluate(truth, {"original": cat, "lfc_r04": cat, "hfc_r04": {}})
+    scalars, heads = result.scalars(), result.table()[0]
+    assert scalars["hfc_detection/APr/lfc_r04"] == pytest.approx(1)
+    assert scalars["hfc_detection/APr/hfc_r04"] == scalars["hfc_detection/APf/original"] == 0
+    assert np.isnan(scalars["hfc_detection/APc/original"])  # there is no such category
+    assert result.table()[1][0][heads.index("rare")] == "100.0"
+    assert result.arrays()["lfc_frequency"].shape == (1, 3)
+    del lvis["images"][0]["neg_category_ids"]  # plain COCO with a key that has no meaning there
+    assert "APr" not in str(audit.evaluate(GroundTruth.read(lvis), dict.fromkeys(
+        audit.variants, cat)).scalars())  # fmt: skip
 
 
 def test_what_lvis_did_not_look_for_is_no_mistake_at_a_threshold_either():

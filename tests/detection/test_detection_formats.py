@@ -7,7 +7,10 @@ import pytest
 from PIL import Image
 
 from hfc_probe import InputError
-from hfc_probe.detection import CocoImages, GroundTruth
+from hfc_probe.detection import CocoImages, DetectionAudit, Detections, GroundTruth
+from hfc_probe.detection.fiftyone_samples import read_samples, write_samples
+
+from ..conftest import needs_coco
 
 NAMES = ["cat", "dog"]
 OBJECTS = {  # by file: size, then name and x, y, width, height
@@ -198,3 +201,102 @@ def test_fiftyones_truth_is_one_field_for_all_samples(tmp_path, images):
     (export / "samples.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match="others could all be the truth; call it ground_truth"):
         GroundTruth.read(export)
+
+
+@pytest.mark.parametrize("posed", [False, True])
+def test_yolos_repeated_lines_count_once_as_in_ultralytics(tmp_path, images, posed):
+    utils = pytest.importorskip("ultralytics.data.utils", reason="ultralytics is not installed")
+    yaml = "val: images/val\nnames: [cat, dog]\n" + ("kpt_shape: [1, 3]\n" if posed else "")
+    file = yolo(tmp_path, images, yaml)
+    labels = tmp_path / "labels" / "val" / "000007.txt"
+    box, points = "0.5 0.5 0.2 0.2", (" 0.5 0.5 2", " 0.6 0.5 2") if posed else ("", "")
+    lines = [f"0 {box}{points[0]}", f"1 {box}{points[0]}", f"0 {box}{points[1]}",
+             f"0 0.50 5e-1 0.2000000000001 0.2{points[0]}"]  # fmt: skip
+    labels.write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
+    truth = GroundTruth.read(file)
+    # With the keypoints left out, as for a detector of boxes.
+    found = utils.verify_image_label(
+        (str(images / "000007.png"), str(labels), "", False, 2, int(posed), 3, False)
+    )
+    assert sorted(a["category_id"] for a in truth.annotations) == sorted(found[1][:, 0]) == [0, 1]
+    assert "2 duplicate labels removed" in found[-1]
+    assert truth.notes == (
+        "2 lines that repeat another of the same labels file count once, as in ultralytics "
+        "(000007.png)",
+    )
+
+
+def test_yolos_polygons_of_one_box_are_several_objects(tmp_path, images):
+    file = yolo(tmp_path, images)
+    triangles = ["0 0.1 0.1 0.5 0.1 0.5 0.5", "0 0.1 0.1 0.5 0.5 0.1 0.5"]
+    (tmp_path / "labels" / "val" / "000007.txt").write_text("\n".join(2 * triangles))
+    truth = GroundTruth.read(file)
+    assert len(truth.annotations) == 2
+    assert truth.annotations[0]["bbox"] == truth.annotations[1]["bbox"]
+    assert "2 lines that repeat another" in truth.notes[0]
+
+
+@pytest.fixture
+def audited(tmp_path, images):
+    """Two images of two objects and none; on LFC(0.5) the cat is called a dog, HFC find nothing."""
+    data = CocoImages(images, voc(tmp_path, images))
+    for annotation in data.truth.annotations:
+        annotation["iscrowd"] = 0
+    dog, cat = (a["bbox"] for a in data.truth.annotations)
+
+    def found(*rows):
+        boxes, scores, labels = zip(*rows, strict=True)
+        return Detections(np.array(boxes), np.array(scores), np.array(labels))
+
+    low = found((dog, 0.9, 2), (cat, 0.8, 2))
+    predictions = {
+        "original": {7: found((dog, 0.9, 2), (cat, 0.8, 1), (cat, 0.1, 2))},
+        "lfc_r00.5": {7: low, 9: found(([1.0, 2.0, 3.0, 4.0], 0.95, 1))},
+        "hfc_r00.5": {},
+    }
+    audit = DetectionAudit(radii=(0.5,), units="nyquist", bootstrap=0)
+    return audit.evaluate(data.truth, predictions).reading(data), data
+
+
+@needs_coco
+def test_fiftyone_gets_each_images_ap_and_its_right_false_and_missed_boxes(audited, tmp_path):
+    result, data = audited
+    write_samples(result, tmp_path / "fiftyone")
+    first, second = json.loads((tmp_path / "fiftyone" / "samples.json").read_text())["samples"]
+    assert first["filepath"] == str(data.folder.resolve() / "000007.png")
+    numbers = read_samples(tmp_path / "fiftyone")
+    seven, nine = numbers["000007.png"], numbers["000009.png"]
+    assert [seven[f"original_{what}"] for what in ("tp", "fp", "fn")] == [2, 0, 0]
+    assert [seven[f"lfc_r00_5_{what}"] for what in ("tp", "fp", "fn")] == [1, 1, 1]
+    assert [seven[f"hfc_r00_5_{what}"] for what in ("tp", "fp", "fn")] == [0, 0, 2]
+    assert [nine[f"lfc_r00_5_{what}"] for what in ("tp", "fp", "fn")] == [0, 1, 0]
+    assert seven["AP_original"] == pytest.approx(1)
+    assert seven["AP_lfc_r00_5"] == pytest.approx(0.5)  # of two classes one
+    assert "AP_original" not in nine  # nothing to find
+    assert [d["lfc_r00_5"] for d in first["ground_truth"]["detections"]] == ["tp", "fn"]
+    assert [d["eval"] for d in first["lfc_r00_5"]["detections"]] == ["tp", "fp"]
+    box = second["lfc_r00_5"]["detections"][0]["bounding_box"]
+    np.testing.assert_allclose(box, [1 / 20, 2 / 50, 3 / 20, 4 / 50])
+    again = CocoImages(data.folder, tmp_path / "fiftyone").truth  # the objects, not the detections
+    assert [a["bbox"] for a in again.annotations] == [
+        pytest.approx(a["bbox"]) for a in data.truth.annotations
+    ]
+    with pytest.raises(InputError, match=r"with samples\.json, got .*export it as"):
+        read_samples(tmp_path)
+
+
+@needs_coco
+def test_fiftyone_itself_reads_what_was_written(audited, tmp_path):
+    foud = pytest.importorskip("fiftyone.utils.data", reason="fiftyone is not installed")
+    result, _ = audited
+    write_samples(result, tmp_path / "fiftyone")
+    # Its importer alone: a data set needs its database.
+    importer = foud.FiftyOneDatasetImporter(str(tmp_path / "fiftyone"))
+    importer = importer._to_legacy_importer() if importer._is_legacy_format_data() else importer
+    with importer:
+        first, second = importer
+    assert first.AP_original == pytest.approx(1)
+    assert (first.lfc_r00_5_tp, second.lfc_r00_5_fp) == (1, 1)
+    assert [d.label for d in first.original.detections] == ["dog", "cat"]
+    assert [d.eval for d in first.lfc_r00_5.detections] == ["tp", "fp"]
+    assert first.metadata.width == 40

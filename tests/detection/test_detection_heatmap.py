@@ -1,5 +1,11 @@
 """The heatmap of detectors: planted frequencies, a slow reference, a real detector."""
 
+import logging
+import os
+import signal
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +15,7 @@ from hfc_probe import InputError, fourier
 from hfc_probe.detection import DetectionHeatmap, GroundTruth
 from hfc_probe.measurements.fourier_heatmap.engine import direction_signs
 
-from ..conftest import needs_coco
+from ..conftest import ROOT, needs_coco
 from ..toys import Tally
 
 SIZES = [(24, 36), (40, 25), (31, 31), (28, 52), (24, 24)]
@@ -258,3 +264,78 @@ def test_an_interval_of_what_noise_costs_reaches_below_0():
     assert float(result.error.min()) > 0
     np.testing.assert_allclose(result.error - result.lower, result.upper - result.error)
     assert float(result.lower.max()) < 0
+
+
+class Mortal(Shifted):
+    """Its process is killed after as many images as the environment says."""
+
+    def __call__(self, images):
+        if self.tally["shown"] >= float(os.environ.get("LAST_IMAGE", "inf")):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(images)
+
+
+KILLED = """
+import sys
+from hfc_probe.measurements.fourier_heatmap import checkpoint
+from tests.detection import test_detection_heatmap as here
+checkpoint._CHECKPOINT_SECONDS = 0
+data = here.Squares(here.MANY)
+heatmap = here.DetectionHeatmap(**eval(sys.argv[2]))
+heatmap.measure(here.Mortal(data), data, resume=sys.argv[1])
+"""
+MANY = [(20 + k, 50 - k // 2) for k in range(31)]
+
+
+@needs_coco
+@pytest.mark.slow  # 4 s each: a process of its own
+@pytest.mark.parametrize(("forwards", "last"), [(None, 300), (450, 250)])
+def test_a_killed_map_resumes_and_ends_the_same_byte_for_byte(tmp_path, caplog, forwards, last):
+    settings = {"crop": 9, "score": "IoU", "threshold": 0.5, "forwards": forwards}
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "kept"), repr(settings)]
+    environment = {**os.environ, "LAST_IMAGE": str(last)}
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert run.returncode == -signal.SIGKILL, run.stderr
+    data, heatmap = Squares(MANY), DetectionHeatmap(**settings)
+    expected = heatmap.measure(Mortal(data), data)
+    detector = Mortal(data)
+    result = heatmap.measure(detector, data, resume=tmp_path / "kept")
+    for name, values in expected.arrays().items():
+        assert result.arrays()[name].tobytes() == values.tobytes(), name
+    assert result.passes == expected.passes
+    # Again are shown the images without noise, the first twice more, and what was under way.
+    assert detector.tally["shown"] <= expected.passes - last + 30 + 2 + 2
+    assert "another" not in caplog.text
+
+
+@needs_coco
+def test_an_unfinished_map_of_another_detector_or_other_objects_is_not_continued(tmp_path, caplog):
+    def interrupted(data, detector):
+        def stopped(images):
+            if detector.tally["shown"] > 60:
+                raise KeyboardInterrupt
+            return detector(images)
+
+        return stopped
+
+    data = Squares()
+    heatmap = DetectionHeatmap(crop=9, score="IoU", threshold=0.5)
+    other = Squares()
+    other.truth = GroundTruth.read(
+        {
+            **other.content,
+            "annotations": [
+                {**a, "bbox": [*a["bbox"][:3], 5]} for a in other.content["annotations"]
+            ],
+        }
+    )
+    for last, changed in ((Blinded(data), data), (Blinded(data, partly=True), other)):
+        with pytest.raises(KeyboardInterrupt):
+            heatmap.measure(interrupted(data, Blinded(data, partly=True)), data, resume=tmp_path)
+        assert (tmp_path / "heatmap.npz").exists()
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            result = heatmap.measure(last, changed, resume=tmp_path)
+        assert "the map starts afresh" in caplog.text
+        assert last.tally["shown"] == result.passes == heatmap.cost(4)
+        assert not (tmp_path / "heatmap.npz").exists()

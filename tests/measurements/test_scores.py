@@ -284,7 +284,12 @@ def test_an_axis_of_length_1_more_or_less_is_no_other_target():
 
 def test_logits_are_found_in_what_a_model_returns():
     logits = F.one_hot(torch.arange(N) % 4).float()
-    for form in (lambda x: SimpleNamespace(logits=x), lambda x: {"logits": x}, lambda x: (x,)):
+    for form in (
+        lambda x: SimpleNamespace(logits=x),
+        lambda x: {"logits": x},
+        lambda x: (x,),
+        lambda x: {"aux": -x, "out": x},
+    ):
         result = FourierHeatmap(crop=1, score="accuracy", targets=torch.arange(N) % 4).measure(
             Fixed(logits, form), Samples(images()[0], torch.arange(N)), batch_size=N
         )
@@ -293,10 +298,21 @@ def test_logits_are_found_in_what_a_model_returns():
             Fixed(logits, form), Samples(images()[0], torch.arange(N)), batch_size=N
         )
         assert scored.arrays()["original"] == 1
-    with pytest.raises(InputError, match=r"got dict with 'out'; .* model\(images\)\['out'\] that"):
-        measured("accuracy", None, Fixed(logits, lambda x: {"out": x}))
+    several = Fixed(logits, lambda x: {"aux": -x, "main": x})
+    with pytest.raises(InputError, match=r"'aux', 'main'; .*\['aux'\] .*; if it is not 'aux'"):
+        measured("accuracy", None, several)
     with pytest.raises(InputError, match=r"SetScore: expected tensors .* got dict"):
-        measured(SetScore(lambda o, t: 1.0), None, Fixed(logits, lambda x: {"out": x}))
+        measured(SetScore(lambda o, t: 1.0), None, several)
+
+
+def test_class_indices_are_no_row_numbers():
+    of_each = torch.rand(N, 1)
+    for measurement in (
+        ImageScore((4,), score="absolute_error", targets=of_each),
+        FourierHeatmap(crop=1, score="absolute_error", targets=of_each),
+    ):
+        with pytest.raises(InputError, match=f"got 4 different labels for {N} images"):
+            measurement.measure(Fixed(of_each), Samples(images()[0], torch.arange(N) % 4))
 
 
 class Mean(nn.Module):

@@ -8,7 +8,14 @@ from torch import nn
 from torch.nn import functional as F
 
 import hfc_probe
-from hfc_probe import FourierHeatmap, FrequencyAccuracy, InputError, InputSpectrum, Samples
+from hfc_probe import (
+    FourierHeatmap,
+    FrequencyAccuracy,
+    ImageScore,
+    InputError,
+    InputSpectrum,
+    Samples,
+)
 from hfc_probe.model.subject import try_model
 
 from ..promises.test_no_trace_matrix import IMAGES, TARGETS, plain
@@ -214,3 +221,21 @@ def test_the_trial_shifts_no_random_state_and_is_made_once():
     probe.end_epoch()
     assert sorted(set(passes[2:])) == [24]
     probe.close()
+
+
+def test_a_score_by_name_is_tried_before_training():
+    masks = torch.zeros(len(IMAGES), *IMAGES.shape[2:], dtype=torch.long)
+    samples = Samples(IMAGES, torch.arange(len(IMAGES)))
+    score = ImageScore((2,), score="set_iou", targets=masks)
+
+    class Segments(nn.Module):
+        def __init__(self, key):
+            super().__init__()
+            self.net, self.key = nn.Conv2d(3, 2, 1), key
+
+        def forward(self, x):
+            return {self.key: self.net(x), "aux": x}
+
+    with pytest.raises(InputError, match="got dict with 'main', 'aux'; pass predict="):
+        attach(Segments("main"), samples, score)
+    attach(Segments("out"), samples, score).close()

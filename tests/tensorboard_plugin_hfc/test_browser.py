@@ -376,6 +376,7 @@ def test_detections_and_pictures_where_they_are_logged(tab, framed, environment,
     with served(tab, environment, tmp_path) as address:
         tab.open(address, "p.hfc.view=detections")
         assert "−10.0 [-13.0, -4.0] points" in tab.text()
+        tab.find("summary", has_text="fare better or worse").click()
         assert tab.find("tr", has_text="images that gain").inner_text().split("\t") == [
             "detector",
             "images that gain on LFC(128) by any margin",

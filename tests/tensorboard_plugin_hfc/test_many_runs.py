@@ -10,7 +10,7 @@ from hfc_probe.core import event_file
 
 from .conftest import tensorboard_server
 from .runs import accuracy_result
-from .test_browser import CURVES, download, rows_of
+from .test_browser import CURVES, download, hover, rows_of
 
 LONG = "resnet18_with_a_very_long_description_of_its_augmentation_seed"
 
@@ -97,3 +97,12 @@ def test_a_zoom_is_left_by_a_button(tab, address):
     reset.click()
     assert canvas.evaluate("canvas => canvas.toDataURL()") == before
     assert reset.is_hidden()
+
+
+def test_plots_name_runs_as_the_list_does_and_files_in_full(tab, address):
+    tab.open(address, f"{CURVES}&p.hfc.mode=radius")
+    tip = hover(tab, "curves", 0.5, 200)
+    assert "LFC a" in tip
+    assert "sweep" not in tip
+    lines = {row["line"] for row in rows_of(download(tab, "curves", "CSV"))}
+    assert "LFC sweep/a" in lines

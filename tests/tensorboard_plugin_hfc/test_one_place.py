@@ -191,4 +191,4 @@ def test_detections_say_background_and_images_and_warn_of_different_ones(
         text = tab.text()
         warned = "not to be compared: few and many: 15 images against 30 images"
         assert warned in text
-        assert re.search("not to be compared.*Average precision", text, re.DOTALL)
+        assert re.search("not to be compared.*AP, and its change", text, re.DOTALL)

@@ -77,9 +77,12 @@ class Engine:
 
     Attributes:
         differences: whether scores are what noise changes, of either sign, and no losses.
+        about: what the numbers depend on that is in none of the arguments; a map of another is not
+            continued.
     """
 
     differences = False
+    about = ""
 
     def __init__(
         self,
@@ -242,6 +245,8 @@ class Engine:
                 self.subject.check_targets(logits.shape[1])
         else:
             logits = self.subject.original(start, images)
+        if start == 0:
+            self.subject.check_scale(logits)
         self.forwards += len(images)
         self._classes = logits.shape[1]
         ranks = target_rank(logits, targets)

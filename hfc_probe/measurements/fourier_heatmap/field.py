@@ -18,6 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -200,23 +202,30 @@ class Field:
         square, pull = np.zeros((size, size)), np.zeros(size)
         kind = torch.float64 if np.abs(rows).max() > _LARGE else torch.float32
         for part in parts:
-            table = self._table(rows, part.images)
-            own = torch.from_numpy(np.sqrt(weights[part.images])).to(kind)[:, None]
-            flat = (table * own[:, :, None]).flatten(0, 1)
-            square[np.ix_(part.columns, part.columns)] += (flat.T @ flat).numpy()
-            target = (white[part.images].to(kind) * own).flatten()
-            pull[part.columns] += (flat.T @ target).numpy()
+            table, at = self._table(rows, part.images)
+            own = torch.from_numpy(np.sqrt(weights[part.images])).to(kind)
+            table = table.to(kind) * own[at, None]
+            target = (white[part.images].to(kind) * own[:, None])[self._known(part.images)]
+            products, pulls = (table.T @ table).numpy(), (table.T @ target).numpy()
+            for i, row in part.runs:
+                pull[row] += pulls[i]
+                for j, column in part.runs:
+                    square[row, column] += products[i, j]
         return square, pull
 
-    def _table(self, rows: Floats, images: Ints) -> Tensor:
-        """Whitened rows of a few images, ``(images, places, width)``."""
-        members = self.at.members(images)
+    def _known(self, images: Ints) -> Tensor:
+        """Which places of a few images have an observation, ``(images, places)``."""
+        return torch.from_numpy(self.at.known[images])
+
+    def _table(self, rows: Floats, images: Ints) -> tuple[Tensor, Tensor]:
+        """Whitened rows of a few images, ``(n, width)``, and which of the images each is of."""
+        members, known = self.at.members(images), self._known(images)
+        line = known.nonzero()[:, 0]
         table = torch.zeros(len(images), self.at.shape[1], rows.shape[1])
-        line = np.repeat(np.arange(len(images)), self.at.count[images])
         table[line, self.at.place[members]] = torch.from_numpy(rows[members]).float()
         root = self.root[images].float()
-        white: Tensor = torch.linalg.solve_triangular(root, table, upper=False)
-        return white
+        white = torch.linalg.solve_triangular(root, table, upper=False)
+        return white[known], line
 
     def predict(
         self, values: Floats, rows: Floats, parts: Sequence[Part]
@@ -245,12 +254,10 @@ class Field:
             cross += _IMAGE
             cross *= fading[images, :, None]
             cross = torch.linalg.solve_triangular(root, cross, upper=False)
-            mean = torch.einsum("nmd,nm->nd", cross, white[images])
-            spread = self.variance - torch.einsum("nmd,nmd->nd", cross, cross)
-            made = Prediction(
-                mean, spread.clamp(min=1e-3), cross[:, first:], self._table(rows, images)
-            )
-            yield part, made
+            mean = (white[images, None] @ cross)[:, 0]
+            spread = self.variance - cross.square().sum(1)
+            told, at = cross[:, first:][self._known(images)], self._table(rows, images)
+            yield part, Prediction(mean, spread.clamp(min=1e-3), told, *at)
 
 
 @dataclass(frozen=True)
@@ -260,18 +267,29 @@ class Part:
     images: Ints
     columns: Ints
 
+    @cached_property
+    def runs(self) -> list[tuple[slice, slice]]:
+        """Columns in a row: which they are of these, and which of all."""
+        starts = np.flatnonzero(np.diff(self.columns, prepend=-2) > 1)
+        return [
+            (slice(a, b), slice(int(self.columns[a]), int(self.columns[b - 1]) + 1))
+            for a, b in pairwise([*starts.tolist(), len(self.columns)])
+        ]
+
 
 @dataclass(frozen=True)
 class Prediction:
     """Of a few images: mean and variance, ``(images, D)``, and what they come from.
 
-    How the mean answers to the weights of the rows is minus ``crossᵀ white``.
+    How the mean answers to the weights of the rows is minus ``crossᵀ white``, of observations
+    ``(n, D)`` and ``(n, width)`` of the images ``at``, ``(n,)``.
     """
 
     mean: Tensor
     variance: Tensor
     cross: Tensor
     white: Tensor
+    at: Tensor
 
 
 def _unit(like: Tensor) -> Tensor:

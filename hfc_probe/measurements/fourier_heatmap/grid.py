@@ -69,10 +69,17 @@ class Grid:
         """One value per direction, ``(D, …)``, to a map with DC in the middle."""
         values = np.asarray(values)
         out = np.zeros((*self.shape, *values.shape[1:]), dtype=values.dtype)
-        for value, (i, j) in zip(values, self.directions, strict=True):
-            for cell in self.cells(i, j):
-                out[cell] = value
+        rows, columns, which = self._filled
+        out[rows, columns] = values[which]
         return out
+
+    @cached_property
+    def _filled(self) -> NDArray[np.int64]:
+        """Row and column of each cell, and the number of its direction, ``(3, cells)``."""
+        found: NDArray[np.int64] = np.array(
+            [(*cell, k) for k, pair in enumerate(self.directions) for cell in self.cells(*pair)]
+        ).T
+        return found
 
     def distances(self) -> NDArray[np.float64]:
         """Distance from DC of each direction, cycles per image, ``(D,)``."""

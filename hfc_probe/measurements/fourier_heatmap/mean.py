@@ -27,9 +27,8 @@ class MeanModel(Model):
         found: Floats = margins / self.unit
         return found
 
-    def fit(self, observed: Observations, apart: NDArray[np.bool_] | None = None) -> Fit:
-        """Fit it to observations; ``error`` is the mean score, and ``wrong`` is not looked at."""
-        made = self.smoothed(observed, apart)
+    def mapped(self, made: Smoothed, observed: Observations) -> Fit:
+        """As :meth:`.model.Model.mapped`; ``error`` is the mean score, ``wrong`` is not read."""
         cells, images, margins, _ = observed
         scores = self._bounded(margins)
         known = np.full((len(self.design.correlation), self.design.total), np.nan)
@@ -78,10 +77,10 @@ class MeanModel(Model):
             spread[:, images] = amount[:, images] * np.sqrt(
                 of.variance.numpy().T * made.own[images]
             )
-            pull = torch.from_numpy((slopes * amount)[:, images].T).float()[:, None, :]
-            cross = (of.cross * pull).flatten(0, 1)
-            change = cross.T @ of.white.flatten(0, 1)
-            gradient[:, part.columns] -= change.double().numpy()
+            pull = torch.from_numpy((slopes * amount)[:, images].T).float()
+            change = (of.cross * pull[of.at]).T @ of.white
+            for of_these, of_all in part.runs:
+                gradient[:, of_all] -= change[:, of_these].numpy()
         mean = np.where(np.isnan(known), expected, known).mean(1)
         variance = ((gradient @ made.found.covariance) * gradient).sum(1)
         variance += ((slopes * spread) ** 2).sum(1)

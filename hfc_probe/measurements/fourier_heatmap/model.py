@@ -267,7 +267,10 @@ class Model:
         Args:
             apart: ``(D,)`` cells known not to be smooth, which the model does not learn from.
         """
-        made = self.smoothed(observed, apart)
+        return self.mapped(self.smoothed(observed, apart), observed)
+
+    def mapped(self, made: Smoothed, observed: Observations) -> Fit:
+        """The map of what :meth:`smoothed` made of the observations."""
         cells, images, _, wrong = observed
         links, expected = self._linked(made, cells, wrong)
         known = np.full((len(self.design.correlation), self.design.total), -1, np.int8)
@@ -342,9 +345,9 @@ class Model:
             of_link[:, 0] += density.sum(0).double().numpy()
             density *= -slope / spread
             slopes[images] = density / scale
-            cross = made.cross * density[:, None, :]
-            change = cross.flatten(0, 1).T @ made.white.flatten(0, 1)
-            gradient[:, part.columns] -= change.double().numpy()
+            change = (made.cross * density[made.at]).T @ made.white
+            for of_these, of_all in part.runs:
+                gradient[:, of_all] -= change[:, of_these].numpy()
         p, slopes = p.T, slopes.T
         of_link[:, 2:] = of_link[:, :1] * design.link
         gradient += design.gradients(slopes.astype(np.float64))

@@ -92,8 +92,8 @@ class Run:
         path = settings.checkpoint if leads else None
         self.watch = settings.watch if leads else None
         self.targets = name_of(settings.targets)
-        what = settings.estimator if self.targets is None else (settings.estimator, self.targets)
-        key = run_digest(engine, what) if path is not None else ""
+        what = (settings.estimator, *filter(None, (self.targets, engine.about)))
+        key = run_digest(engine, what if what[1:] else what[0]) if path is not None else ""
         self.checkpoint = Checkpoint(path, key)
 
     @property
@@ -152,6 +152,7 @@ class Run:
         if state is not None:
             kept = torch.from_numpy(state["wrong"]).to(device)
             at = (int(state["done"]), kept, torch.from_numpy(state["loss"]), ())
+            self.engine.forwards += at[0]
 
         size = self.subject.batch_size
 
@@ -407,16 +408,24 @@ class Run:
             each, left = divmod(most, self.cells)
             counts = np.maximum(each + (nearest < left) - table.seen, 0)
             self._further(table, np.where(apart, 0, counts), advance)
-            fit = self._fit(table, apart)
-            sure = fit.memory.deviation <= _SURE * self.memory.deviation
-            if self.subject.agree(sure and fit.resemblance > _SAME):
+            model, seen = self._models(), table.observations()
+            made = model.smoothed(seen, apart)
+            alike = self.subject.agree(made.resemblance)
+            if most < rest and _OTHER[1] <= alike <= _SAME:  # a map would decide nothing
+                if alike < _UNLIKE:
+                    return None
+                continue
+            fit = model.mapped(made, seen)
+            wider = self.subject.agree(fit.memory.deviation) / self.memory.deviation
+            if alike > _SAME and wider <= _SURE:
                 return self._doubted(fit, table, apart, rest, advance)
-            if most == rest or self.subject.agree(fit.resemblance < _UNLIKE):
-                break
-        unsure = fit.memory.deviation > _OTHER[0] * self.memory.deviation
-        if self.subject.agree(unsure and fit.resemblance < _OTHER[1]):
-            self.memory = self._model = None
-        return fit if most == rest and self.memory is not None else None
+            if most == rest:  # too little is left to learn another network anew
+                return fit
+            if alike < _OTHER[1]:
+                if wider > _OTHER[0]:
+                    self.memory = self._model = None
+                return None
+        return None
 
     def _doubted(
         self,
@@ -716,6 +725,7 @@ class Table:
         known, margins = self._kept
         found, margins = known[cells, images], margins[cells, images]
         missing = np.flatnonzero(found < 0)
+        self.run.engine.forwards += len(found) - len(missing)
         engine, size = self.run.engine, self.run.subject.batch_size
         parts = [missing[k : k + size] for k in range(0, len(missing), size)]
         pairs = [(cells[part], images[part]) for part in parts]

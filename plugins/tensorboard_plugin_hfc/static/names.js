@@ -20,6 +20,24 @@ export function commonPrefix(names) {
   return names[0].slice(0, Math.max(...["/", "_", "-", "."].map((one) => names[0].slice(0, end).lastIndexOf(one) + 1)));
 }
 
+let [known, start] = [[], 0]; // the runs, and how many letters all of their names begin with
+const briefs = new Map();
+
+/** The runs there are: their common beginning is left out on plots, as in the list. */
+export function nameRuns(names) {
+  if (names.length === known.length && names.every((name) => known.includes(name))) return;
+  start = commonPrefix(names).length;
+  known = [...names].sort((one, two) => two.length - one.length);
+  briefs.clear();
+}
+
+/** A text with the names of runs in it as the list has them. */
+export function brief(text) {
+  if (!start || !text) return text;
+  if (!briefs.has(text)) briefs.set(text, known.reduce((said, name) => said.replaceAll(name, name.slice(start) || name), text));
+  return briefs.get(text);
+}
+
 /** A text shortened to a number of letters; what is left out is in the middle, where names differ least. */
 export function shortened(text, most) {
   if (text.length <= most) return text;

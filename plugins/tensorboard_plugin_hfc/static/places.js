@@ -48,7 +48,23 @@ export class Places extends Runs {
 
   /** The epoch, or the step, that the slider stands at. */
   position() {
-    return this.keys[this.steps.indexOf(this.step())];
+    return this.keys[this.standing()];
+  }
+
+  /** The number of the step that the slider stands at; found once for a step, since all curves ask for it. */
+  standing() {
+    if (!this.steps.length) return -1;
+    const wanted = this.state.get("step");
+    if (this.stood?.steps !== this.steps || this.stood.wanted !== wanted || wanted === "") {
+      this.stood = { steps: this.steps, wanted, place: this.steps.indexOf(this.nearest(wanted)) };
+    }
+    return this.stood.place;
+  }
+
+  nearest(text) {
+    const wanted = Number(text);
+    if (text === "" || !Number.isFinite(wanted)) return this.latest();
+    return this.steps.reduce((best, one) => (Math.abs(one - wanted) < Math.abs(best - wanted) ? one : best));
   }
 
   /** The latest place of a series that is not after the slider's; −1 if there is none. */
@@ -56,7 +72,14 @@ export class Places extends Runs {
     if (!this.steps.length) return -1;
     if (!this.byEpoch || !this.hasEpochs(run, series)) return series.steps.findLastIndex((one) => one <= this.step());
     const key = this.position();
-    return this.epochs(run, series).findLastIndex((epoch) => epoch <= key);
+    const epochs = this.epochs(run, series);
+    let [low, high] = [0, epochs.length]; // they increase
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (epochs[middle] <= key) low = middle + 1;
+      else high = middle;
+    }
+    return low - 1;
   }
 
   /** Where a run is in what is shown of it, in words; if it has ended before, that, too. */
@@ -81,10 +104,7 @@ export class Places extends Runs {
   }
 
   step() {
-    if (!this.steps.length) return 0;
-    const wanted = Number(this.state.get("step"));
-    if (this.state.get("step") === "" || !Number.isFinite(wanted)) return this.latest();
-    return this.steps.reduce((best, one) => (Math.abs(one - wanted) < Math.abs(best - wanted) ? one : best));
+    return this.steps.length ? this.steps[this.standing()] : 0;
   }
 
   setStep(step) {
@@ -103,7 +123,7 @@ export class Places extends Runs {
   }
 
   move(by) {
-    const place = this.steps.indexOf(this.step()) + by;
+    const place = this.standing() + by;
     if (place >= 0 && place < this.steps.length) this.setStep(this.steps[place]);
     return place < this.steps.length - 1;
   }
@@ -142,7 +162,7 @@ export class Places extends Runs {
     );
     this.drawStepper = () => {
       slider.max = Math.max(0, this.steps.length - 1);
-      slider.value = this.steps.indexOf(this.step());
+      slider.value = this.standing();
       slider.disabled = this.steps.length < 2;
       play.disabled = this.steps.length < 2;
       play.textContent = this.playing ? "Pause" : "Play";
@@ -168,14 +188,15 @@ export class Places extends Runs {
       const k = progress ? progress.before(step) : -1;
       return k < 0 ? NaN : progress.values[k];
     });
-    this.known.set(series, { progress, epochs });
+    const own = epochs.every((epoch, k) => Number.isFinite(epoch) && (k === 0 || epoch > epochs[k - 1]));
+    this.known.set(series, { progress, epochs, own });
     return epochs;
   }
 
   /** Whether each place of a series has an epoch of its own. */
   hasEpochs(run, series) {
-    const epochs = this.epochs(run, series);
-    return epochs.every((epoch, k) => Number.isFinite(epoch) && (k === 0 || epoch > epochs[k - 1]));
+    this.epochs(run, series);
+    return this.known.get(series).own;
   }
 
   placeText(run, step) {

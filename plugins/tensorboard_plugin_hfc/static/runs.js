@@ -3,7 +3,7 @@
 import { theme } from "./charts/cards.js";
 import { runStyle, styleOf } from "./charts/colors.js";
 import { chip, h, segments } from "./dom.js";
-import { commonPrefix, matching } from "./names.js";
+import { commonPrefix, matching, nameRuns } from "./names.js";
 
 const RUNS_AT_FIRST = 6;
 const TAIL = 10; // letters at the end of a name that the list always shows; its title is the whole name
@@ -97,6 +97,7 @@ export class Runs {
     const [a, b] = this.pair();
     const shown = () => matching(names, this.filter);
     const prefix = commonPrefix(names);
+    nameRuns(names);
     const choose = (set) => this.state.set({ runs: JSON.stringify(names.filter((name) => set.has(name))) });
     const list = h("ul");
     const pick = (name, key, other) =>

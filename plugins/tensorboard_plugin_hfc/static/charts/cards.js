@@ -1,6 +1,7 @@
 // A plot on its card: drawn on a canvas, read by hovering, taken away as PNG or CSV.
 
 import { DARK, FONT, LIGHT } from "./colors.js";
+import { brief } from "../names.js";
 import { csv, download, h, keepFocus, note, table } from "../dom.js";
 
 let dark = false;
@@ -167,7 +168,7 @@ export class Card {
       [this.picture.width, this.picture.height] = [wide, high];
       this.picture.getContext("2d").drawImage(this.canvas, 0, 0);
       this.plot.point(this.canvas.getContext("2d"), width, theme());
-    }
+    } else this.picture = null;
     keepFocus(() =>
       this.legend.replaceChildren(
         ...(this.plot.legend?.(width) ?? []).map(({ name, off, place: [left, top, long, tall], toggle }) => {
@@ -211,14 +212,14 @@ export class Card {
     this.canvas.style.cursor = found?.pointer ? "pointer" : "default";
     if (!found) return;
     this.tip.replaceChildren(
-      h("strong", {}, found.title),
+      h("strong", {}, brief(found.title)),
       ...found.lines.map(({ value, text, color, dash }) =>
         h(
           "div",
           {},
           color && h("i", { class: dash ? "swatch dash" : "swatch", style: { borderColor: color } }),
           value && h("b", {}, `${value} `),
-          text,
+          brief(text),
         ),
       ),
     );

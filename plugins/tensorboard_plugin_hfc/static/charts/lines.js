@@ -2,11 +2,11 @@
 
 import { bounds, logTicks, tick, ticks } from "./axes.js";
 import { FONT } from "./colors.js";
-import { shortened } from "../names.js";
+import { brief, shortened } from "../names.js";
 import { figures } from "./cards.js";
 import { band, mark, marks, path, smoothed, within } from "./series.js";
 
-const [LEFT, RIGHT, TOP, BOTTOM, GAP] = [52, 20, 26, 44, 20];
+const [LEFT, RIGHT, TOP, BOTTOM, GAP] = [52, 20, 26, 44, 28];
 const NEAREST = 12; // lines named in a tip
 
 /** Text shortened until it fits. */
@@ -21,8 +21,9 @@ export function fit(context, text, width) {
   return `${text.slice(0, low)}…`;
 }
 
-/** A run's name shortened in the middle until it fits. */
-export function fitName(context, text, width) {
+/** A text with a run's name in it as the list has it, shortened in the middle until it fits. */
+export function fitName(context, whole, width) {
+  const text = brief(whole);
   let most = text.length;
   while (most > 3 && context.measureText(shortened(text, most)).width > width) most--;
   return shortened(text, most);
@@ -33,7 +34,7 @@ export function title(context, text, x, width, theme) {
   context.fillStyle = theme.text;
   context.textAlign = "left";
   context.textBaseline = "alphabetic";
-  context.fillText(fit(context, text, width), x, 18);
+  context.fillText(fit(context, brief(text), width), x, 18);
   context.font = `12px ${FONT}`;
 }
 
@@ -41,7 +42,7 @@ export function title(context, text, x, width, theme) {
  * A plot for a Card.
  *
  * @param spec {title, label, panels: [{title, series: [{name, x, y, low, high, count, color, dash, shape,
- *   points, keys}], lines: [{y, text, color, key}], under(context, x, y) draws below the lines}], legend: [{name, key, color,
+ *   points, keys, bare (its interval is only said)}], lines: [{y, text, color, key}], under(context, x, y) draws below the lines}], legend: [{name, key, color,
  *   dash, shape, points, patch}], xLabel, yLabel, yRange, xTicks, columns (at most), panelHeight, value(v, low, high, count),
  *   xText(x), marker (an x), smoothing (weight of the past)}. A legend's entry hides the series that have its
  *   key, by default its name, among theirs.
@@ -87,7 +88,7 @@ export function lines(spec, memory = {}) {
     const context = document.createElement("canvas").getContext("2d");
     context.font = `12px ${FONT}`;
     for (const item of legend) {
-      const wide = Math.min(width, 34 + context.measureText(item.name).width + 16);
+      const wide = Math.min(width, 34 + context.measureText(brief(item.name)).width + 16);
       if (x + wide > width && rows.at(-1).length) {
         rows.push([]);
         x = 0;
@@ -237,7 +238,7 @@ export function lines(spec, memory = {}) {
       context.restore();
       within(context, box, 4); // marks at the edge are whole
       for (const line of box.panel.series) {
-        if (!line.low || !line.high || spec.bands === false) continue;
+        if (!line.low || !line.high || line.bare || spec.bands === false) continue;
         context.fillStyle = line.color ?? theme.text;
         context.globalAlpha = theme.dark ? 0.2 : 0.14;
         band(context, line, x, y);
@@ -366,7 +367,7 @@ export function lines(spec, memory = {}) {
     height: (width) => headHeight(width) + rowCount(width) * (panelHeight(width) + BOTTOM + above),
     fill: (height) => (filled = height),
     draw,
-    point,
+    point: spec.marker == null ? undefined : point,
     moveTo: (marker) => (spec.marker = marker),
     probe,
     zoom,

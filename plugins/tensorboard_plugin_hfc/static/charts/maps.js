@@ -272,7 +272,7 @@ export function tiles(spec) {
         context.fillStyle = theme.text;
         context.textAlign = "left";
         context.textBaseline = "alphabetic";
-        context.fillText(fit(context, box.panel.title, box.wide), box.left, box.top - 9);
+        context.fillText(fitName(context, box.panel.title, box.wide), box.left, box.top - 9);
         context.font = `12px ${FONT}`;
         if (!box.panel.tiles.length) {
           context.fillStyle = theme.muted;

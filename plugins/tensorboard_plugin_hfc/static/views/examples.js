@@ -4,7 +4,7 @@ import { figures } from "../charts/cards.js";
 import { choice, h, note } from "../dom.js";
 
 // Drawn by other views, from numbers.
-const ELSEWHERE = [/^hfc_heatmap\//, /^hfc_sensitivity\//, /\/(kernels|spectra)$/, /^hfc_detection\//];
+const ELSEWHERE = [/^hfc_heatmap\//, /^hfc_sensitivity\//, /\/(kernels|spectra)$/, /^hfc_detection(_audit|_heatmap)?\//];
 const SHOWN = 24;
 const SIDE = 480; // to which small pictures are enlarged, by whole factors
 const ROWS = ["original", "LFC", "HFC"]; // of the pictures that ComponentExamples logs

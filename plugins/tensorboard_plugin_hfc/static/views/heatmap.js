@@ -9,6 +9,7 @@ import { lines } from "../charts/lines.js";
 import { maps, range } from "../charts/maps.js";
 
 const BESIDE = ["lower", "upper", "count"];
+const CLEAN = ["clean_error", "clean_score"]; // without noise: the map's own unit, or what is lost of
 const CELLS = 6;
 const DETAIL_MS = 120;
 
@@ -25,6 +26,12 @@ export function radial(values, i, j) {
   });
   const rings = [...sums.keys()].sort((a, b) => a - b);
   return { x: rings, y: rings.map((ring) => sums.get(ring)[0] / sums.get(ring)[1]) };
+}
+
+/** What a map shows, in words. */
+export function mapTitle({ measurement, unit, noise }) {
+  const text = noise === undefined ? measurement.replace(/_/g, " ") : `${unit} under Fourier noise${noise && ` of ${noise}`}`;
+  return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
 /** Whether an array has a value per frequency. */
@@ -70,10 +77,10 @@ export class HeatmapView {
     this.group = this.tag?.replace(/\/[^/]*$/, "");
     this.series = new Map();
     if (!this.tag) return app.setSteps([]);
-    const clean = `${this.group}/clean_error`;
+    const clean = CLEAN.map((name) => `${this.group}/${name}`);
     const spread = this.chosen().length ? [`${this.group}/lower`, `${this.group}/upper`, `${this.group}/count`] : [];
     await app.loadProgress(this.pair);
-    this.arrays = await app.data.tensors(this.pair, [this.tag, clean, ...spread]);
+    this.arrays = await app.data.tensors(this.pair, [this.tag, ...clean, ...spread]);
     for (const run of this.pair) {
       const series = this.arrays.get(run)?.[this.tag];
       if (!series) continue;
@@ -256,7 +263,7 @@ export class HeatmapView {
       const [low, high] = common ? all : range(found.values);
       return {
         title: app.lettered(run),
-        place: app.placeOf(run, this.series.get(run)),
+        place: app.placeOf(run, this.series.get(run)) + this.ofWhat(run, found.step),
         values: found.values,
         map: "viridis",
         low,
@@ -283,6 +290,13 @@ export class HeatmapView {
       least: app.baseline() ? 250 : 300,
       click: (row, column) => this.toggleCell(i[row], j[column]),
     });
+  }
+
+  /** ", of 0.32 without noise" if the map is of what is lost. */
+  ofWhat(run, step) {
+    const whole = this.arrays.get(run)?.[`${this.group}/clean_score`];
+    const k = whole ? whole.before(step) : -1;
+    return k < 0 ? "" : `, of ${whole.values[k].toFixed(2)} without noise`;
   }
 
   /** What a run has more than run B. */
@@ -345,12 +359,11 @@ export class HeatmapView {
   }
 
   name() {
-    const { measurement, norm } = this.first.content;
-    const text = measurement.replace(/_/g, " ");
-    const words = text.charAt(0).toUpperCase() + text.slice(1);
+    const { norm } = this.first.content;
+    const words = mapTitle(this.first.content);
     const made = new Set([...this.series.keys()].map((run) => this.made(run)));
     const how = made.size === 1 && [...made][0] ? `, ${[...made][0]}` : "";
-    return (Number.isFinite(norm) ? `${words}, noise of norm ${figures(norm)}` : words) + how;
+    return (Number.isFinite(norm) && !this.first.content.noise ? `${words}, noise of norm ${figures(norm)}` : words) + how;
   }
 
   axisUnit() {
@@ -382,7 +395,7 @@ export class HeatmapView {
       panel.lines.push({ y: clean.values[k], color: style.color, key: run });
     });
     if (panel.lines.length) legend.push({ name: "without noise", dash: [1, 3] });
-    const tops = [...this.series.values()].map((series) => this.scaleOf(series)[1]);
+    const [lows, tops] = [0, 1].map((end) => [...this.series.values()].map((series) => this.scaleOf(series)[end]));
     const rate = this.unit() === "error rate";
     return lines(
       {
@@ -394,7 +407,7 @@ export class HeatmapView {
         xLabel: `distance from DC (${this.axisUnit()})`,
         xText: (x) => `d = ${x} ${this.axisUnit()}`,
         yLabel: this.unit(),
-        yRange: [0, Math.min(rate ? 1 : Infinity, 1.05 * Math.max(...tops)) || 1],
+        yRange: [Math.min(0, ...lows), Math.min(rate ? 1 : Infinity, 1.05 * Math.max(...tops)) || 1],
         value: (value) => this.say(value),
       },
       this.zoom.radial,

@@ -8,8 +8,9 @@ import { maps, range, tiles } from "../charts/maps.js";
 import { chip, h, note, sentences } from "../dom.js";
 import { change, compare, outstanding, reading } from "../words.js";
 import { Accuracies, DASH, PARTS } from "./accuracies.js";
+import { curvesOf, firstMetric, isAudit } from "./detections.js";
 import { kernelPicture, isSmoothness } from "./kernels.js";
-import { isMap } from "./heatmap.js";
+import { isMap, mapTitle } from "./heatmap.js";
 
 const SHOWN = 12; // runs
 const KERNELS = 64;
@@ -43,11 +44,17 @@ export class OverviewView extends Accuracies {
     const [, cost, ...rest] = await Promise.all([
       this.read(this.all),
       costs.length ? app.data.scalars(costs, [COST]) : {},
-      ...this.runs.map(async (run) => [run, await this.latest(run, isMap), await this.latest(run, isSmoothness, "kernels")]),
+      ...this.runs.map(async (run) => [
+        run,
+        await this.latest(run, isMap),
+        await this.latest(run, isSmoothness, "kernels"),
+        await this.latest(run, isAudit),
+      ]),
     ]);
     this.cost = cost;
     this.maps = new Map(rest.map(([run, map]) => [run, map]));
     this.kernels = new Map(rest.map(([run, , kernels]) => [run, kernels]));
+    this.audits = new Map(rest.map(([run, , , audit]) => [run, audit]));
     app.setSteps([]);
   }
 
@@ -68,7 +75,7 @@ export class OverviewView extends Accuracies {
       Object.values(this.cards.get(run)).forEach((card) => card.close());
       this.cards.delete(run);
     }
-    this.first.hidden = this.all.length < 2;
+    this.first.hidden = this.all.length < 2 || !this.where.size; // detectors alone have no such accuracies
     if (!this.first.hidden) this.first.replaceChildren(...sentences(this.headlines(), this.unfolded));
     // Runs that have a curve alone stand side by side.
     this.body.className = this.runs.some((run) => this.maps.get(run) || this.kernels.get(run)) ? "" : "columns";
@@ -93,7 +100,7 @@ export class OverviewView extends Accuracies {
     const last = base ? base.steps.length - 1 : -1;
     const share = this.cost[run]?.[COST]?.values.findLast(Number.isFinite);
     const at = base && this.app.placeText(run, base.steps[last]);
-    const said = base ? this.guess(run, last) || reading(this.told(run, last), this.unitOf(run)) : "No LFC and HFC accuracy logged.";
+    const said = base ? this.guess(run, last) || reading(this.told(run, last), this.unitOf(run)) : this.detected(run) || "No LFC and HFC accuracy logged.";
     return h(
       "article",
       { class: "run" },
@@ -103,6 +110,19 @@ export class OverviewView extends Accuracies {
       h("div", { class: "glance" }, cards.map((card) => card.element)),
       share !== undefined && h("p", { class: "note" }, `The probe has taken ${Number((100 * share).toPrecision(2))} % of the training's wall time.`),
     );
+  }
+
+  /** A detector's AP on originals, and on LFC and HFC of the middle radius; "" without an audit. */
+  detected(run) {
+    const audit = this.audits.get(run);
+    const metric = audit && firstMetric(audit);
+    if (!metric) return "";
+    const { original, ...parts } = curvesOf(audit, 0, metric);
+    const said = PARTS.flatMap((part) => {
+      const [radius, ...all] = parts[part][parts[part].length >> 1] ?? [];
+      return radius === undefined ? [] : [`${percent(...all)} on ${part.toUpperCase()}(${figures(radius)})`];
+    });
+    return `${metric} is ${percent(...original)} on the original images${said.length ? `; ${said.join(", ")}` : ""}.`;
   }
 
   /** Original, LFC and HFC accuracy at a place, for words. */
@@ -201,7 +221,7 @@ export class OverviewView extends Accuracies {
 
   curvePlot(run) {
     const base = this.any(run);
-    if (!base) return null;
+    if (!base) return this.auditPlot(run);
     const last = base.steps.length - 1;
     const { color, shape } = this.app.style(run);
     const series = PARTS.flatMap((part) => {
@@ -243,6 +263,39 @@ export class OverviewView extends Accuracies {
     );
   }
 
+  auditPlot(run) {
+    const audit = this.audits.get(run);
+    const metric = audit && firstMetric(audit);
+    if (!metric) return null;
+    const { original, ...parts } = curvesOf(audit, 0, metric);
+    const { color, shape } = this.app.style(run);
+    const series = PARTS.map((part) => {
+      const [x, y, low, high] = [0, 1, 2, 3].map((k) => parts[part].filter(([radius]) => Number.isFinite(radius)).map((one) => one[k]));
+      return { name: part.toUpperCase(), x, y, low, high, color, shape, dash: part === "hfc" ? DASH : undefined, points: true };
+    });
+    const { settings } = audit.content;
+    const unit = settings?.units === "nyquist" ? "× Nyquist" : "cycles/image";
+    const names = { HFC: settings?.hfc_background ? `HFC (${settings.hfc_background} background)` : "HFC" };
+    const panel = { series, lines: Number.isFinite(original[0]) ? [{ y: original[0], text: "original" }] : [] };
+    return lines(
+      {
+        title: `${metric} against radius`,
+        label: `${metric} against radius of ${run}`,
+        panels: [panel],
+        legend: series.map(({ name, ...look }) => ({ ...look, name: names[name] ?? name, key: name })),
+        columns: 1,
+        panelHeight: HIGH,
+        xLabel: `radius r (${unit})`,
+        xTicks: series[0].x,
+        xText: (radius) => `r = ${radius} ${unit}`,
+        yLabel: metric,
+        yRange: fitted([panel]),
+        value: percent,
+      },
+      this.memories.get(run) ?? this.memories.set(run, {}).get(run),
+    );
+  }
+
   mapPlot(run) {
     const map = this.maps.get(run);
     if (!map) return null;
@@ -256,9 +309,10 @@ export class OverviewView extends Accuracies {
       title: `i = ${i[row]}, j = ${j[column]} (${where})`,
       lines: [{ text: `${unit || "value"}: ${say(values[row * j.length + column])}` }],
     });
+    const title = measurement === "fourier_heatmap" ? "Errors under Fourier noise" : mapTitle({ ...map.content, noise: map.content.noise && "" });
     return maps({
-      title: measurement === "fourier_heatmap" ? "Errors under Fourier noise" : measurement.replace(/_/g, " "),
-      label: `${measurement.replace(/_/g, " ")} of ${run}`,
+      title,
+      label: `${title} of ${run}`,
       panels: [{ title: this.app.placeText(run, map.steps[0]), values, map: "viridis", low, high, unit: unit || "value", tip }],
       i,
       j,

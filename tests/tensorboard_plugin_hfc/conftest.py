@@ -111,7 +111,7 @@ class Tab:
         # A context that is used again has TensorBoard's megabytes of scripts in its cache.
         self.context = context or browser.new_context(viewport=VIEWPORT, **settings)
         self.page = self.context.new_page()
-        self.page.set_default_timeout(20_000)
+        self.page.set_default_timeout(60_000)
         self.wrong: list[str] = []
         # Runs in TensorBoard's page and in our frame: a violation is an error of ours.
         self.page.add_init_script(

@@ -1,6 +1,6 @@
 """A detector relies on low frequencies, and finds some objects better without the high ones.
 
-AP on the original images, on LFC(r) and on HFC(r), zero background, with bootstrap intervals over
+AP on the original images, on LFC(r) and on HFC(r), zero background, with 95 % intervals over
 images, and the share of images whose AP is higher on LFC(r).
 """
 
@@ -19,7 +19,7 @@ SOURCE = "Wang et al., CVPR 2020, Section 7"
 DATASET = "coco"
 DIFFERS = "The paper audits a RetinaNet at r = 128 on 5,000 images of val2017 at up to 1,333 "
 DIFFERS += "pixels; this is FastestDet, at 352 pixels, on 50 of them, so r = 64 is judged too. "
-DIFFERS += "AP averages over classes, so its bootstrap interval is not centred on it."
+DIFFERS += "AP of few images is too high, so its interval is not centred on it."
 
 
 @dataclass(frozen=True)

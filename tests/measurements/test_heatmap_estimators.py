@@ -287,3 +287,13 @@ def test_a_real_network_from_a_part_of_the_passes(resnet20, cifar):
         off.append(few.error - whole.error)
     assert np.mean(covered) >= 0.88
     assert np.sqrt(np.mean(np.square(off))) < 0.09
+
+
+def test_a_modelled_map_of_very_many_frequencies_says_what_its_intervals_hold():
+    torch.manual_seed(0)
+    layers = nn.Conv2d(1, 2, 3, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    samples = Samples(torch.rand(8, 1, 50, 50), torch.arange(8) % 2)
+    for crop, passes, said in ((31, 2_200, 0), (49, 5_500, 1)):
+        result = FourierHeatmap(crop=crop, forwards=passes).measure(nn.Sequential(*layers), samples)
+        assert result.estimator == "model"
+        assert sum("held 81 %" in one for one in result.caveats) == said

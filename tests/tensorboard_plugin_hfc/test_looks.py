@@ -191,4 +191,4 @@ def test_pictures_enlarge_and_go_by_arrows(tab, environment, tmp_path):
         tab.page.keyboard.press("ArrowRight")
         assert "(2 of 2)" in tab.find("dialog").inner_text()
         tab.page.keyboard.press("Escape")
-        assert tab.find("dialog").count() == 0
+        tab.find("dialog").wait_for(state="detached")

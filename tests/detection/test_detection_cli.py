@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from hfc_probe.cli.main import main
 from hfc_probe.detection import DetectionAuditResult
 
-from ..conftest import needs_coco
+from ..conftest import cli_runner, needs_coco
 from .known_answer import PlantedShapes
 from .real_detector import FILE
 
@@ -81,7 +81,8 @@ def test_cautions_are_in_the_json_and_said_when_all_else_is_quiet(planted):
     path, options = planted
     text = (path / "spots.py").read_text().replace("torch.tensor(0.15)", "torch.tensor(9.0)")
     (path / "spots.py").write_text(text)  # nothing is that bright
-    run = detect(*options, "--bootstrap", "0", "--out", path / "out", "--json", "--quiet")
+    options = map(str, [*options, "--bootstrap", "0", "--out", path / "out", "--json", "--quiet"])
+    run = cli_runner().invoke(main, ["detect", *options])
     assert run.exit_code == 0, run.output
     found = json.loads(run.stdout)["cautions"]
     assert any("nothing was detected" in one for one in found)

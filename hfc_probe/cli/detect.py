@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -338,7 +338,8 @@ def _config_first(out: Path, fresh: bool) -> Iterator[None]:
         if writes and not (out / "finished").exists():
             (out / "detect.yaml").unlink(missing_ok=True)
             if not there:
-                out.rmdir()
+                with suppress(OSError):  # something else is in it by now
+                    out.rmdir()
         raise
 
 

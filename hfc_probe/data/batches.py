@@ -49,7 +49,7 @@ def unpack(batch: Any) -> tuple[Tensor, Tensor]:
     labels = plain_targets(targets)
     if labels.dim() == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if images.dim() == 4 and images.shape[3] in (1, 3) and min(images.shape[1:3]) >= 8:
+    if channels_last(images):
         raise InputError(
             f"data: expected images of shape (N, C, H, W), got {tuple(images.shape)} with the "
             "channels last; permute them in the transform or the collate function"
@@ -82,6 +82,12 @@ def rival_labels(batch: Any) -> Iterator[str]:
             f"{', '.join(rivals)} looks like labels too. If that is wrong, pass a loader of "
             "(images, labels)."
         )
+
+
+def channels_last(images: Tensor) -> bool:
+    """Whether images are ``(N, H, W, C)``, as NumPy and TensorFlow keep them."""
+    shape = images.shape
+    return len(shape) == 4 and shape[3] in (1, 3) and min(shape[1:3]) >= 8
 
 
 def plain_tensor(value: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..ground import checks
 from ..ground.errors import InputError
 from ..ground.random_state import protected_rng
-from .batches import plain_targets, plain_tensor
+from .batches import channels_last, plain_targets, plain_tensor
 from .normalization import LARGEST, check_range, on_trust
 from .pixels import PixelSpace
 from .reading import Selection, find_normalization, read
@@ -90,7 +90,7 @@ class Samples:
                 f"Samples: expected video of shape (N, C, T, H, W), got {tuple(images.shape)} with "
                 "the channels third; pass images.permute(0, 2, 1, 3, 4)"
             )
-        if images.dim() == 4 and images.shape[3] in (1, 3) and min(images.shape[1:3]) >= 8:
+        if channels_last(images):
             raise InputError(
                 f"Samples: expected images of shape (N, C, H, W), got {tuple(images.shape)} with "
                 "the channels last; pass images.permute(0, 3, 1, 2)"

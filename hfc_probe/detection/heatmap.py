@@ -206,6 +206,7 @@ class DetectionHeatmap:
             **({} if self.score == "AP" else {"threshold": engine.threshold}),
             "seconds": round(time.perf_counter() - began, 3),
             "device": str(where),
+            "caveats": list(subject.caveats),
         }
         return DetectionHeatmapResult(
             **own, image_ids=tuple(images), clean_scores=engine.clean_scores

@@ -181,7 +181,7 @@ def intervals(
         )
     own = {name: interval_of(*of) for name, of in drawn.items()}
     changes = {}
-    for name in drawn.keys() - {original}:
+    for name in (name for name in drawn if name != original):
         of = (v[..., :3] - o[..., :3] for v, o in zip(drawn[name], drawn[original], strict=True))
         changes[name] = interval_of(*of, change=True)
     return own, changes

@@ -147,7 +147,8 @@ class AdversarialAccuracy(Measurement):
         with reached("AdversarialAccuracy", "attack the model without that"):
             direction, logits = attacks.fgsm_direction(model, images, targets)
         if row == 0 and start == 0:
-            subject.check_targets(subject.check_scale(logits).shape[1])
+            subject.check_targets(logits.shape[1])
+            subject.check_scale(logits)
         tally.clean = int((target_rank(logits, targets) < 1).sum())
         tally.moved = int(direction.flatten(1).any(1).sum())
         noise = uniform_noise(self.seed, start, images) if self.random_start else None

@@ -128,7 +128,9 @@ class BandAttribution(Measurement):
 
         def evaluate_batch(start: int, images: Tensor, targets: Tensor) -> list[Tensor]:
             parts = parts_by_band(images - empty, edges)
-            clean = subject.check_scale(subject.original(start, images))
+            clean = subject.original(start, images)
+            if start == 0:
+                subject.check_scale(clean)
             chosen = clean.argmax(1) if self.of == "predicted" else targets
             without = subject.logits(empty.expand_as(images), "baseline")
             found = self._attributions(subject, parts, empty, chosen)

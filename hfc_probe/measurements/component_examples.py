@@ -101,7 +101,9 @@ class ComponentExamples(ComponentMeasurement):
             start: int, images: Tensor, targets: Tensor
         ) -> tuple[slice, Tensor, Tensor]:
             guesses, sure = [], []
-            for logits in map(subject.check_scale, self.logits(subject, start, images)):
+            for logits in self.logits(subject, start, images):
+                if start == 0:
+                    subject.check_scale(logits)
                 self._check_classes(logits.shape[1])
                 right = target_rank(logits, targets) < 1
                 # Ties count as target_rank() counts them: right if the target ranks first.

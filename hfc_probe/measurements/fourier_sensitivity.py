@@ -186,7 +186,8 @@ def _input_gradient(
             images = images.detach().requires_grad_(True)
             logits = subject.logits(images)
             if first:
-                subject.check_targets(subject.check_scale(logits).shape[1])
+                subject.check_targets(logits.shape[1])
+                subject.check_scale(logits)
             loss = F.cross_entropy(logits, targets, reduction="sum")
             gradient: Tensor | None = None
             if loss.requires_grad:

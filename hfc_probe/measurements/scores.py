@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ..ground import checks
 from ..ground.errors import InputError
-from ..model.outputs import tensor_among
+from ..model.outputs import look_like_probabilities, tensor_among
 from .score_targets import alike, check_rows, classes_of, images_of, is_clean, labels_of, targets_of
 
 if TYPE_CHECKING:
@@ -114,12 +114,11 @@ def _correct(outputs: Tensor, targets: Tensor) -> Tensor:
 
 def _label_correct(outputs: Tensor, targets: Tensor) -> Tensor:
     truth = labels_of(outputs, targets)
-    low, high = outputs.aminmax()
-    # Logits of so many labels that all lie in [0, 1] and on both sides of 0.5 are hardly met.
-    if outputs.numel() >= 16 and 0 <= low < 0.5 < high <= 1:
+    if look_like_probabilities(outputs):
         raise InputError(
             "outputs: expected logits, above 0 if the label is there, got values from "
-            f"{low:.2g} to {high:.2g}, as probabilities are; give logits by predict="
+            f"{outputs.min():.2g} to {outputs.max():.2g}, as probabilities are; give logits by "
+            "predict="
         )
     return (outputs > 0) == truth
 

@@ -38,6 +38,18 @@ def tensor_among(output: Any, count: int) -> Tensor:
     return found
 
 
+def look_like_probabilities(outputs: Tensor) -> bool:
+    """Whether outputs ``(N, K)`` lie in [0, 1] and sum to 1 by row or are on both sides of 0.5.
+
+    Logits that all do are hardly met.
+    """
+    low, high = (float(bound) for bound in outputs.aminmax())
+    if not 0 <= low <= high <= 1:
+        return False
+    split = outputs.numel() >= 16 and low < 0.5 < high
+    return split or bool(((outputs.sum(1) - 1).abs() < 1e-3).all())
+
+
 def described(output: Any) -> str:
     """What a model returned in place of a tensor, and the ``predict=`` that would return it."""
     if not isinstance(output, Mapping) or not output:

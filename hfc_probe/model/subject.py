@@ -22,7 +22,7 @@ from ..ground.devices import sent
 from ..ground.errors import InputError
 from ..ranks import RankGroup, share_buffers
 from .isolation import device_of, first_tensor, isolated
-from .outputs import described, first_output, tensor_among
+from .outputs import described, first_output, look_like_probabilities, tensor_among
 from .shared_logits import SharedLogits
 from .trial import Verdict, known, verdict_of
 
@@ -122,15 +122,13 @@ class Subject:
                     "images; look for diverged training or a wrong normalisation"
                 )
 
-    def check_scale(self, logits: Tensor) -> Tensor:
-        """The same logits; a caveat if they are probabilities, for what takes softmax of them."""
-        if _PROBABILITIES not in self.caveats:
-            given = logits.detach()
-            whole = (given.sum(1) - 1).abs().amax() < 1e-3
-            split = (given.numel() >= 16) & (given.amin() < 0.5) & (given.amax() > 0.5)
-            if bool((given.amin() >= 0) & (given.amax() <= 1) & (whole | split)):
-                self.caveats.append(_PROBABILITIES)
-        return logits
+    def check_scale(self, logits: Tensor) -> None:
+        """A caveat for logits that are probabilities, for what takes softmax or a loss of them.
+
+        Of the first batch alone: a GPU's host waits for it.
+        """
+        if _PROBABILITIES not in self.caveats and look_like_probabilities(logits.detach()):
+            self.caveats.append(_PROBABILITIES)
 
     def original(
         self, start: int, images: Tensor, *, rescale: fourier.Rescale | None = None

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -161,20 +161,16 @@ def _try_out(
     for scored in measurements:
         # Two images show whether there are outputs and targets that a score by name can compare.
         if isinstance(scored, ImageScore) and isinstance(scored.score, str):
-            scored.run(model, samples.subset(2, seed=0), pixels=pixels, predict=predict)
+            try:
+                scored.run(model, samples.subset(2, seed=0), pixels=pixels, predict=predict)
+            except Exception as error:
+                _refuse(error, samples)
     asking = [m for m in measurements if _asks(m, samples)]
     if not asking:
         return
     found = try_model(model, samples, pixels=pixels, predict=predict, again=True)
     if found.error is not None:
-        if isinstance(found.error, InputError):
-            raise found.error
-        said = " ".join(str(found.error).split())[:300]
-        raise InputError(
-            f"model: expected one that takes {tuple(samples.image_shape)} images, as the data has "
-            f"them, in evaluation mode, got {type(found.error).__name__}: {said}; pass the "
-            "data that it is trained on, or predict="
-        ) from found.error
+        _refuse(found.error, samples)
     if found.classes is not None:
         largest = int(samples.targets.max())
         if largest >= found.classes:
@@ -184,6 +180,18 @@ def _try_out(
             )
         for measurement in asking:
             check_settings(measurement, samples.image_shape, found.classes)
+
+
+def _refuse(error: Exception, samples: Samples) -> NoReturn:
+    """Raise what a model met on some of the samples, in a sentence."""
+    if isinstance(error, InputError):
+        raise error
+    said = " ".join(str(error).split())[:300]
+    raise InputError(
+        f"model: expected one that takes {tuple(samples.image_shape)} images, as the data has "
+        f"them, in evaluation mode, got {type(error).__name__}: {said}; pass the "
+        "data that it is trained on, or predict="
+    ) from error
 
 
 def _asks(measurement: Measurement, samples: Samples) -> bool:

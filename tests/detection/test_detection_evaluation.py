@@ -263,6 +263,7 @@ def test_the_interval_of_an_ap_is_that_of_half_samples_corrected_by_their_halves
             bounds = result.intervals()[f"hfc_detection/{name}/{variant}"]
             np.testing.assert_allclose(bounds, expected, rtol=0, atol=1e-6)
     assert "hfc_detection/AP_large/original" not in result.intervals()  # there are none
+    assert list(result.difference_intervals) == list(audit.variants[1:])  # also in other processes
 
 
 @needs_coco

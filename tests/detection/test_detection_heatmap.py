@@ -339,3 +339,14 @@ def test_an_unfinished_map_of_another_detector_or_other_objects_is_not_continued
         assert "the map starts afresh" in caplog.text
         assert last.tally["shown"] == result.passes == heatmap.cost(4)
         assert not (tmp_path / "heatmap.npz").exists()
+
+
+@needs_coco
+def test_a_modelled_map_of_very_many_frequencies_says_what_its_intervals_hold():
+    data = Squares([(24, 36), (48, 50), (50, 48), (52, 54)])  # the first has no square
+    options = {"stride": 1, "norm_per_pixel": 0.05, "samples": 3}
+    for crop, passes, said in ((21, 500, 0), (47, 2400, 1)):
+        heatmap = DetectionHeatmap(crop=crop, forwards=passes, **options)
+        found = heatmap.measure(Blinded(data, partly=True), data)
+        assert found.estimator == "model"
+        assert sum("held 81 %" in one for one in found.caveats) == said

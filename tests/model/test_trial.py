@@ -238,4 +238,6 @@ def test_a_score_by_name_is_tried_before_training():
 
     with pytest.raises(InputError, match="got dict with 'main', 'aux'; pass predict="):
         attach(Segments("main"), samples, score)
+    with pytest.raises(InputError, match=r"that takes \(3, 12, 12\) images, .* got RuntimeError"):
+        attach(wide(channels=5), samples, score)
     attach(Segments("out"), samples, score).close()

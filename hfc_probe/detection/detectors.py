@@ -349,10 +349,10 @@ def from_onnx(
 
     Args:
         path: the file.
-        decode: ``decode(outputs, height, width)`` gives boxes, scores and category ids in pixels
-            of the original image from the network's outputs.
-        prepare: makes the network's input from an image ``(C, H, W)`` in [0, 1] (signed for HFC);
-            None: resized bilinearly to the input's size, RGB.
+        decode: ``decode(outputs, height, width)`` gives boxes (x1, y1, x2, y2), scores and category
+            ids in pixels of the original image from the list of the network's outputs.
+        prepare: makes the network's input ``(1, C, H, W)`` from an image ``(C, H, W)`` in [0, 1]
+            (signed for HFC); None: resized bilinearly to the input's size, RGB.
         providers: of onnxruntime.
 
     Raises:

@@ -48,7 +48,7 @@ from .coco import (
     check_categories,
     detections_from,
 )
-from .identity import detector_identity, same_answer
+from .identity import detector_identity, known_as, same_answer
 from .operating_point import best_threshold
 from .pictures import BrokenImageError
 from .scoring import KINDS, ImageScoreKind, scored_images, scorer
@@ -201,7 +201,7 @@ class DetectionHeatmap:
             "version": __version__,
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "model": identity["detector"],
-            "weights": identity["weights"],
+            "weights": known_as(identity),
             "passes": found.passes,
             **({} if self.score == "AP" else {"threshold": engine.threshold}),
             "seconds": round(time.perf_counter() - began, 3),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import sys
 import sysconfig
 import types
@@ -50,6 +51,13 @@ def detector_identity(detector: Any, model: nn.Module | None = None) -> dict[str
         "code": walk.hashed(walk.code),
         "attributes": {name: walk.hashed(v) for name, v in sorted(walk.attributes.items())},
     }
+
+
+def known_as(identity: Mapping[str, Any]) -> str:
+    """A hash that differs from another detector's: of the weights, or of all if none are seen."""
+    if identity["weights"] != _Walk.hashed([]):
+        return str(identity["weights"])
+    return _Walk.hashed([json.dumps(identity, sort_keys=True, default=str)])
 
 
 def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

@@ -350,3 +350,13 @@ def test_a_modelled_map_of_very_many_frequencies_says_what_its_intervals_hold():
         found = heatmap.measure(Blinded(data, partly=True), data)
         assert found.estimator == "model"
         assert sum("held 81 %" in one for one in found.caveats) == said
+
+
+@needs_coco
+def test_detectors_whose_weights_cannot_be_seen_are_not_taken_for_one():
+    data, heatmap = Squares(), DetectionHeatmap(crop=1, norm_per_pixel=0.05)
+    one, again, other = (
+        heatmap.measure(Blinded(data, partly=partly), data).provenance["weights"]
+        for partly in (False, False, True)
+    )
+    assert one == again != other
